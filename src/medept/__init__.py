@@ -1,0 +1,47 @@
+"""medept adapts frozen vision foundation models to medical images from a few labelled examples."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medept.attach import Handle, attach
+    from medept.classifier import FewShotClassifier
+    from medept.encoders import Encoder, load_encoder
+    from medept.errors import InputError
+    from medept.prompts import EmbeddedPromptConfig
+
+__version__ = version("medept")
+
+_HOME = {
+    "attach": "medept.attach",
+    "Handle": "medept.attach",
+    "FewShotClassifier": "medept.classifier",
+    "Encoder": "medept.encoders",
+    "load_encoder": "medept.encoders",
+    "InputError": "medept.errors",
+    "EmbeddedPromptConfig": "medept.prompts",
+}
+"""Public names load their module on first use, so that ``import medept`` is fast."""
+
+__all__ = [
+    "EmbeddedPromptConfig",
+    "Encoder",
+    "FewShotClassifier",
+    "Handle",
+    "InputError",
+    "attach",
+    "load_encoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'medept' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

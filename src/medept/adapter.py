@@ -1,0 +1,103 @@
+"""What is kept of a fit: ``adapter.safetensors`` and ``adapter.json``.
+
+The tensors are what was trained and nothing more; the JSON names the encoder (with the hash of
+its weights), the classes, the method, its settings and the recipe: all that is needed to predict
+with it elsewhere, or to repeat it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from medept.errors import InputError
+
+TENSORS = "adapter.safetensors"
+DESCRIPTION = "adapter.json"
+
+
+class AdapterInfo(BaseModel):
+    """The content of ``adapter.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1] = 1
+    encoder: dict[str, Any]
+    encoder_weights: str | None = None
+    task: Literal["multiclass", "multilabel"]
+    classes: list[str]
+    method: str
+    settings: dict[str, Any]
+    recipe: dict[str, Any]
+    seed: int
+    precision: str
+    trainable_parameters: int
+    support_images: int
+    versions: dict[str, str]
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of Python, medept and what computes."""
+    packages = ("medept", "torch", "timm", "torchvision", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def save_adapter(folder: Path, state: dict[str, Tensor], info: AdapterInfo) -> None:
+    """Write both files into ``folder``, each under a temporary name first."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{TENSORS}.partial"
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
+    partial.replace(folder / TENSORS)
+    write_text(folder / DESCRIPTION, info.model_dump_json(indent=2) + "\n")
+
+
+def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
+    """Read both files.
+
+    Raises:
+        InputError: if one is missing or damaged, or was written by a newer medept.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    info = read_info(folder)
+    file = folder / TENSORS
+    try:
+        return load_file(file), info
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such file; was the folder copied whole?") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: damaged ({error}); fit again or copy it again") from error
+
+
+def read_info(folder: Path) -> AdapterInfo:
+    """Read ``adapter.json`` alone.
+
+    Raises:
+        InputError: if it is missing or cannot be understood.
+    """
+    file = folder / DESCRIPTION
+    try:
+        return AdapterInfo.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(
+            f"{folder}: no adapter here ({DESCRIPTION} is missing); give the folder that "
+            "`medept fit --out` wrote"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        raise InputError(f"{file}: not an adapter that this version can read: {error}") from error
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a whole text file, or nothing."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.replace(file)

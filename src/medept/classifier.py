@@ -1,0 +1,272 @@
+"""The few-shot classifier: images and labels in, probabilities out, with scikit-learn's manners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from medept.adapter import AdapterInfo, current_versions, load_adapter, save_adapter
+from medept.data.images import ImageLike
+from medept.encoders import EMBEDDED, Encoder, load_encoder
+from medept.errors import InputError
+from medept.evaluation.temperature import to_probabilities
+from medept.methods import adapt
+from medept.training.device import make_accelerator
+from medept.training.loop import Progress, predict_logits, silent, train
+from medept.training.recipes import make_recipe
+from medept.training.views import Views
+
+
+class FewShotClassifier(ClassifierMixin, BaseEstimator):
+    """Adapts a frozen encoder to a few labelled images.
+
+    Args:
+        encoder: a name for :func:`medept.encoders.load_encoder` (default: the one that ships
+            inside medept).
+        method: how it is adapted; ``medept methods`` lists them.
+        encoder_weights: a local safetensors file, ``"random"``, or None for the encoder's own.
+        image_size: pixels a side; None for the encoder's own.
+        settings: of the method, such as ``{"length": 100, "layers": "9-12"}`` for ``ept``.
+        recipe: ``medept`` or ``paper``; the next five replace one of its values each.
+        epochs: passes over the support set.
+        batch_size: images a step.
+        lr: learning rate of the head.
+        encoder_lr: learning rate of what is trained inside the encoder.
+        seed: of initial values, views and order: the same seed gives the same bits on one CPU.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        progress: called with (what, done, total) while it works.
+
+    Attributes:
+        classes_: (C,) the classes; for multi-label data the labels' names.
+        task_: ``multiclass`` or ``multilabel``.
+        model_: the adapted encoder.
+        history_: one dict an epoch.
+
+    Images are paths, PIL images or uint8 arrays, in a list or an object array (n,).
+    """
+
+    def __init__(
+        self,
+        encoder: str = EMBEDDED,
+        method: str = "ept",
+        *,
+        encoder_weights: str | Path | None = None,
+        image_size: int | None = None,
+        settings: dict[str, Any] | None = None,
+        recipe: str = "medept",
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        encoder_lr: float | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        precision: str = "auto",
+        progress: Progress | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self.method = method
+        self.encoder_weights = encoder_weights
+        self.image_size = image_size
+        self.settings = settings
+        self.recipe = recipe
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.encoder_lr = encoder_lr
+        self.seed = seed
+        self.device = device
+        self.precision = precision
+        self.progress = progress
+
+    def fit(
+        self,
+        X: Sequence[ImageLike],
+        y: Any,
+        *,
+        classes: Sequence[str] | None = None,
+    ) -> FewShotClassifier:
+        """Train on the support set.
+
+        Args:
+            X: n images.
+            y: (n,) labels, or (n, C) of 0 and 1 for multi-label data.
+            classes: names of the labels (default: the sorted labels; ``0``.. for multi-label).
+
+        Raises:
+            InputError: if an image cannot be read, or the labels leave nothing to learn.
+        """
+        targets = self._targets(y, classes)
+        if len(X) != len(targets):
+            raise InputError(f"{len(X)} images but {len(targets)} labels were given")
+        recipe = make_recipe(
+            self.recipe,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            encoder_lr=self.encoder_lr,
+        )
+        accelerator = make_accelerator(self.device, self.precision)
+        encoder = load_encoder(
+            self.encoder, weights=self.encoder_weights, image_size=self.image_size
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self.model_ = adapt(encoder, self.method, len(self.classes_), self.settings)
+        views = Views(X, encoder.preprocessing, crop_scale=recipe.crop_scale, seed=self.seed)
+        self.recipe_ = recipe
+        self.support_images_ = len(X)
+        self.history_ = train(
+            self.model_,
+            views,
+            targets,
+            recipe,
+            accelerator,
+            seed=self.seed,
+            progress=self.progress or silent,
+        )
+        return self
+
+    def _targets(self, y: Any, classes: Sequence[str] | None) -> np.ndarray:
+        labels = np.asarray(y)
+        if labels.ndim == 2:
+            if not np.isin(labels, (0, 1)).all():
+                raise InputError("multi-label targets must be 0 or 1")
+            self.task_ = "multilabel"
+            self.classes_ = np.asarray(
+                classes if classes is not None else [str(i) for i in range(labels.shape[1])]
+            )
+            return labels.astype(np.uint8)
+        if labels.ndim != 1 or not len(labels):
+            raise InputError(
+                f"labels of shape {labels.shape}: give (n,) labels or (n, C) of 0 and 1"
+            )
+        self.task_ = "multiclass"
+        self.classes_, targets = np.unique(labels, return_inverse=True)
+        if classes is not None:
+            unknown = set(self.classes_) - set(classes)
+            if unknown:
+                raise InputError(f"labels {sorted(unknown)} are not among the classes given")
+            self.classes_ = np.asarray(classes)
+            place = {name: i for i, name in enumerate(classes)}
+            targets = np.array([place[label] for label in labels])
+        elif len(self.classes_) < 2:
+            raise InputError(
+                f"all labels are {self.classes_[0]!r}: at least two classes are needed"
+            )
+        return targets.astype(np.int64)
+
+    def decision_function(self, X: Sequence[ImageLike]) -> np.ndarray:
+        """Logits (n, C)."""
+        check_is_fitted(self, "model_")
+        return self._run(self.model_, X)
+
+    def predict_proba(self, X: Sequence[ImageLike]) -> np.ndarray:
+        """Probabilities (n, C): a row sums to 1, but for multi-label data."""
+        return to_probabilities(self.decision_function(X), task=self.task_)
+
+    def predict(self, X: Sequence[ImageLike]) -> np.ndarray:
+        """Labels (n,), or (n, C) of 0 and 1 (probability at least one half)."""
+        probabilities = self.predict_proba(X)
+        if self.task_ == "multilabel":
+            return (probabilities >= 0.5).astype(np.uint8)
+        return self.classes_[probabilities.argmax(axis=1)]
+
+    def embed(self, X: Sequence[ImageLike]) -> np.ndarray:
+        """Features (n, D) of the encoder: as adapted once fitted, and frozen as it came before."""
+        if hasattr(self, "model_"):
+            return self._run(self.model_.encoder, X)
+        encoder = load_encoder(
+            self.encoder, weights=self.encoder_weights, image_size=self.image_size
+        )
+        return self._run(encoder, X)
+
+    def _run(self, model: Any, X: Sequence[ImageLike]) -> np.ndarray:
+        encoder: Encoder = getattr(model, "encoder", model)
+        accelerator = make_accelerator(self.device, self.precision)
+        views = Views(X, encoder.preprocessing)
+        model.to(accelerator.device)
+        return predict_logits(model, views, accelerator, progress=self.progress or silent)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter (``adapter.safetensors``, ``adapter.json``) into ``folder``."""
+        check_is_fitted(self, "model_")
+        save_adapter(Path(folder), self.model_.trained_state(), self.info())
+
+    def info(self) -> AdapterInfo:
+        """What ``adapter.json`` says."""
+        local = self.encoder_weights
+        return AdapterInfo(
+            encoder=self.model_.encoder.identity(),
+            encoder_weights=None if local is None else str(local),
+            task=self.task_,
+            classes=[str(name) for name in self.classes_],
+            method=self.method,
+            settings=self.model_.settings.model_dump(),
+            recipe=self.recipe_.model_dump(),
+            seed=self.seed,
+            precision=self.precision,
+            trainable_parameters=self.model_.trainable_count(),
+            support_images=self.support_images_,
+            versions=current_versions(),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        encoder_weights: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        progress: Progress | None = None,
+    ) -> FewShotClassifier:
+        """A fitted classifier from a saved adapter.
+
+        Args:
+            folder: what :meth:`save` or ``medept fit --out`` wrote.
+            encoder_weights: where the encoder's local weights are now, if they have moved.
+            device: as in the constructor.
+            precision: as in the constructor.
+            progress: as in the constructor.
+
+        Raises:
+            InputError: if the adapter is damaged, or the encoder's weights are not those it was
+                trained on.
+        """
+        state, info = load_adapter(Path(folder))
+        weights = encoder_weights or info.encoder_weights
+        size = tuple(info.encoder["preprocessing"]["size"])
+        encoder = load_encoder(info.encoder["name"], weights=weights)
+        if encoder.preprocessing.size != size:
+            encoder = load_encoder(info.encoder["name"], weights=weights, image_size=size[0])
+        if encoder.fingerprint != info.encoder["sha256"]:
+            raise InputError(
+                f"{folder}: this adapter was trained on other weights of {encoder.name!r} "
+                f"(SHA-256 {info.encoder['sha256'][:12]}..., here {encoder.fingerprint[:12]}...): "
+                "give the right file with --encoder-weights"
+            )
+        self = cls(
+            info.encoder["name"],
+            info.method,
+            encoder_weights=weights,
+            image_size=size[0],
+            settings=info.settings,
+            seed=info.seed,
+            device=device,
+            precision=precision,
+            progress=progress,
+        )
+        self.task_ = info.task
+        self.classes_ = np.asarray(info.classes)
+        self.support_images_ = info.support_images
+        self.recipe_ = make_recipe(**info.recipe)
+        self.model_ = adapt(encoder, info.method, len(info.classes), info.settings)
+        self.model_.load_trained_state(state)
+        return self

@@ -1,0 +1,413 @@
+"""The command ``medept``: few verbs, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from medept.errors import InputError
+
+if TYPE_CHECKING:
+    from medept.evaluation.metrics import Evaluation
+    from medept.training.loop import Progress as Report
+
+app = typer.Typer(
+    name="medept",
+    help="Adapt frozen vision foundation models to medical images from a few labelled examples.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+notes = Console(stderr=True, highlight=False)
+results = Console(highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+EncoderName = Annotated[
+    str, typer.Option("--encoder", help="Encoder by name: `medept encoders` lists them.")
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--encoder-weights", help="Local .safetensors file with the encoder's weights."),
+]
+ImageSize = Annotated[
+    int | None, typer.Option("--image-size", help="Pixels a side; default: the encoder's own.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Column of image paths; found by its name if not given.")
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of labels, or several 0/1 columns joined by commas (multi-label)."),
+]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of patients, studies or lesions; never on both sides of a split."),
+]
+AdapterFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="What `medept fit --out` wrote.")
+]
+
+
+@app.command()
+def fit(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="A CSV or Parquet table with image paths and labels, or a folder with one "
+            "subfolder per class.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write the adapter and its results to.")],
+    encoder: EncoderName = "embedded",
+    encoder_weights: Weights = None,
+    image_size: ImageSize = None,
+    method: Annotated[str, typer.Option(help="`medept methods` lists them.")] = "ept",
+    shots: Annotated[
+        str,
+        typer.Option(
+            help="Shots per class (groups where there is a group column): the rest is the test "
+            "set. `all`: everything, or the `split` column's train rows."
+        ),
+    ] = "all",
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    seed: Annotated[int, typer.Option(help="Of the support set, initial values and views.")] = 0,
+    recipe: Annotated[
+        str, typer.Option(help="How to train: medept (simply works) or paper (Zu et al. 2024).")
+    ] = "medept",
+    epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of the head; default: the recipe's.")
+    ] = None,
+    encoder_lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate inside the encoder (prompts); default: the recipe's."),
+    ] = None,
+    prompt_length: Annotated[
+        int | None, typer.Option(help="Prompt length L; default: in proportion to the tokens.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A setting of the method, e.g. layers=9-12."
+        ),
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Fit an adapter to labelled images, and evaluate it on images kept apart."""
+    from medept import jobs
+    from medept.classifier import FewShotClassifier
+    from medept.data.table import read_dataset
+
+    shot_count = _shots(shots)
+    settings = _settings(setting or [])
+    if prompt_length is not None:
+        settings["length"] = prompt_length
+    table = read_dataset(
+        data, image_column=image_column, label_column=label_column, group_column=group_column
+    )
+    with progress_bars() as report:
+        classifier = FewShotClassifier(
+            encoder,
+            method,
+            encoder_weights=encoder_weights,
+            image_size=image_size,
+            settings=settings,
+            recipe=recipe,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            encoder_lr=encoder_lr,
+            seed=seed,
+            device=device,
+            precision=precision,
+            progress=report,
+        )
+        result = jobs.fit(table, out, classifier, shots=shot_count)
+    if as_json:
+        metrics = result.evaluation.to_dict() if result.evaluation else None
+        print_json(
+            {
+                "out": str(out),
+                "encoder": encoder,
+                "method": method,
+                "classes": result.info.classes,
+                "trainable_parameters": result.info.trainable_parameters,
+                "support": result.support,
+                "test": result.test,
+                "metrics": metrics,
+            }
+        )
+        return
+    notes.print(
+        f"{method} on {encoder}: {result.info.trainable_parameters:,} trained parameters, "
+        f"{result.support} support images, {result.test} test images"
+    )
+    if result.evaluation:
+        print_metrics(result.evaluation)
+    else:
+        notes.print("No test images: give --shots K, or a table with a `split` column.")
+    notes.print(f"Written to {out}. Next: medept predict {out} IMAGES... --out predictions.csv")
+
+
+@app.command()
+def predict(
+    adapter: AdapterFolder,
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="CSV file to write: one row an image.")],
+    encoder_weights: Weights = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Probabilities of each class for new images."""
+    from medept import jobs
+
+    with progress_bars() as report:
+        classifier = _load(adapter, encoder_weights, device, precision, report)
+        table = jobs.predict(classifier, jobs.find_images(images), out)
+    if as_json:
+        print_json({"out": str(out), "predictions": table.to_dict(orient="records")})
+    else:
+        notes.print(f"{len(table)} images. Written to {out}")
+
+
+@app.command()
+def evaluate(
+    adapter: AdapterFolder,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Table or folder, as for `fit`.")],
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    encoder_weights: Weights = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Metrics of an adapter on labelled images (the test rows, where there is a split column)."""
+    from medept import evaluation as metrics
+    from medept.data.table import read_dataset
+
+    with progress_bars() as report:
+        classifier = _load(adapter, encoder_weights, device, precision, report)
+        table = read_dataset(
+            data,
+            image_column=image_column,
+            label_column=label_column,
+            group_column=group_column,
+            classes=[str(name) for name in classifier.classes_],
+        )
+        if table.splits is not None:
+            table = table.subset((table.splits == "test").nonzero()[0])
+        result = metrics.evaluate(
+            classifier.predict_proba(table.images),
+            table.targets,
+            classes=table.classes,
+            groups=table.groups,
+        )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_metrics(result)
+
+
+@app.command()
+def info(adapter: AdapterFolder, as_json: Json = False) -> None:
+    """What an adapter is: encoder, classes, method, settings, how it was trained."""
+    from medept.adapter import read_info
+
+    description = read_info(adapter).model_dump()
+    if as_json:
+        print_json(description)
+        return
+    table = Table(show_header=False, box=None)
+    for key, value in description.items():
+        table.add_row(key.replace("_", " "), value if isinstance(value, str) else json.dumps(value))
+    results.print(table)
+
+
+@app.command()
+def embed(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="File to write: .npy, .csv or .parquet.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Features as adapted by this fit, not as they came.")
+    ] = None,
+    encoder: EncoderName = "embedded",
+    encoder_weights: Weights = None,
+    image_size: ImageSize = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Features of images: one row an image."""
+    from medept import jobs
+    from medept.classifier import FewShotClassifier
+
+    with progress_bars() as report:
+        classifier = (
+            _load(adapter, encoder_weights, device, precision, report)
+            if adapter
+            else FewShotClassifier(
+                encoder,
+                encoder_weights=encoder_weights,
+                image_size=image_size,
+                device=device,
+                precision=precision,
+                progress=report,
+            )
+        )
+        features = jobs.embed(classifier, jobs.find_images(images), out)
+    if as_json:
+        print_json({"out": str(out), "shape": list(features.shape)})
+    else:
+        notes.print(f"{features.shape[0]} images x {features.shape[1]} features. Written to {out}")
+
+
+@app.command()
+def encoders(
+    pattern: Annotated[
+        str, typer.Argument(help="Show timm names with this in them, `*` for any text.")
+    ] = "vit_*",
+    as_json: Json = False,
+) -> None:
+    """Names that --encoder takes."""
+    import timm
+
+    names = ["embedded", *timm.list_models(pattern if "*" in pattern else f"*{pattern}*")]
+    if as_json:
+        print_json({"encoders": names})
+        return
+    results.print("embedded        ships inside medept, needs no network")
+    results.print("\n".join(names[1:]) or f"no timm model has {pattern!r} in its name")
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """Names that --method takes, and their settings."""
+    from medept.methods import METHODS
+
+    if as_json:
+        print_json(
+            {
+                name: {
+                    "summary": method.summary,
+                    "settings": method.Settings().model_dump(),
+                }
+                for name, method in METHODS.items()
+            }
+        )
+        return
+    table = Table("method", "what is trained", "settings (--set NAME=VALUE) and their defaults")
+    for name, method in METHODS.items():
+        settings = ", ".join(f"{k}={v}" for k, v in method.Settings().model_dump().items())
+        table.add_row(name, method.summary, settings)
+    results.print(table)
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+
+def _load(folder: Path, weights: Path | None, device: str, precision: str, report: Report) -> Any:
+    from medept.classifier import FewShotClassifier
+
+    return FewShotClassifier.load(
+        folder, encoder_weights=weights, device=device, precision=precision, progress=report
+    )
+
+
+def _shots(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"--shots {text}: give a whole number from 1, or `all`")
+    return int(text)
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair}: write NAME=VALUE, such as layers=9-12")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return settings
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def print_metrics(evaluation: Evaluation) -> None:
+    """The metrics as a table, undefined classes below it."""
+    from medept.jobs import interval, number
+
+    table = Table("metric", "value", "95 % interval", "n")
+    for name, metric in evaluation.metrics.items():
+        table.add_row(name, number(metric.value), interval(metric), str(metric.n))
+    results.print(table)
+    for name, classes in evaluation.undefined.items():
+        results.print(f"{name}: undefined for, and averaged without, {', '.join(classes)}")
+
+
+@contextmanager
+def progress_bars() -> Iterator[Report]:
+    """Progress bars with an estimate of the time left, on standard error."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=notes, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            key = what.split(" (")[0]
+            if key not in tasks:
+                tasks[key] = bars.add_task(what, total=total)
+            bars.update(tasks[key], description=what, completed=done, total=total)
+
+        yield report
+
+
+def main() -> None:
+    """Run the command line; exit code 2 and one clear message for bad input."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        app()
+    except InputError as error:
+        notes.print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
+        raise SystemExit(2) from None
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        notes.print(f"[bold red]error:[/] {place}{error.strerror or error}", soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+def _escaped(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

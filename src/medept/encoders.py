@@ -1,0 +1,244 @@
+"""One small view of an encoder, whichever library it comes from.
+
+An encoder turns pixels (B, 3, H, W) into features (B, D). It is loaded by name: ``embedded``
+(ships inside medept), any timm vision transformer (``vit_base_patch16_224``), a transformers
+model (``transformers:google/vit-base-patch16-224`` or a local folder), or an open_clip tower
+(``open_clip:ViT-B-16``). Weights come from the hub, or from a local safetensors file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from medept.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL import Image
+
+EMBEDDED = "embedded"
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes an encoder's input."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+
+    def evaluation(self) -> Callable[[Image.Image], Tensor]:
+        """RGB image -> normalised (3, H, W): resize, centre crop (timm's evaluation transform)."""
+        from timm.data import create_transform
+
+        return create_transform(
+            (3, *self.size),
+            is_training=False,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            crop_pct=self.crop_pct,
+        )
+
+    def training(self, crop_scale: float) -> Callable[[Image.Image], Tensor]:
+        """RGB image -> normalised (3, H, W) of a random resized crop, flipped half of the time.
+
+        Args:
+            crop_scale: the smallest part of the image's area that a crop may have.
+        """
+        from torchvision.transforms import v2
+
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(
+                    self.size,
+                    scale=(crop_scale, 1.0),
+                    interpolation=v2.InterpolationMode(self.interpolation),
+                ),
+                v2.RandomHorizontalFlip(),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(self.mean, self.std),
+            ]
+        )
+
+
+class Encoder(nn.Module):
+    """A vision transformer and what medept has to know of it.
+
+    Attributes:
+        model: the library's own module.
+        name: the name it was loaded by.
+        preprocessing: its input size and normalisation.
+    """
+
+    def __init__(self, model: nn.Module, name: str, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.model, self.name, self.preprocessing = model, name, preprocessing
+        self.model.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) -> features (B, D): what the model's classifier would read."""
+        output = self.model(pixels)
+        if isinstance(output, Tensor):
+            return output
+        pooled = getattr(output, "pooler_output", None)
+        return pooled if pooled is not None else output.last_hidden_state[:, 0]
+
+    def train(self, mode: bool = True) -> Encoder:
+        """The encoder stays in evaluation mode: frozen means no dropout and no drop path."""
+        return super().train(False)
+
+    @cached_property
+    def width(self) -> int:
+        """The number D of features."""
+        with torch.inference_mode():
+            return self(self.example()).shape[-1]
+
+    def example(self) -> Tensor:
+        """A black input image (1, 3, H, W) on the encoder's device."""
+        reference = next(self.parameters())
+        return torch.zeros(
+            1, 3, *self.preprocessing.size, device=reference.device, dtype=reference.dtype
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Name, preprocessing and the hash of the weights: what an adapter must be loaded onto."""
+        return {
+            "name": self.name,
+            "sha256": self.fingerprint,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "preprocessing": asdict(self.preprocessing),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and bytes of all weights, in the order of their names."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            data = tensor.detach().cpu().contiguous()
+            digest.update(data.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def load_encoder(
+    name: str = EMBEDDED,
+    *,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+) -> Encoder:
+    """Load an encoder by name.
+
+    Args:
+        name: ``embedded``, a timm name, ``transformers:NAME`` or ``open_clip:NAME``.
+        weights: a local safetensors file; ``"random"`` for untrained weights; by default those
+            that ship with medept (``embedded``) or those of the hub.
+        image_size: pixels a side, where it should differ from the encoder's own; position
+            embeddings are interpolated.
+
+    Raises:
+        InputError: if the name is unknown, the weights cannot be had or do not fit.
+    """
+    encoder = _load_embedded(weights) if name == EMBEDDED else _load_timm(name, weights)
+    return encoder if image_size is None else resized(encoder, image_size)
+
+
+def resized(encoder: Encoder, image_size: int) -> Encoder:
+    """The same encoder for another input size; its position embeddings are interpolated."""
+    model = encoder.model
+    if not hasattr(model, "set_input_size"):
+        raise InputError(
+            f"the encoder {encoder.name!r} takes {encoder.preprocessing.size[0]} pixels only: "
+            "leave the image size out"
+        )
+    try:
+        model.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
+    except AssertionError as error:
+        raise InputError(
+            f"image size {image_size} does not fit {encoder.name!r}: {error}"
+        ) from error
+    values = asdict(encoder.preprocessing) | {"size": (image_size, image_size)}
+    return Encoder(model, encoder.name, Preprocessing(**values))
+
+
+def _load_embedded(weights: str | Path | None) -> Encoder:
+    from medept import embedded
+
+    if weights is not None:
+        raise InputError("the encoder 'embedded' has its own weights: leave --encoder-weights out")
+    model, config = embedded.load()
+    transform = dict(config["transform"])
+    size = transform.pop("input_size")
+    encoder = Encoder(model, EMBEDDED, Preprocessing(size=(size, size), **_tuples(transform)))
+    return encoder
+
+
+def _load_timm(name: str, weights: str | Path | None) -> Encoder:
+    import timm
+
+    if not timm.is_model(name.split(".")[0].removeprefix("timm/")):
+        close = timm.list_models(f"*{name.split('_')[0]}*patch*")[:5]
+        raise InputError(
+            f"no encoder is named {name!r}: use 'embedded' or a timm name"
+            + (f", such as {', '.join(close)}" if close else "")
+            + ". `medept encoders` lists them"
+        )
+    local = weights is not None
+    try:
+        model = timm.create_model(name, pretrained=not local, num_classes=0)
+    except Exception as error:
+        if local:
+            raise
+        raise InputError(
+            f"the weights of {name!r} could not be had from the hub ({error}). Give a local file "
+            "with --encoder-weights FILE.safetensors, or use the encoder 'embedded'"
+        ) from error
+    if weights is not None and weights != RANDOM:
+        load_weights(model, Path(weights))
+    config = timm.data.resolve_data_config({}, model=model)
+    transform = {key: config[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+    return Encoder(
+        model, name, Preprocessing(size=tuple(config["input_size"][1:]), **_tuples(transform))
+    )
+
+
+def _tuples(transform: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in transform.items()}
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Load a safetensors file into ``model``; a classifier in the file is left out.
+
+    Raises:
+        InputError: if the file is missing, no safetensors file, or made for another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if file.suffix != ".safetensors":
+        raise InputError(f"{file}: weights are read from .safetensors files alone")
+    try:
+        state = load_file(file)
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+    heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    state = {k: v for k, v in state.items() if not k.startswith(tuple(f"{h}." for h in heads))}
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"{file}: these weights belong to another model: {error}") from error

@@ -1,0 +1,245 @@
+"""What the verbs of the command line do, as functions: fit, predict, evaluate, embed.
+
+Each writes its files into a temporary place beside the one asked for and moves them there when
+all is done: a job that is killed leaves nothing half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medept.adapter import AdapterInfo, write_text
+from medept.classifier import FewShotClassifier
+from medept.data.episodes import draw_episode
+from medept.data.images import IMAGE_SUFFIXES
+from medept.data.table import LabelledImages
+from medept.errors import InputError
+from medept.evaluation.metrics import Evaluation, evaluate
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fit: where it was written, what it is, and how it did on the test set (if there is one)."""
+
+    folder: Path
+    info: AdapterInfo
+    evaluation: Evaluation | None
+    support: int
+    test: int
+
+
+def fit(
+    data: LabelledImages,
+    out: Path,
+    classifier: FewShotClassifier,
+    *,
+    shots: int | None,
+    encoder_label: str = "",
+) -> FitResult:
+    """Draw a support set, fit, evaluate on the rest, and write all files of the fit to ``out``.
+
+    Args:
+        shots: groups (or images, where there are no groups) of each class; None for all.
+
+    Raises:
+        InputError: if ``out`` exists already, or the data cannot be used.
+    """
+    with new_folder(out) as folder:
+        episode = draw_episode(data, shots, seed=classifier.seed)
+        support, test = data.subset(episode.support), data.subset(episode.test)
+        classifier.fit(support.images, support.targets, classes=data.classes)
+        classifier.save(folder)
+        info = classifier.info()
+        write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
+        write_table(folder / "support.csv", describe_rows(support))
+        evaluation = None
+        if len(test):
+            evaluation = write_evaluation(classifier, test, folder)
+        write_text(folder / "README.md", model_card(info, support, evaluation))
+    return FitResult(out, info, evaluation, len(support), len(test))
+
+
+def write_evaluation(
+    classifier: FewShotClassifier, data: LabelledImages, folder: Path
+) -> Evaluation:
+    """Evaluate on ``data`` and write ``metrics.json`` and ``predictions.csv``."""
+    probabilities = classifier.predict_proba(data.images)
+    evaluation = evaluate(
+        probabilities, data.targets, classes=data.classes, groups=data.groups, seed=classifier.seed
+    )
+    write_text(folder / "metrics.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
+    rows = describe_rows(data).join(describe_predictions(probabilities, data.classes, data.task))
+    write_table(folder / "predictions.csv", rows)
+    return evaluation
+
+
+def predict(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> pd.DataFrame:
+    """Probabilities of each image, written to the CSV file ``out``."""
+    probabilities = classifier.predict_proba(images)
+    classes = tuple(str(name) for name in classifier.classes_)
+    table = pd.DataFrame({"image": [str(image) for image in images]}).join(
+        describe_predictions(probabilities, classes, classifier.task_)
+    )
+    write_table(out, table)
+    return table
+
+
+def embed(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> np.ndarray:
+    """Features of each image, written to ``out``: .npy (n, D), or .csv / .parquet with names.
+
+    Raises:
+        InputError: if the suffix is another one.
+    """
+    if out.suffix not in (".npy", ".csv", ".parquet"):
+        raise InputError(f"{out}: features are written as .npy, .csv or .parquet")
+    features = classifier.embed(images)
+    if out.suffix == ".npy":
+        partial = out.with_name(f".{out.name}.partial.npy")
+        np.save(partial, features)
+        partial.replace(out)
+    else:
+        table = pd.DataFrame(features, columns=[f"f{i}" for i in range(features.shape[1])])
+        table.insert(0, "image", [str(image) for image in images])
+        write_table(out, table)
+    return features
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The images among files and folders (searched through), in order of name within a folder.
+
+    Raises:
+        InputError: if a path does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise InputError(f"{path}: no image in this folder")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder")
+    return found
+
+
+def describe_rows(data: LabelledImages) -> pd.DataFrame:
+    """One row an image: its name, its group where there is one, its label as in the input."""
+    table = pd.DataFrame({"image": data.names})
+    if data.groups is not None:
+        table["group"] = data.groups
+    table["label"] = [label_text(row, data.classes) for row in data.targets]
+    return table
+
+
+def label_text(target: Any, classes: Sequence[str]) -> str:
+    """The name of a class index, or the names of the labels that are 1 joined by ``|``."""
+    if np.ndim(target) == 0:
+        return classes[int(target)]
+    return "|".join(name for name, value in zip(classes, target, strict=True) if value)
+
+
+def describe_predictions(
+    probabilities: np.ndarray, classes: Sequence[str], task: str
+) -> pd.DataFrame:
+    """The predicted label and one probability column, ``p_<class>``, per class."""
+    predicted = probabilities >= 0.5 if task == "multilabel" else probabilities.argmax(axis=1)
+    table = pd.DataFrame({"predicted": [label_text(row, classes) for row in predicted]})
+    return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
+
+
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    """Write a whole CSV (or, by its suffix, Parquet) file, or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    if file.suffix == ".parquet":
+        table.to_parquet(partial, index=False)
+    else:
+        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    partial.replace(file)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``out`` when the block ends well, and goes when it fails.
+
+    Raises:
+        InputError: if ``out`` is there already and not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists already; choose another --out or remove it")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            out.rmdir()
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def model_card(info: AdapterInfo, support: LabelledImages, evaluation: Evaluation | None) -> str:
+    """The adapter's ``README.md``."""
+    groups = "" if support.groups is None else f" of {len(set(support.groups))} groups"
+    lines = [
+        f"# {info.method} adapter on {info.encoder['name']}",
+        "",
+        "Made with [medept](https://pypi.org/project/medept/). **Not a medical device**: not for "
+        "diagnosis or treatment; check it on your own patients before relying on it.",
+        "",
+        f"- task: {info.task}, classes: {', '.join(info.classes)}",
+        f"- encoder: {info.encoder['name']}, {info.encoder['parameters']:,} frozen parameters, "
+        f"SHA-256 of its weights {info.encoder['sha256'][:16]}...",
+        f"- method: {info.method}, {info.trainable_parameters:,} trained parameters; "
+        f"settings {json.dumps(info.settings)}",
+        f"- recipe: {json.dumps(info.recipe)}, seed {info.seed}",
+        f"- support set: {len(support)} images{groups} (`support.csv`)",
+        "",
+        "## Results",
+        "",
+    ]
+    lines += (
+        metric_lines(evaluation) if evaluation else ["No test images were left to evaluate on."]
+    )
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```",
+        "medept predict . IMAGES... --out predictions.csv",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def metric_lines(evaluation: Evaluation) -> list[str]:
+    """A markdown table of the metrics with their intervals."""
+    lines = ["| metric | value | 95 % interval | n |", "| --- | --- | --- | --- |"]
+    for name, metric in evaluation.metrics.items():
+        lines.append(f"| {name} | {number(metric.value)} | {interval(metric)} | {metric.n} |")
+    for name, classes in evaluation.undefined.items():
+        lines.append(f"\n{name}: undefined for, and averaged without, {', '.join(classes)}.")
+    return lines
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash where undefined."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def interval(metric: Any) -> str:
+    """``low - high``, or a dash where undefined."""
+    return "–" if metric.low is None else f"{metric.low:.3f} – {metric.high:.3f}"

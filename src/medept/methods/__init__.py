@@ -1,0 +1,55 @@
+"""How an encoder is adapted: one file a method, and this registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from medept.encoders import Encoder
+from medept.errors import InputError
+from medept.methods.base import AdaptedEncoder, MethodSettings
+from medept.methods.ept import EmbeddedPromptTuning
+from medept.methods.linear import Linear
+
+METHODS: dict[str, type[AdaptedEncoder]] = {
+    method.name: method for method in (Linear, EmbeddedPromptTuning)
+}
+
+
+def find_method(name: str) -> type[AdaptedEncoder]:
+    """The method of this name.
+
+    Raises:
+        InputError: if there is none; the message lists those there are.
+    """
+    if name not in METHODS:
+        raise InputError(f"no method is named {name!r}: use one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSettings:
+    """Settings of the named method; what is left out has the method's default.
+
+    Raises:
+        InputError: if a setting is unknown or out of range.
+    """
+    method = find_method(name)
+    try:
+        return method.Settings(**(values or {}))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()
+        )
+        known = ", ".join(method.Settings.model_fields) or "none"
+        raise InputError(f"method {name!r}: {problems} (its settings are: {known})") from error
+
+
+def adapt(
+    encoder: Encoder, name: str, classes: int, settings: dict[str, Any] | None = None
+) -> AdaptedEncoder:
+    """``encoder`` adapted to ``classes`` classes by the named method, ready to be trained."""
+    return find_method(name)(encoder, classes, read_settings(name, settings))
+
+
+__all__ = ["METHODS", "AdaptedEncoder", "MethodSettings", "adapt", "find_method", "read_settings"]

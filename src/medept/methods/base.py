@@ -1,0 +1,92 @@
+"""What every method is: a frozen encoder, something small that is trained, and a head.
+
+A method is one file with three parts: its ``Settings``, its class, which says what it puts into
+the encoder (:meth:`AdaptedEncoder.insert`) and takes out again (:meth:`AdaptedEncoder.remove`),
+and what of it is kept in the adapter file (:meth:`AdaptedEncoder.trained_state`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from medept.encoders import Encoder
+from medept.errors import InputError
+
+
+class MethodSettings(BaseModel):
+    """Settings of a method; each has its default from the method's paper."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdaptedEncoder(nn.Module):
+    """An encoder adapted to a task: pixels (B, 3, H, W) -> logits (B, C).
+
+    Args:
+        encoder: frozen here; :meth:`remove` gives it back as it was.
+        classes: the number C of classes or labels.
+        settings: of the method's own ``Settings``.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    settings: MethodSettings
+
+    def __init__(self, encoder: Encoder, classes: int, settings: MethodSettings) -> None:
+        super().__init__()
+        self.encoder, self.settings = encoder, settings
+        encoder.requires_grad_(False)
+        self.head = self.make_head(encoder.width, classes)
+        self.insert()
+
+    def make_head(self, width: int, classes: int) -> nn.Module:
+        """Features (B, D) -> logits (B, C): one linear layer, weights N(0, 0.01), bias 0."""
+        head = nn.Linear(width, classes)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def insert(self) -> None:
+        """Put what is trained into the encoder; nothing, by default."""
+
+    def remove(self) -> None:
+        """Take it out again."""
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether features of one image change while this method trains."""
+        return bool(self.parameter_groups()["encoder"])
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """What is trained: ``head``, and ``encoder`` for what was put into the encoder."""
+        return {
+            "head": [p for p in self.head.parameters() if p.requires_grad],
+            "encoder": [p for p in self.encoder.parameters() if p.requires_grad],
+        }
+
+    def trainable_count(self) -> int:
+        """The number of trained parameters, head included."""
+        return sum(p.numel() for group in self.parameter_groups().values() for p in group)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.encoder(pixels))
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What the adapter file holds: what was trained, and nothing else."""
+        return {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        """Put a saved :meth:`trained_state` back.
+
+        Raises:
+            InputError: if it belongs to another method, encoder or number of classes.
+        """
+        head = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
+        try:
+            self.head.load_state_dict(head)
+        except RuntimeError as error:
+            raise InputError(f"the saved head does not fit: {error}") from error

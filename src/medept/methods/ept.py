@@ -1,0 +1,47 @@
+"""Embedded Prompt Tuning (Zu et al., Medical Image Analysis 97, 2024, 103258).
+
+Prompts inside the softmax of the frozen attention, and a linear head. The prompt's mathematics
+is in :mod:`medept.prompts`; here it becomes a method like the others. The adapter keeps prompts
+of the way ``concat`` merged: one number per token and layer, whatever their length.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from medept.attach import Handle, attach
+from medept.methods.base import AdaptedEncoder, MethodSettings
+from medept.prompts import EmbeddedPromptConfig
+
+
+class EmbeddedPromptTuning(AdaptedEncoder):
+    """Trains T * L numbers in each prompted layer, and the head."""
+
+    class Settings(EmbeddedPromptConfig, MethodSettings):
+        """The prompts: see :class:`medept.prompts.EmbeddedPromptConfig`."""
+
+    name = "ept"
+    summary = "learnable prompts inside the softmax of every attention"
+    settings: Settings
+    handle: Handle
+
+    def insert(self) -> None:
+        self.handle = attach(
+            self.encoder.model, self.settings, image_size=self.encoder.preprocessing.size
+        )
+
+    def remove(self) -> None:
+        self.handle.detach()
+
+    def trained_state(self) -> dict[str, Tensor]:
+        prompts = {
+            f"prompt.{name}": prompt.merged() if self.settings.way == "concat" else prompt.prompt
+            for name, prompt in ((f"layer.{i}", p) for i, p in self.handle.prompts.items())
+        }
+        return super().trained_state() | prompts
+
+    def load_trained_state(self, state: dict[str, Tensor]) -> None:
+        super().load_trained_state(state)
+        self.handle.load_state_dict(
+            {k.removeprefix("prompt."): v for k, v in state.items() if k.startswith("prompt.")}
+        )

@@ -1,0 +1,271 @@
+"""The learnable prompt of one attention layer: its shape, initial values, resizing and merging.
+
+Embedded Prompt Tuning (Zu et al., Medical Image Analysis 97, 2024, equation 5) puts a prompt P
+inside the softmax of a frozen attention: row i of the logits u gets the L entries of P's row i
+appended, the softmax runs over T + L entries, and the L prompt entries are dropped before the
+product with the values. With way ``concat`` the prompt acts only through
+
+    s_i = logsumexp_l p_il,        out_i = attention_i * sigmoid(logsumexp_j u_ij - s_i),
+
+so a trained prompt of any length *merges* into one logit s_i per token (:meth:`merge`), with the
+same output.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from medept.attention import gates, prompted_attention, sink_attention
+from medept.errors import InputError
+
+Way = Literal["concat", "multiply_concat", "add", "multiply"]
+Init = Literal["normal", "uniform", "zeros", "kaiming", "identity"]
+Kernel = Literal["auto", "formula", "fused", "extra_key", "flex"]
+
+IDENTITY_GATE = 0.98
+"""The gate at which ``init="identity"`` starts, for logits that are all zero."""
+
+
+class EmbeddedPromptConfig(BaseModel):
+    """What prompts to put into an encoder, and where.
+
+    Args:
+        length: prompt length L, or ``"auto"``: a quarter of the number of tokens. At
+            initialisation the gate is about T / (T + L), so the length sets how far the encoder
+            starts from itself. The ways ``add`` and ``multiply`` have L = T by definition and
+            ignore it.
+        layers: ``"all"`` (EPT-deep), ``"first"`` (EPT-shallow), or layer numbers counted from 1:
+            ``"9-12"``, ``"1,2,12"`` or a list such as ``[9, 10, 11, 12]``.
+        way: how the prompt enters the logits (the paper's Figure 5).
+        init: initial values. ``normal``: standard deviation 0.02 (the paper's); ``uniform``:
+            within 0.08 of 0; ``zeros``; ``kaiming``: uniform with fan-in L; ``identity``: the
+            encoder starts (almost) as it was, whatever the length. Under the way ``multiply``
+            they are offsets from 1, so that each starts near the identity.
+        per_head: one prompt for each head instead of the paper's one shared by all heads.
+        collapsed: learn s_i itself, one number a token, in place of the L that it sums
+            (``concat`` only). It starts where the full form of this length would start.
+        frozen: keep the prompts at their initial values (the experiment of the paper's Table 3).
+        kernel: which attention kernel runs; ``auto`` chooses (see :mod:`medept.attention`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    length: int | Literal["auto"] = "auto"
+    layers: str | tuple[int, ...] = "all"
+    way: Way = "concat"
+    init: Init = "normal"
+    per_head: bool = False
+    collapsed: bool = False
+    frozen: bool = False
+    kernel: Kernel = Field(default="auto", exclude=True)
+
+    @field_validator("length")
+    @classmethod
+    def _positive(cls, length: int | str) -> int | str:
+        if isinstance(length, int) and length < 1:
+            raise ValueError("the prompt length must be at least 1")
+        return length
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EmbeddedPromptConfig:
+        if self.collapsed and self.way != "concat":
+            raise ValueError(f"only the way 'concat' can be collapsed, not {self.way!r}")
+        if self.init == "identity" and self.way == "multiply_concat":
+            raise ValueError(
+                "init 'identity' needs a prompt that is not scaled by the logits; "
+                "use another init with the way 'multiply_concat'"
+            )
+        return self
+
+    def chosen_layers(self, depth: int) -> list[int]:
+        """Indices, counted from 0, of the chosen layers among ``depth``."""
+        return parse_layers(self.layers, depth)
+
+
+def parse_layers(layers: str | tuple[int, ...], depth: int) -> list[int]:
+    """Indices from 0 of layers named as ``"all"``, ``"first"``, ``"9-12"``, ``"1,3"`` or a list.
+
+    Raises:
+        InputError: if the text cannot be read, or names a layer outside 1..depth.
+    """
+    if layers == "all":
+        return list(range(depth))
+    if layers == "first":
+        return [0]
+    try:
+        numbers = list(layers) if not isinstance(layers, str) else _parse_ranges(layers)
+    except ValueError:
+        raise InputError(
+            f"layers {layers!r} cannot be read: use 'all', 'first', a range such as '9-12' "
+            "or a list such as '1,2,12'"
+        ) from None
+    outside = [n for n in numbers if not 1 <= n <= depth]
+    if outside or not numbers:
+        raise InputError(
+            f"layers {layers!r} name {outside or 'nothing'}: this encoder has layers 1 to {depth}"
+        )
+    return sorted({n - 1 for n in numbers})
+
+
+def _parse_ranges(text: str) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        numbers += range(int(first), int(last) + 1) if dash else [int(first)]
+    return numbers
+
+
+class EmbeddedPrompt(nn.Module):
+    """A prompt for one attention of T tokens, of which ``prefix`` have no place on the grid.
+
+    ``prompt`` is the one parameter: (T, L), or (H, T, L) per head; merged or collapsed, it holds
+    the logits s: (T,) or (H, T).
+    """
+
+    def __init__(
+        self, config: EmbeddedPromptConfig, *, heads: int, prefix: int, grid: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.way, self.kernel = config.way, config.kernel
+        self.prefix, self.grid = prefix, grid
+        self.collapsed = config.collapsed
+        tokens = prefix + grid[0] * grid[1]
+        length = self._length(config, tokens)
+        values = _initial(config, (heads, tokens, length) if config.per_head else (tokens, length))
+        if config.collapsed:
+            values = values.logsumexp(-1)
+        self.prompt = nn.Parameter(values, requires_grad=not config.frozen)
+        self.recording = False
+        self.recorded: Tensor | None = None
+
+    @staticmethod
+    def _length(config: EmbeddedPromptConfig, tokens: int) -> int:
+        if config.way in ("add", "multiply"):
+            return tokens
+        return max(1, round(tokens / 4)) if config.length == "auto" else config.length
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Stands in for ``torch.nn.functional.scaled_dot_product_attention``."""
+        prompt = self.sized(query.shape[-2])
+        options = {
+            "attn_mask": attn_mask,
+            "is_causal": is_causal,
+            "scale": scale,
+            "enable_gqa": enable_gqa,
+        }
+        if self.recording:
+            self.recorded = self._gates(query.detach(), key.detach(), prompt.detach(), options)
+        options |= {"dropout_p": dropout_p, "kernel": self.kernel}
+        if self.collapsed:
+            return sink_attention(query, key, value, prompt, **options)
+        return prompted_attention(query, key, value, prompt, way=self.way, **options)
+
+    def _gates(self, query: Tensor, key: Tensor, prompt: Tensor, options: dict) -> Tensor:
+        if self.way != "concat":
+            raise InputError(f"gates are the scaling of the way 'concat'; this is {self.way!r}")
+        sink = prompt if self.collapsed else prompt.logsumexp(-1)
+        return gates(query, key, sink, **options)
+
+    def sized(self, tokens: int) -> Tensor:
+        """The prompt for an input of ``tokens`` tokens: resized over the grid if it must be."""
+        rows, columns = self.grid
+        if tokens == self.prefix + rows * columns:
+            return self.prompt
+        prompt = self.prompt[..., None] if self.collapsed else self.prompt
+        new = _new_grid(self.grid, tokens - self.prefix)
+        prompt = _resize(prompt, self.prefix, self.grid, new)
+        if self.way in ("add", "multiply"):
+            prompt = _resize(prompt.transpose(-1, -2), self.prefix, self.grid, new)
+            prompt = prompt.transpose(-1, -2)
+        return prompt[..., 0] if self.collapsed else prompt
+
+    @torch.no_grad()
+    def load(self, values: Tensor) -> None:
+        """Take saved values: of this prompt's own shape, or merged.
+
+        Raises:
+            InputError: if they were made for another number of tokens, heads or length.
+        """
+        merged = values.shape == self.prompt.shape[:-1] and not self.collapsed
+        if merged:
+            self.merge()
+        if values.shape != self.prompt.shape:
+            raise InputError(
+                f"saved prompts of shape {tuple(values.shape)} do not fit this encoder, whose "
+                f"prompts have shape {tuple(self.prompt.shape)}"
+            )
+        self.prompt.copy_(values)
+
+    @torch.no_grad()
+    def merged(self) -> Tensor:
+        """One logit per token, (T,) or (H, T), with which the output stays the same.
+
+        Raises:
+            InputError: for a way other than ``concat``, whose prompt depends on the image
+                (``multiply_concat``) or on the pair of tokens (``add``, ``multiply``).
+        """
+        if self.collapsed:
+            return self.prompt.detach()
+        if self.way != "concat":
+            raise InputError(
+                f"a prompt embedded by {self.way!r} does not collapse to one number per token: "
+                "only 'concat' does. Save the prompt itself instead"
+            )
+        return self.prompt.double().logsumexp(-1).to(self.prompt.dtype)
+
+    def merge(self) -> None:
+        """Collapse the prompt in place to :meth:`merged`."""
+        self.prompt = nn.Parameter(self.merged(), requires_grad=self.prompt.requires_grad)
+        self.collapsed = True
+
+
+def _initial(config: EmbeddedPromptConfig, shape: tuple[int, ...]) -> Tensor:
+    values = torch.zeros(shape)
+    tokens, length = shape[-2:]
+    if config.init == "normal":
+        nn.init.normal_(values, std=0.02)
+    elif config.init == "uniform":
+        nn.init.uniform_(values, -0.08, 0.08)
+    elif config.init == "kaiming":
+        bound = math.sqrt(6 / length)
+        nn.init.uniform_(values, -bound, bound)
+    elif config.init == "identity" and config.way == "concat":
+        values += math.log(tokens / length) - math.log(IDENTITY_GATE / (1 - IDENTITY_GATE))
+    return values + 1 if config.way == "multiply" else values
+
+
+def _new_grid(old: tuple[int, int], patches: int) -> tuple[int, int]:
+    """The grid of ``patches`` patches whose sides are closest in proportion to the old grid's."""
+    rows = round(math.sqrt(patches * old[0] / old[1]))
+    if rows < 1 or patches % rows:
+        raise InputError(
+            f"{patches} patches do not form a grid like the {old[0]} x {old[1]} that the prompts "
+            "were made for: use images of the same proportions"
+        )
+    return rows, patches // rows
+
+
+def _resize(prompt: Tensor, prefix: int, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Bicubic interpolation of (..., T, L) over the token grid; prefix rows are kept apart."""
+    head, body = prompt[..., :prefix, :], prompt[..., prefix:, :]
+    length = prompt.shape[-1]
+    image = body.reshape(-1, *old, length).permute(0, 3, 1, 2)
+    image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)
+    body = image.permute(0, 2, 3, 1).reshape(*prompt.shape[:-2], new[0] * new[1], length)
+    return torch.cat([head, body], dim=-2)

@@ -1,0 +1,51 @@
+"""Where and in what precision to compute, through accelerate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from medept.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
+    """An accelerator on ``device`` (``auto``, ``cpu``, ``cuda``, ``mps``).
+
+    ``precision`` ``auto`` is bfloat16 on a GPU that computes in it, and float32 elsewhere. The
+    encoder runs in this precision under autocast; prompts and head stay in float32.
+
+    Raises:
+        InputError: if the device is not there or does not offer the precision.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r}: use one of {', '.join(PRECISIONS)}")
+    kind = device.split(":")[0]
+    present = {
+        "auto": True,
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(kind, False):
+        available = ", ".join(name for name, there in present.items() if there)
+        raise InputError(f"device {device!r} is not available here: use one of {available}")
+    if precision == "auto":
+        on_gpu = kind != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bfloat16" if on_gpu else "float32"
+    if precision == "float16" and (kind == "cpu" or not torch.cuda.is_available()):
+        raise InputError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
+    mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
+    # accelerate keeps the first settings for the life of the process unless told to forget them
+    AcceleratorState._reset_state()
+    if PartialState._shared_state and kind == "cpu" and PartialState().device.type != "cpu":
+        PartialState._reset_state()
+    return Accelerator(mixed_precision=mixed, cpu=kind == "cpu")

@@ -1,0 +1,169 @@
+"""The one fit loop: any method, any recipe, the same views in the same order."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medept.methods import AdaptedEncoder
+from medept.training.recipes import Recipe
+from medept.training.views import Views
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+EVALUATION_BATCH = 32
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No progress shown."""
+
+
+def train(
+    model: AdaptedEncoder,
+    views: Views,
+    targets: np.ndarray,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[dict[str, float]]:
+    """Train ``model`` in place; returns one row an epoch: loss, learning rates, seconds.
+
+    Args:
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+        seed: of the order of images; that of the views is in ``views``.
+    """
+    model.to(accelerator.device)
+    wanted = torch.as_tensor(targets, device=accelerator.device)
+    optimizer, scheduler = _optimizer(
+        model, recipe, steps=math.ceil(len(views) / recipe.batch_size)
+    )
+    step_model, optimizer = accelerator.prepare(model, optimizer)
+    cached = (
+        None if model.trains_encoder else _encode_views(model, views, recipe, accelerator, progress)
+    )
+    order = torch.Generator().manual_seed(seed)
+    history = []
+    for epoch in range(recipe.epochs):
+        started, total = time.perf_counter(), 0.0
+        view = epoch % recipe.views
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for rows in torch.randperm(len(views), generator=order).split(recipe.batch_size):
+            with accelerator.autocast():
+                if cached is None:
+                    pixels = torch.stack([views.random(i, view) for i in rows.tolist()])
+                    logits = step_model(pixels.to(accelerator.device))
+                else:
+                    logits = model.head(cached[view][rows])
+            loss = loss_of(logits.float(), wanted[rows])
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(loss)
+            optimizer.step()
+            scheduler.step()
+            total += loss.item() * len(rows)
+        history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": total / len(views),
+                "lr": rates[0],
+                "encoder_lr": rates[-1],
+                "seconds": time.perf_counter() - started,
+            }
+        )
+        progress(f"training (loss {total / len(views):.3f})", epoch + 1, recipe.epochs)
+    return history
+
+
+def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy for class indices (B,); binary cross-entropy for labels (B, C)."""
+    if targets.ndim == 1:
+        return F.cross_entropy(logits, targets)
+    return F.binary_cross_entropy_with_logits(logits, targets.float())
+
+
+def predict_logits(
+    model: Callable[[Tensor], Tensor],
+    views: Views,
+    accelerator: Accelerator,
+    *,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Outputs (n, C), float32, of ``model`` for every image as it is evaluated."""
+    rows = [
+        output.float().cpu().numpy()
+        for output in _batches(model, views.plain, len(views), accelerator, "reading", progress)
+    ]
+    return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
+
+
+def _encode_views(
+    model: AdaptedEncoder,
+    views: Views,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    progress: Progress,
+) -> list[Tensor]:
+    """Features (n, D) of each view that training will see: frozen, so computed once."""
+    count = min(recipe.views, recipe.epochs)
+    jobs = [(index, view) for view in range(count) for index in range(len(views))]
+    batches = _batches(
+        model.encoder,
+        lambda i: views.random(*jobs[i]),
+        len(jobs),
+        accelerator,
+        "encoding",
+        progress,
+    )
+    return list(torch.cat(list(batches)).split(len(views)))
+
+
+@torch.no_grad()
+def _batches(
+    model: Callable[[Tensor], Tensor],
+    read: Callable[[int], Tensor],
+    count: int,
+    accelerator: Accelerator,
+    what: str,
+    progress: Progress,
+) -> Iterator[Tensor]:
+    for start in range(0, count, EVALUATION_BATCH):
+        rows: Sequence[int] = range(start, min(start + EVALUATION_BATCH, count))
+        pixels = torch.stack([read(i) for i in rows]).to(accelerator.device)
+        with accelerator.autocast():
+            yield model(pixels)
+        progress(what, rows[-1] + 1, count)
+
+
+def _optimizer(
+    model: AdaptedEncoder, recipe: Recipe, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    groups = model.parameter_groups()
+    adamw = recipe.optimizer == "adamw"
+    parameters = [
+        {"params": groups["head"], "lr": recipe.lr},
+        {
+            "params": groups["encoder"],
+            "lr": recipe.encoder_lr,
+            "weight_decay": 0.0 if adamw else recipe.weight_decay,
+        },
+    ]
+    kind = {"weight_decay": recipe.weight_decay}
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.AdamW(parameters, **kind)
+        if adamw
+        else torch.optim.SGD(parameters, momentum=0.9, **kind)
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.epochs * steps)
+    return optimizer, schedule

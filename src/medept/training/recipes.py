@@ -1,0 +1,81 @@
+"""How training is done: optimiser, learning rates, epochs, views. Two recipes, all settable."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medept.errors import InputError
+
+
+class Recipe(BaseModel):
+    """One way to train.
+
+    Args:
+        optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
+        lr: learning rate of the head at the start; it falls to 0 along a cosine.
+        encoder_lr: learning rate of what is trained inside the encoder (prompts).
+        weight_decay: of the head; prompts have none under ``adamw``.
+        epochs: passes over the support set.
+        batch_size: images a step.
+        crop_scale: smallest part of an image's area in a random resized crop; 1 keeps whole
+            images (they are still flipped).
+        views: distinct random views per image; epoch e sees view e modulo ``views``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    optimizer: Literal["sgd", "adamw"]
+    lr: float = Field(gt=0)
+    encoder_lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    crop_scale: float = Field(gt=0, le=1)
+    views: int = Field(ge=1)
+
+
+PAPER = Recipe(
+    optimizer="sgd",
+    lr=6e-4,
+    encoder_lr=6e-4,
+    weight_decay=1e-4,
+    epochs=20,
+    batch_size=4,
+    crop_scale=0.08,
+    views=20,
+)
+"""Zu et al. 2024, section 4: SGD 0.9, cosine to 0, batch 4, 20 epochs, a fresh view each epoch."""
+
+MEDEPT = Recipe(
+    optimizer="adamw",
+    lr=1e-2,
+    encoder_lr=1e-2,
+    weight_decay=1e-2,
+    epochs=20,
+    batch_size=16,
+    crop_scale=0.5,
+    views=8,
+)
+"""The default: a head that really learns, and prompts with a learning rate of their own."""
+
+RECIPES = {"medept": MEDEPT, "paper": PAPER}
+
+
+def make_recipe(name: str = "medept", **changes: Any) -> Recipe:
+    """A recipe by name, with every value in ``changes`` that is not None put in its place.
+
+    Raises:
+        InputError: if the recipe or a value is unknown or out of range.
+    """
+    if name not in RECIPES:
+        raise InputError(f"no recipe is named {name!r}: use one of {', '.join(RECIPES)}")
+    given = {key: value for key, value in changes.items() if value is not None}
+    if "epochs" in given and "views" not in given and name == "paper":
+        given["views"] = given["epochs"]
+    try:
+        return Recipe(**(RECIPES[name].model_dump() | given))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise InputError(f"recipe: {problems}") from error
