@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medept.attach import Handle, attach
+    from medept.attachment import Handle, attach
     from medept.classifier import FewShotClassifier
     from medept.encoders import Encoder, load_encoder
     from medept.errors import InputError
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __version__ = version("medept")
 
 _HOME = {
-    "attach": "medept.attach",
-    "Handle": "medept.attach",
+    "attach": "medept.attachment",
+    "Handle": "medept.attachment",
     "FewShotClassifier": "medept.classifier",
     "Encoder": "medept.encoders",
     "load_encoder": "medept.encoders",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -20,6 +21,56 @@ class MethodSettings(BaseModel):
     """Settings of a method; each has its default from the method's paper."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Head(nn.Linear):
+    """Features (B, D) -> logits (B, C); weights N(0, 0.01), bias 0.
+
+    Features are standardised by fixed statistics, so that one learning rate serves encoders whose
+    features differ in scale. Saved, the statistics are folded into weight and bias.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(width, classes)
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.zeros_(self.bias)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+
+    @torch.no_grad()
+    def standardise(self, features: Tensor) -> None:
+        """Take the statistics of ``features`` (n, D)."""
+        self.mean.copy_(features.mean(dim=0))
+        self.scale.copy_(features.std(dim=0, correction=0) + 1e-3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward((features - self.mean) / self.scale)
+
+    @torch.no_grad()
+    def folded(self) -> dict[str, Tensor]:
+        """``weight`` and ``bias`` of the plain linear layer that does the same."""
+        weight = self.weight / self.scale
+        return {"weight": weight, "bias": self.bias - weight @ self.mean}
+
+    @torch.no_grad()
+    def load_folded(self, state: dict[str, Tensor]) -> None:
+        """Become the plain linear layer of :meth:`folded`."""
+        if {name: tensor.shape for name, tensor in state.items()} != {
+            "weight": self.weight.shape,
+            "bias": self.bias.shape,
+        }:
+            shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+            raise InputError(
+                f"the saved head {shapes} does not fit {self.in_features} features and "
+                f"{self.out_features} classes"
+            )
+        self.weight.copy_(state["weight"])
+        self.bias.copy_(state["bias"])
+        self.mean.zero_()
+        self.scale.fill_(1)
 
 
 class AdaptedEncoder(nn.Module):
@@ -40,15 +91,8 @@ class AdaptedEncoder(nn.Module):
         super().__init__()
         self.encoder, self.settings = encoder, settings
         encoder.requires_grad_(False)
-        self.head = self.make_head(encoder.width, classes)
+        self.head = Head(encoder.width, classes)
         self.insert()
-
-    def make_head(self, width: int, classes: int) -> nn.Module:
-        """Features (B, D) -> logits (B, C): one linear layer, weights N(0, 0.01), bias 0."""
-        head = nn.Linear(width, classes)
-        nn.init.normal_(head.weight, std=0.01)
-        nn.init.zeros_(head.bias)
-        return head
 
     def insert(self) -> None:
         """Put what is trained into the encoder; nothing, by default."""
@@ -77,7 +121,7 @@ class AdaptedEncoder(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """What the adapter file holds: what was trained, and nothing else."""
-        return {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        return {f"head.{name}": tensor for name, tensor in self.head.folded().items()}
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         """Put a saved :meth:`trained_state` back.
@@ -85,8 +129,6 @@ class AdaptedEncoder(nn.Module):
         Raises:
             InputError: if it belongs to another method, encoder or number of classes.
         """
-        head = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
-        try:
-            self.head.load_state_dict(head)
-        except RuntimeError as error:
-            raise InputError(f"the saved head does not fit: {error}") from error
+        self.head.load_folded(
+            {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
+        )

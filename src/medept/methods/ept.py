@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from medept.attach import Handle, attach
+from medept.attachment import Handle, attach
 from medept.methods.base import AdaptedEncoder, MethodSettings
 from medept.prompts import EmbeddedPromptConfig
 

@@ -52,7 +52,9 @@ def train(
     )
     step_model, optimizer = accelerator.prepare(model, optimizer)
     cached = (
-        None if model.trains_encoder else _encode_views(model, views, recipe, accelerator, progress)
+        None
+        if model.trains_encoder
+        else _encode_views(model, views, min(recipe.views, recipe.epochs), accelerator, progress)
     )
     order = torch.Generator().manual_seed(seed)
     history = []
@@ -111,12 +113,11 @@ def predict_logits(
 def _encode_views(
     model: AdaptedEncoder,
     views: Views,
-    recipe: Recipe,
+    count: int,
     accelerator: Accelerator,
     progress: Progress,
 ) -> list[Tensor]:
-    """Features (n, D) of each view that training will see: frozen, so computed once."""
-    count = min(recipe.views, recipe.epochs)
+    """Features (n, D) of the first ``count`` random views of every image."""
     jobs = [(index, view) for view in range(count) for index in range(len(views))]
     batches = _batches(
         model.encoder,

@@ -22,6 +22,8 @@ class Recipe(BaseModel):
         crop_scale: smallest part of an image's area in a random resized crop; 1 keeps whole
             images (they are still flipped).
         views: distinct random views per image; epoch e sees view e modulo ``views``.
+        standardise: whether the head sees features standardised by the support set's mean and
+            deviation, so that ``lr`` means the same for every encoder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,6 +36,7 @@ class Recipe(BaseModel):
     batch_size: int = Field(ge=1)
     crop_scale: float = Field(gt=0, le=1)
     views: int = Field(ge=1)
+    standardise: bool
 
 
 PAPER = Recipe(
@@ -45,18 +48,20 @@ PAPER = Recipe(
     batch_size=4,
     crop_scale=0.08,
     views=20,
+    standardise=False,
 )
 """Zu et al. 2024, section 4: SGD 0.9, cosine to 0, batch 4, 20 epochs, a fresh view each epoch."""
 
 MEDEPT = Recipe(
     optimizer="adamw",
-    lr=1e-2,
+    lr=3e-3,
     encoder_lr=1e-2,
     weight_decay=1e-2,
-    epochs=20,
+    epochs=40,
     batch_size=16,
     crop_scale=0.5,
     views=8,
+    standardise=True,
 )
 """The default: a head that really learns, and prompts with a learning rate of their own."""
 

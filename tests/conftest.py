@@ -1,0 +1,34 @@
+"""What several tests need: small real encoders, and the real data where it is at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_vit() -> torch.nn.Module:
+    """A real timm ViT of 3 blocks, 32 pixels, 17 tokens, with random weights."""
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3, embed_dim=48, num_heads=3,
+        num_classes=0, dynamic_img_size=True,
+    )
+    return model.eval()
+
+
+def shared_data(*parts: str) -> Path:
+    """A path below the shared data; the test is skipped where it is absent."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"needs {'/'.join(parts)}, which is not on this machine")
+    return path

@@ -1,0 +1,182 @@
+"""Prompts in a real encoder: against the formula, in and out, merged, resized, recorded."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from medept import EmbeddedPromptConfig, InputError, attach
+from medept.attachment import find_attentions
+
+
+def forward_by_formula(model: nn.Module, pixels: Tensor, prompts: dict[int, Tensor]) -> Tensor:
+    """A timm ViT's features with equation 5 written out: concatenate, softmax, drop, multiply."""
+    x = model._pos_embed(model.patch_embed(pixels))
+    for i, block in enumerate(model.blocks):
+        attention = block.attn
+        normed = block.norm1(x)
+        batch, tokens, width = normed.shape
+        qkv = attention.qkv(normed).reshape(batch, tokens, 3, attention.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        if i in prompts:
+            prompt = prompts[i].expand(*logits.shape[:2], -1, -1)
+            weights = torch.cat([prompt, logits], dim=-1).softmax(-1)[..., -tokens:]
+        else:
+            weights = logits.softmax(-1)
+        x = x + attention.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, width))
+        x = x + block.mlp(block.norm2(x))
+    return model.norm(x)[:, 0]
+
+
+@pytest.mark.parametrize("layers", ["all", "first", "2-3", (1, 3)])
+def test_outputs_and_gradients_equal_the_formula(tiny_vit: nn.Module, layers: object) -> None:
+    model = tiny_vit.double()
+    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    handle = attach(model, EmbeddedPromptConfig(length=5, layers=layers, init="uniform"))
+    for prompt in handle.prompts.values():
+        prompt.double()
+    output = model(pixels)
+    copies = {i: p.prompt.detach().clone().requires_grad_() for i, p in handle.prompts.items()}
+    expected = forward_by_formula(model, pixels, copies)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
+    weights = torch.randn_like(output)
+    (output * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for i, prompt in handle.prompts.items():
+        assert prompt.prompt.grad is not None
+        torch.testing.assert_close(prompt.prompt.grad, copies[i].grad, rtol=0, atol=1e-10)
+
+
+def test_one_parameter_of_tokens_by_length_in_each_layer_and_nothing_else_trains(
+    tiny_vit: nn.Module,
+) -> None:
+    handle = attach(tiny_vit, EmbeddedPromptConfig(length=7))
+    assert [tuple(p.shape) for p in handle.parameters()] == [(17, 7)] * 3
+    trainable = [p for p in tiny_vit.parameters() if p.requires_grad]
+    assert {id(p) for p in trainable} == {id(p) for p in handle.parameters()}
+
+
+def test_real_size_of_the_paper() -> None:
+    model = timm.create_model("vit_base_patch16_224", num_classes=0, depth=2).eval()
+    handle = attach(model, EmbeddedPromptConfig(length=100))
+    assert [tuple(p.shape) for p in handle.parameters()] == [(197, 100)] * 2
+    site = handle.sites[0]
+    assert (site.heads, site.tokens, site.prefix, site.grid) == (12, 197, 1, (14, 14))
+
+
+def test_detach_restores_the_model_exactly(tiny_vit: nn.Module) -> None:
+    before = copy.deepcopy(tiny_vit)
+    classes = [type(module) for module in tiny_vit.modules()]
+    flags = [p.requires_grad for p in tiny_vit.parameters()]
+    pixels = torch.randn(2, 3, 32, 32)
+    handle = attach(tiny_vit, EmbeddedPromptConfig(init="uniform"))
+    assert not torch.equal(tiny_vit(pixels), before(pixels))
+    handle.detach()
+    assert [type(module) for module in tiny_vit.modules()] == classes
+    assert [p.requires_grad for p in tiny_vit.parameters()] == flags
+    assert tiny_vit.state_dict().keys() == before.state_dict().keys()
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tiny_vit.state_dict()[name], tensor), name
+    assert torch.equal(tiny_vit(pixels), before(pixels))
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+def test_merging_keeps_the_output_and_leaves_one_number_per_token(
+    tiny_vit: nn.Module, per_head: bool
+) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    handle = attach(tiny_vit, EmbeddedPromptConfig(length=50, init="kaiming", per_head=per_head))
+    before = tiny_vit(pixels)
+    merged = handle.merge()
+    assert all(s.shape == ((3, 17) if per_head else (17,)) for s in merged.values())
+    torch.testing.assert_close(tiny_vit(pixels), before, rtol=1e-5, atol=1e-6)
+
+
+def test_identity_start_changes_little_whatever_the_length(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    plain = tiny_vit(pixels)
+    change = {}
+    for init in ("identity", "zeros"):
+        handle = attach(tiny_vit, EmbeddedPromptConfig(length=100, init=init))
+        with handle.recording():
+            change[init] = (tiny_vit(pixels) - plain).norm().item()
+        mean = torch.stack([g.mean() for g in handle.gates().values()]).mean()
+        assert (mean > 0.95) if init == "identity" else (mean < 0.3)
+        handle.detach()
+    assert change["identity"] < change["zeros"] / 5
+
+
+def test_gates_are_the_share_of_the_softmax_that_the_tokens_keep(tiny_vit: nn.Module) -> None:
+    handle = attach(tiny_vit, EmbeddedPromptConfig(length=4, init="zeros"))
+    with pytest.raises(InputError, match="recording"):
+        handle.gates()
+    seen = []
+    hook = tiny_vit.blocks[0].attn.qkv.register_forward_hook(lambda m, i, o: seen.append(o))
+    with handle.recording():
+        tiny_vit(torch.randn(2, 3, 32, 32))
+    hook.remove()
+    q, k, _ = seen[0].reshape(2, 17, 3, 3, 16).permute(2, 0, 3, 1, 4)
+    total = (q @ k.transpose(-1, -2) / 4).exp().sum(-1)
+    torch.testing.assert_close(handle.gates()[0], total / (total + 4), rtol=1e-5, atol=1e-6)
+
+
+def test_prompts_follow_another_resolution_with_the_class_token_kept_apart(
+    tiny_vit: nn.Module,
+) -> None:
+    handle = attach(tiny_vit, EmbeddedPromptConfig(length=6, init="zeros"))
+    with torch.no_grad():
+        for prompt in handle.prompts.values():
+            prompt.prompt[0] = -30.0  # no gate on the class token, gate of 6 prompts elsewhere
+    with handle.recording():
+        tiny_vit(torch.randn(1, 3, 64, 64))
+    gates = handle.gates()[0]
+    assert gates.shape == (1, 3, 65)
+    assert gates[..., 0].min() > 0.999
+    assert gates[..., 1:].max() < 0.95
+
+
+def test_a_state_goes_into_another_copy_full_or_merged(tiny_vit: nn.Module) -> None:
+    twin = copy.deepcopy(tiny_vit)
+    pixels = torch.randn(2, 3, 32, 32)
+    config = EmbeddedPromptConfig(length=9, init="kaiming", layers="2-3")
+    handle, other = attach(tiny_vit, config), attach(twin, config)
+    other.load_state_dict({name: t.clone() for name, t in handle.state_dict().items()})
+    assert torch.equal(tiny_vit(pixels), twin(pixels))
+    handle.merge()
+    other.load_state_dict(handle.state_dict())
+    torch.testing.assert_close(tiny_vit(pixels), twin(pixels), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="layer"):
+        other.load_state_dict({"layer.0": torch.zeros(17)})
+
+
+def test_clear_errors(tiny_vit: nn.Module) -> None:
+    with pytest.raises(InputError, match="layers 1 to 3"):
+        attach(tiny_vit, EmbeddedPromptConfig(layers="2-9"))
+    assert not hasattr(tiny_vit.blocks[1].attn, "embedded_prompt")
+    attach(tiny_vit)
+    with pytest.raises(InputError, match="already"):
+        attach(tiny_vit)
+    convolutional = timm.create_model("resnet18", num_classes=0)
+    with pytest.raises(InputError, match="open_clip"):
+        attach(convolutional, image_size=64)
+
+
+def test_the_survey_leaves_no_trace(tiny_vit: nn.Module) -> None:
+    find_attentions(tiny_vit, 32)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_vit.modules())
+
+
+def test_compiles_in_one_graph_and_exports(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    handle = attach(tiny_vit, EmbeddedPromptConfig(length=5, init="uniform"))
+    handle.merge()
+    expected = tiny_vit(pixels)
+    compiled = torch.compile(tiny_vit, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(pixels), expected, rtol=1e-5, atol=1e-6)
+    exported = torch.export.export(tiny_vit, (pixels,)).module()
+    torch.testing.assert_close(exported(pixels), expected, rtol=1e-5, atol=1e-6)
