@@ -20,8 +20,14 @@ def _seeded() -> None:
 def tiny_vit() -> torch.nn.Module:
     """A real timm ViT of 3 blocks, 32 pixels, 17 tokens, with random weights."""
     model = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3, embed_dim=48, num_heads=3,
-        num_classes=0, dynamic_img_size=True,
+        "vit_tiny_patch16_224",
+        img_size=32,
+        patch_size=8,
+        depth=3,
+        embed_dim=48,
+        num_heads=3,
+        num_classes=0,
+        dynamic_img_size=True,
     )
     return model.eval()
 

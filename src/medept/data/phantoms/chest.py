@@ -19,6 +19,7 @@ from medept.data.phantoms.drawing import (
     clouds,
     develop,
     grid,
+    length,
     mix,
     noise,
     smoothstep,
@@ -55,7 +56,7 @@ def look(rng: np.random.Generator) -> Look:
         width=rng.uniform(0.35, 0.41),
         apex=rng.uniform(0.08, 0.14),
         base=rng.uniform(0.66, 0.77),
-        heart=rng.uniform(0.40, 0.47),
+        heart=rng.uniform(0.39, 0.48),
         lean=rng.uniform(0.15, 0.75),
         ribs=rng.uniform(0.066, 0.08),
         rib_phase=rng.uniform(),
@@ -124,10 +125,10 @@ class _Film:
         half = self.heart_ratio * p.width  # of the heart's whole width
         low = p.base + self.breath + 0.05
         x, y = turn(self.u - half * 0.42, self.v - (low - half * 0.62), 0.35 + 0.35 * p.lean)
-        body = np.hypot(x / (half * 1.04), y / (half * 0.8))
-        right = np.hypot((self.u + half * 0.1) / (half * 0.55), (self.v - low + half) / half)
-        knob = np.hypot((self.u - 0.048) / 0.032, (self.v - 0.3) / 0.042)
-        trunk = np.hypot((self.u - 0.03) / 0.05, (self.v - 0.42) / 0.13)
+        body = length(x / (half * 1.04), y / (half * 0.8))
+        right = length((self.u + half * 0.1) / (half * 0.55), (self.v - low + half) / half)
+        knob = length((self.u - 0.048) / 0.032, (self.v - 0.3) / 0.042)
+        trunk = length((self.u - 0.03) / 0.05, (self.v - 0.42) / 0.13)
         near = np.minimum(np.minimum(body, right), np.minimum(knob * 1.05, trunk))
         return smoothstep(1.05, 0.92, near) * np.sqrt(np.clip(1.25 - 0.65 * near**2, 0.0, 1.0))
 
@@ -201,22 +202,22 @@ class _Film:
         for _ in range(int(self.rng.integers(1, 4))):
             t, v, half = self._place()
             radius = mix(0.018, 0.04, strength) * self.rng.uniform(0.85, 1.2)
-            r = np.hypot(self.t - t, self.v - v) / radius
+            r = length(self.t - t, self.v - v) / radius
             ball = half * np.sqrt(np.clip(1 - r**2, 0.0, 1.0))
             self.added += ball * mix(0.12, 0.34, strength) * (self.lung > 0.3)
 
     def add_cardiomegaly(self, strength: float) -> None:
         """A heart wider than half the chest."""
-        self.heart_ratio += 0.04 + 0.17 * strength
+        self.heart_ratio += 0.02 + 0.17 * strength
 
     def add_consolidation(self, strength: float) -> None:
         """A patch where the air of the lung is replaced, uneven and without a clear edge."""
         t, v, half = self._place()
         size = mix(0.07, 0.13, strength) * self.rng.uniform(0.85, 1.2)
-        r = np.hypot((self.t - t) / 1.1, self.v - v) / size
+        r = length((self.t - t) / 1.1, self.v - v) / size
         texture = clouds(self.rng, self.size, 8)
         patch = half * smoothstep(1.35, 0.35, r + 0.25 * texture)
-        self.lung *= 1 - (0.2 + 0.6 * strength) * patch * (0.8 + 0.2 * np.tanh(texture))
+        self.lung *= 1 - (0.3 + 0.55 * strength) * patch * (0.8 + 0.2 * np.tanh(texture))
 
     def add_pneumothorax(self, strength: float) -> None:
         """Air round a lung that has shrunk: no vessels beyond a fine line."""
@@ -241,15 +242,21 @@ class _Film:
         body = smoothstep(0.0, 0.035, trunk - t)
         thick = 0.8 + 0.25 * np.sqrt(np.clip(1 - (t / 0.5) ** 2, 0.0, 1.0)) + p.fat
         belly = 0.22 * smoothstep(-0.02, 0.06, v - self._dome(t))
-        breast = np.hypot((t - 0.2) / 0.19, (v - p.base + 0.1) / 0.19)
-        thick = thick + belly + p.breast * np.sqrt(np.clip(1 - breast**2, 0, 1)) * smoothstep(0.4, 0.6, v)
+        breast = length((t - 0.2) / 0.19, (v - p.base + 0.1) / 0.19)
+        thick = (
+            thick
+            + belly
+            + p.breast * np.sqrt(np.clip(1 - breast**2, 0, 1)) * smoothstep(0.4, 0.6, v)
+        )
         thick = thick * body
 
         heart = self._heart()
-        air = self.lung * (0.76 + 0.08 * smoothstep(0.7, 0.2, v) + 0.02 * clouds(rng, self.size, 10))
+        air = self.lung * (
+            0.76 + 0.08 * smoothstep(0.7, 0.2, v) + 0.02 * clouds(rng, self.size, 10)
+        )
         air *= 1 - 0.72 * heart
         windpipe = smoothstep(0.02, 0.012, np.abs(self.u - 0.006)) * smoothstep(0.36, 0.3, v)
-        bubble = np.hypot((self.u - 0.17) / 0.075, (v - p.base - 0.125) / 0.05)
+        bubble = length((self.u - 0.17) / 0.075, (v - p.base - 0.125) / 0.05)
         path = thick - air - 0.22 * windpipe * body
         path -= 0.25 * smoothstep(1.1, 0.7, bubble) * smoothstep(0.0, 0.03, v - self._dome(t))
         path += 0.14 * heart * mix(1.0, 0.3, belly / 0.22)

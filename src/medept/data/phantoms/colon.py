@@ -21,6 +21,7 @@ from medept.data.phantoms.drawing import (
     clouds,
     develop,
     grid,
+    length,
     mix,
     noise,
     smoothstep,
@@ -50,8 +51,8 @@ class Look:
 def look(rng: np.random.Generator) -> Look:
     """The look of one patient."""
     return Look(
-        haematoxylin=HAEMATOXYLIN * rng.uniform(0.75, 1.35) + rng.normal(0, 0.06, 3),
-        eosin=EOSIN * rng.uniform(0.6, 1.4) + rng.normal(0, 0.05, 3),
+        haematoxylin=HAEMATOXYLIN * rng.uniform(0.6, 1.45) + rng.normal(0, 0.06, 3),
+        eosin=EOSIN * rng.uniform(0.45, 1.5) + rng.normal(0, 0.06, 3),
         glass=rng.uniform(0.9, 0.99) + rng.normal(0, 0.012, 3),
         gland=rng.uniform(0.155, 0.205),
         stretch=rng.uniform(1.0, 1.35),
@@ -80,9 +81,7 @@ def draw(
 class _Tissue:
     """Glands, and the nuclei in and between them; ``atypia`` runs from 0 (normal) to 1."""
 
-    def __init__(
-        self, patient: Look, atypia: float, size: int, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, patient: Look, atypia: float, size: int, rng: np.random.Generator) -> None:
         self.patient, self.atypia, self.size, self.rng = patient, atypia, size, rng
         self.angle = patient.angle + rng.normal(0, 0.3)
         self.unit = patient.gland * rng.uniform(0.94, 1.06)
@@ -120,7 +119,7 @@ class _Tissue:
         self.owner = np.zeros(x.shape, dtype=int)
         for g in range(self.x.size):
             u, v = turn(x - self.x[g], y - self.y[g], self.tilt[g])
-            rho = np.sqrt((u / self.long[g]) ** 2 + (v * self.long[g]) ** 2) / self.radius[g]
+            rho = length(u / self.long[g], v * self.long[g]) / self.radius[g]
             closer = rho < self.rho
             self.next = np.minimum(self.next, np.maximum(rho, self.rho))
             self.rho = np.where(closer, rho, self.rho)

@@ -14,10 +14,12 @@ import numpy as np
 
 from medept.data.phantoms.drawing import (
     Array,
+    Stamps,
     blur,
     clouds,
     develop,
     grid,
+    length,
     mix,
     noise,
     paint,
@@ -66,7 +68,8 @@ def draw(
 ) -> Array:
     """One view; ``signs`` (4,) marks its lesions. Returns uint8 (size, size, 3)."""
     view = _View(patient, size, rng)
-    strength = mix(1.0, 0.35, difficulty)
+    strength = mix(1.0, 0.3, difficulty)
+    view.add_debris(difficulty)
     for name, present in zip(CLASSES, signs, strict=True):
         if present:
             getattr(view, f"add_{name}")(float(strength * rng.uniform(0.8, 1.2)))
@@ -93,7 +96,7 @@ class _View:
         bend = noise(rng, self.size, 4)
         turns = np.arctan2(dy, dx)
         corner = p.corners * np.cos(3 * turns + rng.uniform(0, 2 * np.pi) + 0.5 * bend)
-        self.far = np.hypot(dx, dy) * (1 + corner)  # from the lumen's middle
+        self.far = length(dx, dy) * (1 + corner)  # from the lumen's middle
         phase = p.folds * np.log(self.far + 0.06) + 0.55 * bend + 0.25 * noise(rng, self.size, 6)
         ridge = np.exp(2.2 * (np.sin(phase + rng.uniform(0, 6.28)) - 1))
         self.crest = 1 - (1 - ridge) * smoothstep(0.7, 0.2, self.far)
@@ -108,7 +111,9 @@ class _View:
         trunk = np.exp(-((clouds(rng, size, 5, 2) / 0.07) ** 2))
         twig = np.exp(-((clouds(rng, size, 11, 2) / 0.12) ** 2))
         show = smoothstep(-0.3, 1.0, noise(rng, size, 3)) * p.vessels
-        paint(colour, p.mucosa * (0.78, 0.5, 0.5), blur(np.maximum(trunk, 0.5 * twig), 0.004) * show)
+        paint(
+            colour, p.mucosa * (0.78, 0.5, 0.5), blur(np.maximum(trunk, 0.5 * twig), 0.004) * show
+        )
         return colour
 
     # Lesions ---------------------------------------------------------------------------------
@@ -117,7 +122,7 @@ class _View:
         """A point in view, not in the lumen."""
         while True:
             x, y = self.rng.uniform(0.2, 0.8, 2)
-            if np.hypot(x - self.lumen[0], y - self.lumen[1]) > 0.2:
+            if length(x - self.lumen[0], y - self.lumen[1]) > 0.2:
                 return float(x), float(y)
 
     def _spot(self, radius: float, ragged: float) -> Array:
@@ -128,7 +133,7 @@ class _View:
         angle, long = self.rng.uniform(0, np.pi), self.rng.uniform(1.0, 1.3)
         u = np.cos(angle) * dx + np.sin(angle) * dy
         w = np.cos(angle) * dy - np.sin(angle) * dx
-        return np.hypot(u / long, w * long) / radius
+        return length(u / long, w * long) / radius
 
     def add_polyp(self, strength: float) -> None:
         """A dome on the wall, a little redder, with a pitted surface."""
@@ -150,9 +155,9 @@ class _View:
         rim = np.exp(-(((r - 1.12) / 0.2) ** 2))
         self.height += radius * (0.2 * rim - 0.28 * floor)
         paint(self.colour, self.colour * (0.93, 0.55, 0.55), rim * 0.85)
-        slough = np.array([0.97, 0.8, 0.58]) * (1 + 0.08 * clouds(self.rng, self.size, 16))[
-            ..., None
-        ]
+        slough = (
+            np.array([0.97, 0.8, 0.58]) * (1 + 0.08 * clouds(self.rng, self.size, 16))[..., None]
+        )
         paint(self.colour, slough, floor * mix(0.7, 0.9, strength))
 
     def add_erosion(self, strength: float) -> None:
@@ -171,19 +176,39 @@ class _View:
         dx, dy = self.x - x, self.y - y
         along = np.cos(heading) * dx + np.sin(heading) * dy
         across = np.cos(heading) * dy - np.sin(heading) * dx + 0.03 * self.grain[0]
-        length = mix(0.16, 0.42, strength)
+        reach = mix(0.16, 0.42, strength)
         width = mix(0.018, 0.045, strength)
-        run = smoothstep(-0.05, 0.02, along) * smoothstep(length, length * 0.5, along)
+        run = smoothstep(-0.05, 0.02, along) * smoothstep(reach, reach * 0.5, along)
         lanes = np.cos(across / width * 1.4 + self.grain[1]) * 0.35 + 0.65
         streak = run * np.exp(-((across / (width * 1.6)) ** 2)) * lanes
-        pool = np.exp(-((np.hypot(dx, dy) / (width * 2.0)) ** 2))
+        pool = np.exp(-((length(dx, dy) / (width * 2.0)) ** 2))
         ragged = 1 + 0.35 * clouds(self.rng, self.size, 14, 2)
         flow = (streak + pool) * ragged
         wet = smoothstep(0.22, 0.55, flow)
         thick = smoothstep(0.3, 1.2, flow)[..., None]
-        paint(self.colour, mix(np.array([0.72, 0.12, 0.09]), np.array([0.4, 0.02, 0.03]), thick), wet * 0.92)
+        paint(
+            self.colour,
+            mix(np.array([0.72, 0.12, 0.09]), np.array([0.4, 0.02, 0.03]), thick),
+            wet * 0.92,
+        )
         self.height += 0.012 * blur(wet, 0.012)
         self.gloss += 1.2 * wet
+
+    def add_debris(self, amount: float) -> None:
+        """What is no lesion but may pass for one: reddened patches, strands of mucus, froth."""
+        rng, size = self.rng, self.size
+        red = smoothstep(0.5, 1.8, clouds(rng, size, 5, 2)) * amount
+        paint(self.colour, self.colour * (0.97, 0.6, 0.62), red)
+        strand = np.exp(-((clouds(rng, size, 5, 2) / 0.16) ** 2))
+        strand *= smoothstep(0.6, 1.6, noise(rng, size, 4)) * amount
+        paint(self.colour, (0.95, 0.82, 0.6), 0.75 * strand)
+        n = int(rng.integers(0, 30))
+        x, y = np.array([self._place() for _ in range(3)])[rng.integers(0, 3, n)].T
+        x, y = x + rng.normal(0, 0.05, n), y + rng.normal(0, 0.05, n)
+        radius = rng.uniform(0.007, 0.02, n)
+        froth = Stamps(size, x, y, radius, radius, np.zeros(n))
+        film = froth.press(froth.cover * smoothstep(0.2, 0.9, froth.radius))
+        paint(self.colour, (0.97, 0.85, 0.7), 0.7 * amount * film)
 
     # Light -----------------------------------------------------------------------------------
 
@@ -204,7 +229,7 @@ class _View:
         glint = smoothstep(0.99, 1.01, shine) * film * self.gloss * p.wet
 
         depth = smoothstep(0.0, 0.42, self.far)
-        off = np.hypot(self.x - 0.5, self.y - 0.5)
+        off = length(self.x - 0.5, self.y - 0.5)
         power = p.lamp * (0.1 + 0.9 * depth**1.2) * mix(1.0, 0.55, smoothstep(0.25, 0.7, off))
         shade = power * (0.2 + 0.8 * lambert**1.5) * (0.68 + 0.32 * self.crest)
         seen = self.colour ** mix(1.5, 1.0, depth)[..., None] * shade[..., None] * p.tint

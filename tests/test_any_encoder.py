@@ -1,0 +1,181 @@
+"""Prompts in the encoders of timm, transformers and open_clip: real architectures, random weights.
+
+The reference replaces ``scaled_dot_product_attention`` itself by equation 5 written out, for the
+whole model, so that it shares nothing with how medept finds and diverts attentions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medept import EmbeddedPromptConfig, InputError, attach
+
+TIMM = {
+    "vit_tiny_patch16_224": {},
+    "deit_tiny_distilled_patch16_224": {},
+    "deit3_small_patch16_224": {},
+    "vit_small_patch14_reg4_dinov2": {"img_size": 224},
+    "vit_small_patch16_dinov3": {},
+    "eva02_tiny_patch14_224": {},
+    "beit_base_patch16_224": {},
+    "vit_base_patch16_siglip_224": {},
+    "vit_base_patch16_clip_224": {},
+    "vit_relpos_small_patch16_224": {},
+}
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3,
+         "intermediate_size": 96, "image_size": 64, "patch_size": 16}  # fmt: skip
+TRANSFORMERS = {
+    "ViT": {},
+    "Dinov2": {},
+    "Dinov2WithRegisters": {"num_register_tokens": 4},
+    "DINOv3ViT": {"num_register_tokens": 4},
+    "CLIPVision": {},
+    "SiglipVision": {},
+}
+
+
+def build(family: str) -> tuple[nn.Module, int]:
+    """A model and its image size; weights that start at zero (layer scales) are made one."""
+    model, size = construct(family)
+    for parameter in model.parameters():
+        if parameter.ndim == 1 and 0 < parameter.abs().max() < 1e-2:
+            nn.init.ones_(parameter)
+    return model.eval(), size
+
+
+def construct(family: str) -> tuple[nn.Module, int]:
+    library, name = family.split(":")
+    if library == "timm":
+        model = timm.create_model(name, num_classes=0, depth=2, **TIMM[name])
+        return model, 224 if "img_size" in TIMM[name] else model.pretrained_cfg["input_size"][1]
+    if library == "transformers":
+        transformers = pytest.importorskip("transformers")
+        config = getattr(transformers, f"{name}Config")(**SMALL, **TRANSFORMERS[name])
+        return getattr(transformers, f"{name}Model")(config), 64
+    open_clip = pytest.importorskip("open_clip")
+    tower = open_clip.model.VisionTransformer(
+        image_size=64, patch_size=16, width=48, layers=2, heads=3, mlp_ratio=2.0, output_dim=32
+    )
+    return tower, 64
+
+
+FAMILIES = [
+    *(f"timm:{name}" for name in TIMM),
+    *(f"transformers:{name}" for name in TRANSFORMERS),
+    "open_clip:VisionTransformer",
+]
+
+
+def features(output: object) -> Tensor:
+    return output if isinstance(output, Tensor) else output.last_hidden_state  # type: ignore[attr-defined]
+
+
+def attention_by_formula(prompts: list[Tensor]) -> Callable[..., Tensor]:
+    """A stand-in for scaled_dot_product_attention that prompts the first self-attentions."""
+    left = list(prompts)
+
+    def attend(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):  # noqa: ANN001, ANN003, ANN202
+        logits = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if attn_mask is not None:
+            logits = logits + attn_mask
+        if q.shape[-2] == 1 or not left:
+            return logits.softmax(-1) @ v
+        prompt = left.pop(0).expand(*logits.shape[:2], -1, -1)
+        weights = torch.cat([logits, prompt], dim=-1).softmax(-1)
+        return weights[..., : logits.shape[-1]] @ v
+
+    return attend
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_formula(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, size = build(family)
+    pixels = torch.randn(1, 3, size, size)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plain = features(model(pixels)).detach()
+
+    handle = attach(model, EmbeddedPromptConfig(length=3, init="kaiming"))
+    prompts = [p.prompt.detach().clone().requires_grad_() for p in handle.prompts.values()]
+    assert len(prompts) == 2
+    output = features(model(pixels))
+    weights = torch.randn_like(output)
+    (output * weights).sum().backward()
+    gradients = [p.grad for p in handle.parameters()]
+    handle.detach()
+    torch.testing.assert_close(features(model(pixels)), plain, rtol=0, atol=0)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", attention_by_formula(prompts))
+        expected = features(model(pixels))
+    (expected * weights).sum().backward()
+    assert (expected - plain).abs().max() > 1e-4
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    for ours, reference in zip(gradients, prompts, strict=True):
+        torch.testing.assert_close(ours, reference.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_gradient_mode_gives_the_same(family: str) -> None:
+    model, size = build(family)
+    pixels = torch.randn(1, 3, size, size)
+    attach(model, EmbeddedPromptConfig(length=3, init="uniform"))
+    expected = features(model(pixels)).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(features(model(pixels)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_swin_is_prompted_per_window_position() -> None:
+    model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0).eval()
+    handle = attach(model, EmbeddedPromptConfig(length=4))
+    assert [(s.heads, s.tokens, s.grid) for s in handle.sites[:3]] == [
+        (3, 49, (7, 7)), (3, 49, (7, 7)), (6, 49, (7, 7)),
+    ]  # fmt: skip
+    assert len(handle.sites) == 12
+    with handle.recording():
+        model(torch.randn(1, 3, 224, 224))
+    assert handle.gates()[0].shape == (64, 3, 49)  # 8 x 8 windows
+    handle.detach()
+    assert not any(block.attn.fused_attn for block in model.layers[0].blocks)
+
+
+@pytest.mark.parametrize("name", ["swinv2_tiny_window8_256", "cait_xxs24_224"])
+def test_an_attention_of_another_kind_gets_a_clear_error(name: str) -> None:
+    model = timm.create_model(name, num_classes=0)
+    with pytest.raises(InputError, match="Supported are timm: ViT"):
+        attach(model)
+
+
+def test_eager_transformers_models_are_switched_and_switched_back() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(**SMALL, attn_implementation="eager")
+    model = transformers.ViTModel(config).eval()
+    assert model.config._attn_implementation == "eager"
+    handle = attach(model)
+    assert len(handle.prompts) == 2
+    handle.detach()
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("vit_tiny_patch16_224", 320),
+        ("vit_small_patch16_dinov3", 320),
+        ("deit_tiny_distilled_patch16_224", 320),
+    ],
+)
+def test_prompts_made_at_one_resolution_serve_another(name: str, other: int) -> None:
+    model = timm.create_model(name, num_classes=0, depth=2, dynamic_img_size=True).eval()
+    handle = attach(model, EmbeddedPromptConfig(length=3))
+    prefix = handle.sites[0].prefix
+    assert handle.prompts[0].prompt.shape[0] == prefix + handle.sites[0].grid[0] ** 2
+    with handle.recording():
+        model(torch.randn(1, 3, other, other))
+    assert handle.gates()[0].shape[-1] == prefix + (other // 16) ** 2
