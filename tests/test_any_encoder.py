@@ -80,7 +80,7 @@ def attention_by_formula(prompts: list[Tensor]) -> Callable[..., Tensor]:
     """A stand-in for scaled_dot_product_attention that prompts the first self-attentions."""
     left = list(prompts)
 
-    def attend(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):  # noqa: ANN001, ANN003, ANN202
+    def attend(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
         logits = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
         if attn_mask is not None:
             logits = logits + attn_mask

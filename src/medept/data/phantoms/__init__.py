@@ -103,8 +103,10 @@ def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not an empty folder; name a new one")
-    one_hot = data.targets if data.targets.ndim == 2 else np.eye(len(data.classes))[data.targets]
+    one_hot = data.targets if data.task == "multilabel" else np.eye(len(data.classes))[data.targets]
     labels = ["|".join(np.array(data.classes)[row > 0]) for row in one_hot]
+    if data.task == "multilabel" and not any("|" in label for label in labels):
+        labels = [label + "|" for label in labels]  # else they would be read as classes
     table = pd.DataFrame({"image": data.names, "label": labels, "patient": data.groups})
 
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -66,8 +66,8 @@ def look(rng: np.random.Generator) -> Look:
         exposure=rng.normal(0, 0.1),
         contrast=rng.uniform(2.3, 3.3),
         marker=rng.uniform(0.0, 1.0),
-        centre=rng.normal(0, 0.03, 2),
-        tilt=rng.normal(0, 0.035),
+        centre=rng.normal(0, 0.04, 2),
+        tilt=rng.normal(0, 0.05),
     )
 
 
@@ -75,19 +75,22 @@ def draw(
     patient: Look, signs: Array, size: int, difficulty: float, rng: np.random.Generator
 ) -> Array:
     """One film; ``signs`` (5,) marks its findings. Returns uint8 (size, size, 3), grey."""
-    film = _Film(patient, size, rng)
-    strength = mix(1.0, 0.35, difficulty)
+    rng, own = rng.spawn(2)  # with a finding or without, the rest of the film is the same
+    film = _Film(patient, size, rng, own)
+    strength = mix(1.0, 0.2, difficulty)
     for name, present in zip(CLASSES, signs, strict=True):
         if present:
-            getattr(film, f"add_{name}")(float(strength * rng.uniform(0.8, 1.2)))
+            getattr(film, f"add_{name}")(float(strength * own.uniform(0.6, 1.25)))
     return develop(film.expose())
 
 
 class _Film:
     """The beam's path: lungs, heart, bones, vessels; and what a finding does to them."""
 
-    def __init__(self, patient: Look, size: int, rng: np.random.Generator) -> None:
-        self.patient, self.size, self.rng = patient, size, rng
+    def __init__(
+        self, patient: Look, size: int, rng: np.random.Generator, own: np.random.Generator
+    ) -> None:
+        self.patient, self.size, self.rng, self.own = patient, size, rng, own
         x, y = grid(size)
         shift = patient.centre + rng.normal(0, 0.008, 2)
         x, y = turn(x - 0.5 - shift[0], y - 0.5 - shift[1], patient.tilt + rng.normal(0, 0.012))
@@ -172,57 +175,57 @@ class _Film:
         inside = (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
         flat = (y[inside] * self.size).astype(int) * self.size + (x[inside] * self.size).astype(int)
         dots = np.bincount(flat, ink[inside], self.size**2).reshape(self.size, self.size)
-        dots *= self.size * 0.006
+        dots *= self.size**2 * 2.9e-5
         return 0.8 * blur(dots, 0.004) + 0.9 * blur(dots, 0.012)
 
     # Findings --------------------------------------------------------------------------------
 
     def _one_side(self) -> Array:
         """One half of the image, left or right, with equal chances."""
-        return self.left == bool(self.rng.integers(2))
+        return self.left == bool(self.own.integers(2))
 
     def _place(self) -> tuple[float, float, Array]:
         """A random place in a lung: t, v, and the half of the image that it is in."""
         half = self._one_side()
-        v = self.rng.uniform(self.patient.apex + 0.12, self.patient.base - 0.05)
-        t = self._wall(np.array(v)) * self.rng.uniform(0.45, 0.85)
+        v = self.own.uniform(self.patient.apex + 0.12, self.patient.base - 0.05)
+        t = self._wall(np.array(v)) * self.own.uniform(0.45, 0.85)
         return float(t), float(v), half
 
     def add_effusion(self, strength: float) -> None:
         """Fluid at the base, its upper edge rising towards the wall; the angle is blunted."""
         half = self._one_side()
         out = self.t / self.patient.width
-        level = self.patient.base + 0.12 - 0.16 * strength - 0.16 * strength * out**3
+        level = self.patient.base + 0.12 - 0.01 - 0.13 * strength - 0.15 * strength * out**3
         fluid = half * smoothstep(level - 0.02, level + 0.035, self.v)
         self.lung *= 1 - 0.95 * fluid
         self.aerated *= 1 - fluid
 
     def add_nodule(self, strength: float) -> None:
         """One to three round shadows."""
-        for _ in range(int(self.rng.integers(1, 4))):
+        for _ in range(int(self.own.integers(1, 4))):
             t, v, half = self._place()
-            radius = mix(0.018, 0.04, strength) * self.rng.uniform(0.85, 1.2)
+            radius = mix(0.02, 0.042, strength) * self.own.uniform(0.85, 1.2)
             r = length(self.t - t, self.v - v) / radius
             ball = half * np.sqrt(np.clip(1 - r**2, 0.0, 1.0))
-            self.added += ball * mix(0.12, 0.34, strength) * (self.lung > 0.3)
+            self.added += ball * mix(0.15, 0.38, strength) * (self.lung > 0.3)
 
     def add_cardiomegaly(self, strength: float) -> None:
         """A heart wider than half the chest."""
-        self.heart_ratio += 0.02 + 0.17 * strength
+        self.heart_ratio += 0.16 * strength
 
     def add_consolidation(self, strength: float) -> None:
         """A patch where the air of the lung is replaced, uneven and without a clear edge."""
         t, v, half = self._place()
-        size = mix(0.07, 0.13, strength) * self.rng.uniform(0.85, 1.2)
+        size = mix(0.09, 0.14, strength) * self.own.uniform(0.85, 1.2)
         r = length((self.t - t) / 1.1, self.v - v) / size
-        texture = clouds(self.rng, self.size, 8)
+        texture = clouds(self.own, self.size, 8)
         patch = half * smoothstep(1.35, 0.35, r + 0.25 * texture)
-        self.lung *= 1 - (0.3 + 0.55 * strength) * patch * (0.8 + 0.2 * np.tanh(texture))
+        self.lung *= 1 - (0.4 + 0.5 * strength) * patch * (0.8 + 0.2 * np.tanh(texture))
 
     def add_pneumothorax(self, strength: float) -> None:
         """Air round a lung that has shrunk: no vessels beyond a fine line."""
         half = self._one_side()
-        keep = 1 - mix(0.05, 0.24, strength) * self.rng.uniform(0.9, 1.1)
+        keep = 1 - mix(0.02, 0.22, strength) * self.own.uniform(0.9, 1.1)
         t = 0.07 + (self.t - 0.07) / keep
         v = 0.62 + (self.v - 0.62) / mix(keep, 1.0, smoothstep(0.5, 0.75, self.v))
         edge = self._wall(v) - t

@@ -41,6 +41,7 @@ class Look:
     haematoxylin: Array  # optical density of red, green, blue
     eosin: Array
     glass: Array  # colour of no tissue
+    slope: Array  # how unevenly it is lit, rightwards and downwards
     gland: float  # radius of a crypt, in image sides
     stretch: float  # how obliquely the crypts are cut
     angle: float
@@ -54,6 +55,7 @@ def look(rng: np.random.Generator) -> Look:
         haematoxylin=HAEMATOXYLIN * rng.uniform(0.6, 1.45) + rng.normal(0, 0.06, 3),
         eosin=EOSIN * rng.uniform(0.45, 1.5) + rng.normal(0, 0.06, 3),
         glass=rng.uniform(0.9, 0.99) + rng.normal(0, 0.012, 3),
+        slope=rng.normal(0, 0.12, 2),
         gland=rng.uniform(0.155, 0.205),
         stretch=rng.uniform(1.0, 1.35),
         angle=rng.uniform(0, np.pi),
@@ -74,8 +76,10 @@ def draw(
     h, e = tissue.concentrations()
     density = h[..., None] * patient.haematoxylin + e[..., None] * patient.eosin
     density = np.stack([blur(density[..., k], patient.focus) for k in range(3)], axis=-1)
-    grain = noise(rng, size, 48)[..., None] * 0.008
-    return develop(patient.glass * np.exp(-density) + grain)
+    x, y = grid(size)
+    lit = 1 + patient.slope[0] * (x - 0.5) + patient.slope[1] * (y - 0.5)
+    lit += 0.008 * noise(rng, size, 48)
+    return develop(patient.glass * lit[..., None] * np.exp(-density))
 
 
 class _Tissue:

@@ -1,0 +1,73 @@
+"""Decode Tiny ImageNet once, and compute once what the teacher says of each image."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import timm
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.progress import track
+from safetensors.torch import load_file
+
+
+def decode(data: Path, work: Path) -> None:
+    """``train.parquet`` and ``val.parquet`` -> arrays of uint8 (n, 64, 64, 3) and of labels."""
+    for part in ("train", "val"):
+        if (work / f"{part}_labels.npy").exists():
+            continue
+        table = pq.read_table(data / f"{part}.parquet").to_pydict()
+        raw = [item["bytes"] if isinstance(item, dict) else item for item in table["image"]]
+        images = [
+            np.asarray(Image.open(io.BytesIO(item)).convert("RGB"))
+            for item in track(raw, f"decoding {part}")
+        ]
+        np.save(work / f"{part}_images.npy", np.stack(images))
+        np.save(work / f"{part}_labels.npy", np.asarray(table["label"]))
+
+
+@torch.inference_mode()
+def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: int = 100) -> None:
+    """The teacher's class token (n, D) and patch tokens on the student's grid (n, grid^2, D).
+
+    Images are done in a random order kept in ``order.npy``; ``cache_done.txt`` says how many are
+    done, so that the work resumes, and training can begin on the first of them.
+    """
+    images = np.load(work / "train_images.npy", mmap_mode="r")
+    done_file = work / "cache_done.txt"
+    done = int(done_file.read_text()) if done_file.exists() else 0
+    if done >= len(images):
+        return
+    model = timm.create_model(teacher["name"], num_classes=1000)
+    model.load_state_dict(load_file(weights))
+    model.reset_classifier(0)
+    model.set_input_size(img_size=(teacher["pixels"],) * 2)
+    model.eval()
+    if done == 0:
+        np.save(work / "order.npy", np.random.default_rng(0).permutation(len(images)))
+    order = np.load(work / "order.npy")
+    shapes = {"cls": (len(images), model.embed_dim),
+              "patches": (len(images), grid**2, model.embed_dim)}  # fmt: skip
+    files = {
+        name: np.lib.format.open_memmap(
+            work / f"teacher_{name}.npy", mode="r+" if done else "w+", dtype=np.float16,
+            shape=None if done else shape,
+        )
+        for name, shape in shapes.items()
+    }  # fmt: skip
+    side = model.patch_embed.grid_size[0]
+    for start in track(range(done, len(images), batch), "teacher"):
+        rows = np.sort(order[start : start + batch])
+        pixels = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = F.interpolate(pixels, size=teacher["pixels"], mode="bicubic").clamp(-1, 1)
+        tokens = model.forward_features(pixels)
+        patches = tokens[:, 1:].transpose(1, 2).reshape(len(rows), -1, side, side)
+        patches = F.interpolate(patches, size=grid, mode="bilinear", antialias=True)
+        files["cls"][rows] = tokens[:, 0].half().numpy()
+        files["patches"][rows] = patches.flatten(2).transpose(1, 2).half().numpy()
+        done_file.write_text(str(start + len(rows)))

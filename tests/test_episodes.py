@@ -1,0 +1,127 @@
+"""Few-shot episodes: no group on two sides, K shots a class, and nothing but the seed matters."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medept import InputError
+from medept.data.episodes import draw_episode
+from medept.data.table import LabelledImages
+
+
+def table(
+    labels: list[int], groups: list[int] | None, splits: list[str] | None = None
+) -> LabelledImages:
+    names = tuple(f"image_{i}.png" for i in range(len(labels)))
+    count = max(labels) + 1
+    return LabelledImages(
+        images=names,
+        names=names,
+        targets=np.array(labels),
+        classes=tuple("abcdefgh"[:count]),
+        groups=None if groups is None else np.array([f"g{g}" for g in groups]),
+        splits=None if splits is None else np.array(splits),
+    )
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> LabelledImages:
+    """Four to twelve groups of each of two or three classes, one to three images a group."""
+    labels, groups = [], []
+    for c in range(draw(st.integers(2, 3))):
+        for g in range(draw(st.integers(4, 12))):
+            size = draw(st.integers(1, 3))
+            labels += [c] * size
+            groups += [c * 100 + g] * size
+    return table(labels, groups)
+
+
+@given(tables(), st.integers(1, 3), st.integers(0, 5))
+def test_k_groups_of_each_class_and_no_group_on_two_sides(
+    data: LabelledImages, shots: int, seed: int
+) -> None:
+    episode = draw_episode(data, shots, seed)
+    assert data.groups is not None
+    assert not set(data.groups[episode.support]) & set(data.groups[episode.test])
+    assert len(episode.support) + len(episode.test) == len(data)
+    for c in range(len(data.classes)):
+        rows = episode.support[data.targets[episode.support] == c]
+        assert len(set(data.groups[rows])) == shots
+
+
+@given(tables(), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter(
+    data: LabelledImages, shots: int, random: object
+) -> None:
+    order = list(range(len(data)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    shuffled = data.subset(order)
+    first, second = draw_episode(data, shots, 3), draw_episode(shuffled, shots, 3)
+    assert {data.names[i] for i in first.support} == {shuffled.names[i] for i in second.support}
+
+
+def test_a_seed_gives_this_very_episode_everywhere() -> None:
+    episode = draw_episode(table([0, 1] * 10, list(range(20))), 2, seed=7)
+    assert episode.support.tolist() == GOLDEN
+    assert draw_episode(table([0, 1] * 10, list(range(20))), 2, seed=8).support.tolist() != GOLDEN
+
+
+GOLDEN = [0, 0, 0, 0]
+
+
+def test_without_groups_an_image_is_a_shot() -> None:
+    episode = draw_episode(table([0, 1] * 10, None), 3)
+    assert len(episode.support) == 6
+
+
+def test_multi_label_draws_k_new_groups_for_each_label() -> None:
+    targets = np.zeros((40, 3), dtype=np.uint8)
+    targets[:20, 0] = targets[10:30, 1] = targets[25:, 2] = 1
+    names = tuple(f"{i}" for i in range(40))
+    data = LabelledImages(names, names, targets, ("a", "b", "c"))
+    episode = draw_episode(data, 4)
+    assert len(episode.support) == 12
+    assert (targets[episode.support].sum(axis=0) >= 4).all()
+
+
+def test_a_class_short_of_shots_warns_and_leaves_one_for_the_test() -> None:
+    data = table([0] * 10 + [1] * 3, list(range(13)))
+    with pytest.warns(UserWarning, match="class 'b' has 3 shots in all; 2 of the 5"):
+        episode = draw_episode(data, 5)
+    assert (data.targets[episode.test] == 1).sum() == 1
+
+
+def test_a_class_with_a_single_group_is_refused() -> None:
+    with pytest.raises(InputError, match="class 'b' has 1 shots"):
+        draw_episode(table([0] * 10 + [1], list(range(11))), 1)
+
+
+def test_split_column_gives_both_sides() -> None:
+    splits = ["train"] * 8 + ["val"] * 4 + ["test"] * 8
+    data = table([0, 1] * 10, list(range(20)), splits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        few, everything = draw_episode(data, 4), draw_episode(data, None)
+    assert few.test.tolist() == everything.test.tolist() == list(range(12, 20))
+    assert few.support.tolist() == everything.support.tolist() == list(range(8))
+
+
+def test_a_group_in_train_and_test_is_refused() -> None:
+    data = table([0, 1, 0, 1], [1, 2, 1, 4], ["train", "train", "test", "test"])
+    with pytest.raises(InputError, match="'g1'"):
+        draw_episode(data, None)
+
+
+def test_a_split_without_test_rows_is_refused() -> None:
+    with pytest.raises(InputError, match="none of test"):
+        draw_episode(table([0, 1], [1, 2], ["train", "train"]), None)
+
+
+def test_all_without_splits_is_everything() -> None:
+    episode = draw_episode(table([0, 1] * 3, None), None)
+    assert (len(episode.support), len(episode.test)) == (6, 0)
