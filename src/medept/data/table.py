@@ -197,7 +197,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = file.readline()
     separator = max(",;\t", key=header.count)
-    return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    table = pd.read_csv(
+        path, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+    )
+    table.columns = table.iloc[0]
+    return table.iloc[1:].reset_index(drop=True)
 
 
 def _column(
