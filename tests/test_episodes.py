@@ -91,14 +91,22 @@ def test_multi_label_draws_k_new_groups_for_each_label() -> None:
 
 def test_a_class_short_of_shots_warns_and_leaves_one_for_the_test() -> None:
     data = table([0] * 10 + [1] * 3, list(range(13)))
-    with pytest.warns(UserWarning, match="class 'b' has 3 shots in all; 2 of the 5"):
+    with pytest.warns(UserWarning, match="class 'b' has 3 shots in all: 2 of the 5"):
         episode = draw_episode(data, 5)
     assert (data.targets[episode.test] == 1).sum() == 1
 
 
-def test_a_class_with_a_single_group_is_refused() -> None:
-    with pytest.raises(InputError, match="class 'b' has 1 shots"):
-        draw_episode(table([0] * 10 + [1], list(range(11))), 1)
+def test_a_class_with_a_single_group_is_learnt_from_but_not_tested() -> None:
+    data = table([0] * 10 + [1], list(range(11)))
+    with pytest.warns(UserWarning, match="class 'b' has 1 shots in all.*none is left to test on"):
+        episode = draw_episode(data, 2)
+    assert 10 in episode.support
+    assert 1 not in data.targets[episode.test]
+
+
+def test_a_class_without_train_rows_is_refused() -> None:
+    with pytest.raises(InputError, match="class 'b' has no image to learn from"):
+        draw_episode(table([0, 0, 1], [1, 2, 3], ["train", "test", "test"]), 1)
 
 
 def test_split_column_gives_both_sides() -> None:

@@ -218,7 +218,7 @@ def test_what_is_written_is_read_back(task: str, tmp_path) -> None:
 
 
 def test_labels_that_never_meet_are_read_back_as_labels(tmp_path) -> None:
-    data = make_phantoms("endo", patients=10, images_per_patient=3, size=32)
+    data = make_phantoms("endo", patients=20, images_per_patient=3, size=32)
     single = data.subset(np.flatnonzero(data.targets.sum(axis=1) < 2))
     read = read_dataset(write_phantoms(single, tmp_path))
     np.testing.assert_array_equal(read.targets, single.targets)

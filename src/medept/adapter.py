@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from medept.errors import InputError
+from medept.files import whole_file, write_text
 
 TENSORS = "adapter.safetensors"
 DESCRIPTION = "adapter.json"
@@ -52,10 +53,8 @@ def save_adapter(folder: Path, state: dict[str, Tensor], info: AdapterInfo) -> N
     """Write both files into ``folder``, each under a temporary name first."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{TENSORS}.partial"
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
-    partial.replace(folder / TENSORS)
+    with whole_file(folder / TENSORS) as partial:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
     write_text(folder / DESCRIPTION, info.model_dump_json(indent=2) + "\n")
 
 
@@ -94,10 +93,3 @@ def read_info(folder: Path) -> AdapterInfo:
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise InputError(f"{file}: not an adapter that this version can read: {error}") from error
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a whole text file, or nothing."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(file)

@@ -7,9 +7,7 @@ all is done: a job that is killed leaves nothing half-written.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medept.adapter import AdapterInfo, write_text
+from medept.adapter import AdapterInfo
 from medept.classifier import FewShotClassifier
 from medept.data.episodes import draw_episode
 from medept.data.images import IMAGE_SUFFIXES
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 from medept.evaluation.metrics import Evaluation, evaluate
+from medept.files import whole_file, whole_folder, write_table, write_text
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,6 @@ def fit(
     classifier: FewShotClassifier,
     *,
     shots: int | None,
-    encoder_label: str = "",
 ) -> FitResult:
     """Draw a support set, fit, evaluate on the rest, and write all files of the fit to ``out``.
 
@@ -53,10 +51,10 @@ def fit(
     Raises:
         InputError: if ``out`` exists already, or the data cannot be used.
     """
-    with new_folder(out) as folder:
+    with whole_folder(out) as folder:
         episode = draw_episode(data, shots, seed=classifier.seed)
         support, test = data.subset(episode.support), data.subset(episode.test)
-        classifier.fit(support.images, support.targets, classes=data.classes)
+        classifier.fit(support.images, support.labels, classes=data.classes)
         classifier.save(folder)
         info = classifier.info()
         write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
@@ -103,9 +101,8 @@ def embed(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> n
         raise InputError(f"{out}: features are written as .npy, .csv or .parquet")
     features = classifier.embed(images)
     if out.suffix == ".npy":
-        partial = out.with_name(f".{out.name}.partial.npy")
-        np.save(partial, features)
-        partial.replace(out)
+        with whole_file(out) as partial, partial.open("wb") as file:
+            np.save(file, features)
     else:
         table = pd.DataFrame(features, columns=[f"f{i}" for i in range(features.shape[1])])
         table.insert(0, "image", [str(image) for image in images])
@@ -156,38 +153,6 @@ def describe_predictions(
     predicted = probabilities >= 0.5 if task == "multilabel" else probabilities.argmax(axis=1)
     table = pd.DataFrame({"predicted": [label_text(row, classes) for row in predicted]})
     return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
-
-
-def write_table(file: Path, table: pd.DataFrame) -> None:
-    """Write a whole CSV (or, by its suffix, Parquet) file, or nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    if file.suffix == ".parquet":
-        table.to_parquet(partial, index=False)
-    else:
-        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
-    partial.replace(file)
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``out`` when the block ends well, and goes when it fails.
-
-    Raises:
-        InputError: if ``out`` is there already and not an empty folder.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already; choose another --out or remove it")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.exists():
-            out.rmdir()
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def model_card(info: AdapterInfo, support: LabelledImages, evaluation: Evaluation | None) -> str:

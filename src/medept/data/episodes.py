@@ -36,7 +36,7 @@ def draw_episode(data: LabelledImages, shots: int | None, seed: int = 0) -> Epis
         seed: of the draw.
 
     Raises:
-        InputError: if a group is in both train and test, or a class cannot be on both sides.
+        InputError: if a group is in both train and test, or a class has no image to learn from.
 
     Warns:
         UserWarning: for each class that has fewer shots than asked for.
@@ -75,21 +75,23 @@ def _draw(
 def _available(
     data: LabelledImages, name: str, shots: int, free: list[str], candidates: list[str]
 ) -> int:
-    """How many of the free groups of a class to draw, leaving one of the class to test on."""
-    keep_for_test = 1 if data.splits is None else 0
-    count = min(shots, len(free), len(candidates) - keep_for_test)
-    if not candidates or (count < 1 and data.task == "multiclass"):
+    """How many of the free groups of a class to draw: one is left to test on, if there are two."""
+    if not candidates:
         raise InputError(
-            f"class {name!r} has {len(candidates)} shots (groups, or images where there are no "
-            "groups): too few to learn from and to test on; add some, or leave the class out"
+            f"class {name!r} has no image to learn from; add some, or leave the class out"
         )
+    keep_for_test = 1 if data.splits is None and len(candidates) > 1 else 0
+    count = max(0, min(shots, len(free), len(candidates) - keep_for_test))
     if count < shots:
+        untested = (
+            "" if keep_for_test or data.splits is not None else ", and none is left to test on"
+        )
         warnings.warn(
-            f"class {name!r} has {len(candidates)} shots in all; {max(count, 0)} of the {shots} "
-            "asked for were drawn",
+            f"class {name!r} has {len(candidates)} shots in all: {count} of the {shots} asked for "
+            f"were drawn{untested}",
             stacklevel=4,
         )
-    return max(count, 0)
+    return count
 
 
 def _rank(seed: int, *names: str) -> bytes:

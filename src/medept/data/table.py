@@ -59,6 +59,11 @@ class LabelledImages:
         """Whether an image has one class, or any number of labels."""
         return "multiclass" if self.targets.ndim == 1 else "multilabel"
 
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) names of classes, or (n, C) of 0 and 1: what a classifier is fitted to."""
+        return self.targets if self.task == "multilabel" else np.array(self.classes)[self.targets]
+
     def subset(self, rows: Sequence[int] | np.ndarray) -> LabelledImages:
         """The images of the given row indices."""
         rows = np.asarray(rows, dtype=np.int64)

@@ -43,7 +43,7 @@ def make_phantoms(
     Patients are dealt out evenly: each two (``colon``), six (``chest``) or five (``endo``) in a
     row hold each class once, or each finding once and one patient without any. One tile in ten
     of ``colon`` is of the class that its patient is not; in the other tasks a patient may have
-    further findings, one image in ten misses a finding, and a few show one more.
+    further findings, one image in ten misses a finding, and one in a hundred shows another.
 
     Args:
         task: one of :data:`TASKS`.
@@ -152,7 +152,7 @@ def _patient_signs(task: str, patient: int, seed: int, rng: np.random.Generator)
     block, place = divmod(patient, len(hands))
     hand = hands[_stream(seed, task, _BLOCK, block).permutation(len(hands))[place]]
     if task != "colon" and hand.any():
-        hand = hand | (rng.uniform(size=classes) < 0.15)
+        hand = hand | (rng.uniform(size=classes) < 0.2)
     return hand
 
 
@@ -160,5 +160,5 @@ def _image_signs(task: str, has: np.ndarray, rng: np.random.Generator) -> np.nda
     """What one image of the patient shows, (C,) uint8."""
     if task == "colon":
         return has if rng.uniform() < 0.9 else 1 - has
-    chance = np.where(has, 0.9, 0.03)
+    chance = np.where(has, 0.9, 0.01)
     return (rng.uniform(size=has.size) < chance).astype(np.uint8)

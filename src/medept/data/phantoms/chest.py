@@ -174,8 +174,8 @@ class _Film:
         x, y = x + 0.5 + self.patient.centre[0], y + 0.5 + self.patient.centre[1]
         inside = (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
         flat = (y[inside] * self.size).astype(int) * self.size + (x[inside] * self.size).astype(int)
-        dots = np.bincount(flat, ink[inside], self.size**2).reshape(self.size, self.size)
-        dots *= self.size**2 * 2.9e-5
+        ink = ink[inside] * self.size**2 * 2.9e-5
+        dots = np.bincount(flat, ink, self.size**2).reshape(self.size, self.size)
         return 0.8 * blur(dots, 0.004) + 0.9 * blur(dots, 0.012)
 
     # Findings --------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class _Film:
 
     def add_cardiomegaly(self, strength: float) -> None:
         """A heart wider than half the chest."""
-        self.heart_ratio += 0.16 * strength
+        self.heart_ratio += 0.19 * strength
 
     def add_consolidation(self, strength: float) -> None:
         """A patch where the air of the lung is replaced, uneven and without a clear edge."""

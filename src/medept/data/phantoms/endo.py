@@ -128,7 +128,7 @@ class _View:
             if length(x - self.lumen[0], y - self.lumen[1]) > 0.2:
                 return float(x), float(y)
 
-    def _spot(self, radius: float, ragged: float) -> Array:
+    def _spot(self, radius: float | Array, ragged: float) -> Array:
         """Distance from a random place, 1 on an outline more or less ragged."""
         x, y = self._place()
         dx = self.x - x + ragged * radius * self.grain[0]
@@ -140,7 +140,7 @@ class _View:
 
     def add_polyp(self, strength: float) -> None:
         """A dome on the wall, a little redder, with a pitted surface."""
-        radius = mix(0.06, 0.15, strength) * self.own.uniform(0.85, 1.2)
+        radius = mix(0.08, 0.15, strength) * self.own.uniform(0.85, 1.2)
         r = self._spot(radius, 0.12)
         dome = np.clip(1 - r**2, 0.0, 1.0) ** 0.75
         cover = smoothstep(1.1, 0.85, r)
@@ -151,7 +151,7 @@ class _View:
 
     def add_ulcer(self, strength: float) -> None:
         """A crater with a pale, fibrinous floor and a raised, red rim."""
-        radius = mix(0.05, 0.12, strength) * self.own.uniform(0.85, 1.2)
+        radius = mix(0.04, 0.12, strength) * self.own.uniform(0.85, 1.2)
         r = self._spot(radius, 0.3)
         r = r + 0.12 * noise(self.own, self.size, 20)
         floor = smoothstep(1.05, 0.7, r)

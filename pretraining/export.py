@@ -1,0 +1,55 @@
+"""Make the package's files of a checkpoint: ``encoder.safetensors`` (float16), ``encoder.json``.
+
+    python pretraining/export.py --work WORK --pixels 96
+
+Weights are the run's moving average. ``--pixels`` is the default input size of the encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+import medept
+from medept.files import whole_file, write_text
+
+
+def main() -> None:
+    """Read the command line and write both files into the package."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--pixels", type=int, required=True)
+    parser.add_argument("--checkpoint", default="cooled.pt", help="cooled.pt or last.pt")
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.toml"))
+    arguments = parser.parse_args()
+    config = tomllib.loads(arguments.config.read_text())
+    checkpoint = torch.load(arguments.work / arguments.checkpoint, weights_only=True)
+    weights = {
+        name.removeprefix("encoder."): tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoint["average"].items()
+        if name.startswith("encoder.")
+    }
+    data = save({name: tensor.contiguous() for name, tensor in weights.items()})
+    description = {
+        "name": "embedded",
+        "architecture": config["architecture"],
+        "transform": config["transform"]
+        | {"input_size": arguments.pixels, "interpolation": "bicubic", "crop_pct": 1.0},
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "training": {"steps": checkpoint["step"], "hours": round(checkpoint["seconds"] / 3600, 2)},
+    }
+    package = Path(medept.__file__).parent / "embedded"
+    with whole_file(package / "encoder.safetensors") as partial:
+        partial.write_bytes(data)
+    write_text(package / "encoder.json", json.dumps(description, indent=2) + "\n")
+    print(f"{len(data) / 1e6:.1f} MB, SHA-256 {description['sha256']}")
+
+
+if __name__ == "__main__":
+    main()

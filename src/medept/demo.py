@@ -1,0 +1,105 @@
+"""The whole story on data that medept draws itself: no network, no data set, a few minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medept import jobs
+from medept.classifier import FewShotClassifier
+from medept.data.episodes import draw_episode
+from medept.data.phantoms import TASKS, make_phantoms, write_phantoms
+from medept.data.table import LabelledImages
+from medept.evaluation.metrics import evaluate
+from medept.files import whole_folder, write_table
+from medept.report import plots
+from medept.training.loop import Progress
+from medept.training.views import Views
+
+METHODS = ("linear", "ept")
+SHOTS = (1, 5, 10)
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """One row a run (method, shots, seed, metrics), and where all is."""
+
+    folder: Path
+    runs: pd.DataFrame
+
+
+def run_demo(out: Path, progress: Progress) -> DemoResult:
+    """Draw phantoms, fit linear probing and EPT at 1, 5, 10 shots, save one fit and pictures.
+
+    Raises:
+        InputError: if ``out`` exists and is not an empty folder.
+    """
+    with whole_folder(out) as folder:
+        data = make_phantoms("colon", patients=60, images_per_patient=2)
+        write_phantoms(data, folder / "colon-phantoms")
+        rows = []
+        total = len(METHODS) * len(SHOTS) * len(SEEDS)
+        for row in _runs(data):
+            rows.append(row)
+            progress("fits", len(rows), total)
+        runs = pd.DataFrame(rows)
+        write_table(folder / "runs.csv", runs)
+        classifier = FewShotClassifier(method="ept", progress=progress)
+        jobs.fit(data, folder / "adapter", classifier, shots=10)
+        _pictures(data, classifier, runs, folder)
+    return DemoResult(out, runs)
+
+
+def _runs(data: LabelledImages) -> Iterator[dict[str, float | str]]:
+    for seed in SEEDS:
+        for shots in SHOTS:
+            episode = draw_episode(data, shots, seed)
+            support, test = data.subset(episode.support), data.subset(episode.test)
+            for method in METHODS:
+                classifier = FewShotClassifier(method=method, seed=seed)
+                classifier.fit(support.images, support.labels, classes=data.classes)
+                result = evaluate(
+                    classifier.predict_proba(test.images), test.targets, classes=data.classes,
+                    groups=test.groups, resamples=1,
+                )  # fmt: skip
+                values = {name: metric.value for name, metric in result.metrics.items()}
+                yield {"method": method, "shots": shots, "seed": seed} | values
+
+
+def summary(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean and standard deviation over support sets: methods down, shots across."""
+    grouped = runs.groupby(["method", "shots"], sort=False)[metric]
+    text = grouped.mean().map("{:.3f}".format) + " ± " + grouped.std().map("{:.3f}".format)
+    return text.unstack("shots")
+
+
+def _pictures(
+    data: LabelledImages, classifier: FewShotClassifier, runs: pd.DataFrame, folder: Path
+) -> None:
+    samples = {task: make_phantoms(task, patients=8, images_per_patient=1).images for task in TASKS}
+    plots.contact_sheet({task: list(images) for task, images in samples.items()},  # type: ignore[arg-type]
+                        folder / "phantoms.png")  # fmt: skip
+    plots.shots_curve(runs, "balanced_accuracy", folder / "shots.png")
+    images = [np.asarray(image) for image in data.images[:4]]
+    plots.gate_maps(images, gates_over_images(classifier, images), folder / "gates.png")
+
+
+def gates_over_images(classifier: FewShotClassifier, images: list[np.ndarray]) -> np.ndarray:
+    """Mean gates over heads, (n, layers, rows, columns), of a fitted ``ept`` classifier."""
+    model = classifier.model_
+    views = Views(images, model.encoder.preprocessing)
+    pixels = torch.stack([views.plain(i) for i in range(len(images))])
+    handle = model.handle
+    with torch.inference_mode(), handle.recording():
+        model(pixels.to(next(model.parameters()).device))
+    site = handle.sites[0]
+    maps = [
+        g.mean(dim=1)[:, site.prefix :].unflatten(1, site.grid) for g in handle.gates().values()
+    ]
+    return torch.stack(maps, dim=1).float().cpu().numpy()
