@@ -1,47 +1,367 @@
-"""Provisional: the formula alone."""
+"""Attention with a prompt inside its softmax: exact, and as cheap as attention without.
+
+Embedded Prompt Tuning (Zu et al., Medical Image Analysis 97, 2024, equation 5) appends a row of
+L learnable logits p_i to row i of the scaled logits u, takes the softmax over all of them, and
+drops the L entries before the product with the values. With z_i = logsumexp_j u_ij and the *sink*
+s_i = logsumexp_l p_il this is ordinary attention times one gate per head and token:
+
+    out_i = sum_j softmax(u)_ij v_j * sigmoid(z_i - s_i).
+
+So any kernel that returns its logsumexp computes it without a T x (T + L) matrix. Its backward is
+that kernel's own, called with the gated output and logaddexp(z, s) in place of its output and
+logsumexp, and ds_i = -(dO . O)_i exp(s_i - logaddexp(z_i, s_i)). The same numbers come from
+
+- ``formula``: equation 5 written out; dense, any dtype: the reference;
+- ``fused``: flash attention of the CPU, flash or memory-efficient attention of CUDA;
+- ``extra_key``: one more key whose logit is s and whose value is zero, on plain
+  ``scaled_dot_product_attention``: any device, dropout, export;
+- ``flex``: PyTorch's FlexAttention with its logsumexp.
+
+``auto`` takes ``fused`` where the device has such a kernel and nothing stands in its way, else
+``extra_key``; :func:`choose_kernel` tells which.
+"""
 
 from __future__ import annotations
+
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+KERNELS = ("auto", "formula", "fused", "extra_key", "flex")
+WAYS = ("concat", "multiply_concat", "add", "multiply")
+KEYS_AT_ONCE = 256
+"""How many columns of logits ``multiply_concat`` looks at together for a row's extremes."""
 
 
-def _logits(q, k, attn_mask, is_causal, scale, enable_gqa):
+def prompted_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    prompt: Tensor,
+    *,
+    way: str = "concat",
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    kernel: str = "auto",
+) -> Tensor:
+    """Attention (B, H, T, d) with ``prompt`` embedded in its softmax.
+
+    Args:
+        q: queries (B, H, T, d).
+        k: keys (B, H, S, d).
+        v: values (B, H, S, d).
+        prompt: (T, L), shared by the heads, or (H, T, L), in units of the scaled logits u.
+        way: ``concat`` (equation 5); ``multiply_concat``, the prompt's row i multiplied by
+            max_j u_ij - min_j u_ij first; ``add``, u + P; ``multiply``, u * P (both L = S).
+            ``multiply_concat`` finds its extremes in blocks of keys and never holds T x S
+            logits; ``add`` and ``multiply`` change the logits themselves and are dense. A float
+            mask is added after the multiplication.
+        attn_mask: as in ``torch.nn.functional.scaled_dot_product_attention``, as are the next
+            four. Dropout acts on the softmax over logits and prompt together.
+        dropout_p: see above.
+        is_causal: see above.
+        scale: see above.
+        enable_gqa: see above.
+        kernel: one of :data:`KERNELS`.
+    """
+    options: dict[str, Any] = {"dropout_p": dropout_p, "scale": _scale(q, scale)}
     if enable_gqa:
-        k = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3)
-    u = q @ k.transpose(-1, -2) * (scale if scale is not None else q.shape[-1] ** -0.5)
-    if attn_mask is not None:
-        u = (
-            u.masked_fill(~attn_mask, float("-inf"))
-            if attn_mask.dtype == torch.bool
-            else u + attn_mask
-        )
-    return u
+        k, v = _repeat_heads(q, k), _repeat_heads(q, v)
+    bias = _bias(q, k, attn_mask, is_causal)
+    if way == "concat":
+        sink = prompt.logsumexp(-1)
+        return sink_attention(q, k, v, sink, attn_mask=bias, kernel=kernel, **options)
+    if way == "multiply_concat":
+        spread = _row_spread(q, k, bias, options["scale"])
+        sink = (spread[..., None] * prompt).logsumexp(-1)
+        return sink_attention(q, k, v, sink, attn_mask=bias, kernel=kernel, **options)
+    if way == "add":
+        added = prompt.to(q.dtype) if bias is None else prompt.to(q.dtype) + bias
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=added, **options)
+    if way == "multiply":
+        logits = q @ k.transpose(-1, -2) * options["scale"] * prompt.to(q.dtype)
+        weights = (logits if bias is None else logits + bias).softmax(-1)
+        return F.dropout(weights, dropout_p) @ v
+    raise ValueError(f"way {way!r} is not one of {WAYS}")
 
 
 def sink_attention(
-    q,
-    k,
-    v,
-    sink,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sink: Tensor,
     *,
-    attn_mask=None,
-    dropout_p=0.0,
-    is_causal=False,
-    scale=None,
-    enable_gqa=False,
-    kernel="auto",
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    kernel: str = "auto",
 ) -> Tensor:
-    u = _logits(q, k, attn_mask, is_causal, scale, enable_gqa)
-    return (u.softmax(-1) @ v) * torch.sigmoid(u.logsumexp(-1) - sink)[..., None]
+    """Attention (B, H, T, d) times sigmoid(z - s): the collapsed form of a prompt.
+
+    A row whose keys are all masked gives zeros.
+
+    Args:
+        sink: s, broadcastable to (B, H, T); the rest is as in :func:`prompted_attention`.
+    """
+    scale = _scale(q, scale)
+    if enable_gqa:
+        k, v = _repeat_heads(q, k), _repeat_heads(q, v)
+    bias = _bias(q, k, attn_mask, is_causal)
+    sink = sink.to(torch.promote_types(q.dtype, torch.float32))
+    if kernel == "auto":
+        kernel = choose_kernel(q, attn_mask=bias, dropout_p=dropout_p)
+    if kernel == "formula":
+        return _formula(q, k, v, sink, bias, dropout_p, scale)
+    if kernel == "extra_key":
+        return _extra_key(q, k, v, sink, bias, dropout_p, scale)
+    if dropout_p:
+        raise ValueError(f"the kernel {kernel!r} has no dropout: use 'extra_key'")
+    if kernel == "fused":
+        return _fused(q, k, v, sink, bias, scale)
+    if kernel == "flex":
+        return _flex(q, k, v, sink, bias, scale)
+    raise ValueError(f"kernel {kernel!r} is not one of {KERNELS}")
 
 
-def prompted_attention(q, k, v, prompt, *, way="concat", **kw) -> Tensor:
-    return sink_attention(q, k, v, prompt.logsumexp(-1), **kw)
-
-
+@torch.no_grad()
 def gates(
-    q, k, sink, *, attn_mask=None, is_causal=False, scale=None, enable_gqa=False, **_
+    q: Tensor,
+    k: Tensor,
+    sink: Tensor,
+    *,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    return torch.sigmoid(
-        _logits(q, k, attn_mask, is_causal, scale, enable_gqa).logsumexp(-1) - sink
+    """sigmoid(z - s), (B, H, T): by how much the prompt scales each head's and token's output."""
+    if enable_gqa:
+        k = _repeat_heads(q, k)
+    bias = _bias(q, k, attn_mask, is_causal)
+    sink = sink.to(torch.promote_types(q.dtype, torch.float32))
+    if bias is None and choose_kernel(q) == "fused":
+        z = _attend(q, k, k, None, _scale(q, scale))[1][..., : q.shape[-2]]
+    else:
+        z = _logits(q, k, bias, _scale(q, scale)).logsumexp(-1)
+    return torch.sigmoid(z - sink)
+
+
+def choose_kernel(q: Tensor, *, attn_mask: Tensor | None = None, dropout_p: float = 0.0) -> str:
+    """The kernel that ``auto`` takes for these queries: ``fused`` or ``extra_key``."""
+    learnt_mask = attn_mask is not None and attn_mask.requires_grad
+    if dropout_p or learnt_mask or torch.compiler.is_exporting():
+        return "extra_key"
+    if q.device.type == "cuda":
+        return "extra_key" if q.dtype == torch.float64 else "fused"
+    return "fused" if q.device.type == "cpu" and q.dtype != torch.float16 else "extra_key"
+
+
+# --- what goes in ----------------------------------------------------------------------------
+
+
+def _scale(q: Tensor, scale: float | None) -> float:
+    return q.shape[-1] ** -0.5 if scale is None else scale
+
+
+def _repeat_heads(q: Tensor, x: Tensor) -> Tensor:
+    """Keys or values of grouped-query attention, one for each head of the queries."""
+    return x.repeat_interleave(q.shape[-3] // x.shape[-3], -3)
+
+
+def _bias(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor | None:
+    """Masks of all kinds as what is added to the logits: 0, -inf, or what a float mask says."""
+    if is_causal:
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    if mask is None or mask.dtype != torch.bool:
+        return None if mask is None else mask.to(q.dtype)
+    return torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+
+
+def _logits(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    logits = q @ k.transpose(-1, -2) * scale
+    return logits if bias is None else logits + bias
+
+
+def _row_spread(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """max_j u_ij - min_j u_ij (B, H, T) over the keys that are not masked, with its gradient."""
+    highest, lowest, at_highest, at_lowest = _row_extremes(q.detach(), k.detach(), bias, scale)
+    index = (at_highest[..., None].expand_as(q), at_lowest[..., None].expand_as(q))
+    spread = (q * (k.gather(-2, index[0]) - k.gather(-2, index[1]))).sum(-1) * scale
+    if bias is not None:  # what a float mask adds: a constant
+        spread = spread + (highest - lowest - spread).detach()
+    return spread.to(torch.promote_types(q.dtype, torch.float32))
+
+
+@torch.no_grad()
+def _row_extremes(
+    q: Tensor, k: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Largest and smallest logit of each row, and at which keys, a block of keys at a time."""
+    found: list[tuple[Tensor, ...]] = []
+    for start in range(0, k.shape[-2], KEYS_AT_ONCE):
+        block = slice(start, start + KEYS_AT_ONCE)
+        part = None if bias is None else bias.expand(*bias.shape[:-1], k.shape[-2])[..., block]
+        logits = _logits(q, k[..., block, :], part, scale)
+        top, at_top = logits.max(-1)
+        bottom, at_bottom = logits.masked_fill(logits == float("-inf"), float("inf")).min(-1)
+        found.append((top, bottom, at_top + start, at_bottom + start))
+    tops, bottoms, at_tops, at_bottoms = (torch.stack(part) for part in zip(*found, strict=True))
+    highest, first = tops.max(0)
+    lowest, last = bottoms.min(0)
+    empty = highest == float("-inf")
+    return (
+        highest.masked_fill(empty, 0),
+        lowest.masked_fill(empty, 0),
+        at_tops.gather(0, first[None])[0],
+        at_bottoms.gather(0, last[None])[0],
     )
+
+
+# --- kernels ---------------------------------------------------------------------------------
+
+
+def _formula(
+    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, dropout: float, scale: float
+) -> Tensor:
+    logits = _logits(q, k, bias, scale)
+    column = sink.to(logits.dtype).expand(logits.shape[:-1])[..., None]
+    weights = torch.cat([logits, column], dim=-1).softmax(-1)[..., :-1]
+    return F.dropout(weights, dropout) @ v
+
+
+def _extra_key(
+    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, dropout: float, scale: float
+) -> Tensor:
+    d = v.shape[-1]
+    padding = -(d + 1) % 8  # kernels want head dimensions in steps of eight
+    column = (sink / scale).to(q.dtype).expand(q.shape[:-1])[..., None]
+    q = F.pad(torch.cat([q, column], dim=-1), (0, padding))
+    key = F.one_hot(torch.tensor(d, device=k.device), d + 1 + padding).to(k.dtype)
+    k = torch.cat([F.pad(k, (0, 1 + padding)), key.expand(*k.shape[:-2], 1, -1)], dim=-2)
+    v = F.pad(v, (0, 1 + padding, 0, 1))
+    if bias is not None:
+        bias = F.pad(bias.expand(*bias.shape[:-1], k.shape[-2] - 1), (0, 1))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+    return out[..., :d]
+
+
+def _flex(
+    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
+) -> Tensor:
+    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
+
+    score_mod = None
+    if bias is not None:
+        full = bias.expand(*q.shape[:-1], k.shape[-2])
+        score_mod = lambda score, b, h, i, j: score + full[b, h, i, j]  # noqa: E731
+    out, aux = flex_attention(
+        q, k, v, score_mod=score_mod, scale=scale, return_aux=AuxRequest(lse=True)
+    )
+    return out * torch.sigmoid(aux.lse - sink)[..., None].to(out.dtype)
+
+
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
+) -> Tensor:
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, sink)):
+        return _SinkAttention.apply(q, k, v, sink, bias, scale)
+    return _gated(*_attend(q, k, v, bias, scale)[:2], sink)[0]
+
+
+def _gated(out: Tensor, z: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
+    """The kernel's output, gated in place, and the logsumexp with the sink in it."""
+    rows = out.shape[-2]
+    total = z.clone()
+    total[..., :rows] = torch.logaddexp(z[..., :rows], sink)
+    gate = torch.exp(z[..., :rows] - total[..., :rows])
+    return out.mul_(gate[..., None].to(out.dtype)), total
+
+
+class _SinkAttention(torch.autograd.Function):
+    """The fused kernel with the ordinary attention backward, fed as the module docstring says."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
+    ) -> Tensor:
+        out, z, *state = _attend(q, k, v, bias, scale)
+        out, total = _gated(out, z, sink)
+        ctx.scale, ctx.sizes = scale, [x for x in state if not isinstance(x, Tensor)]
+        tensors = [x for x in state if isinstance(x, Tensor)]
+        ctx.save_for_backward(q, k, v, sink, bias, out, total, *tensors)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, sink, bias, out, total, *tensors = ctx.saved_tensors
+        dq = dk = dv = ds = None
+        if any(ctx.needs_input_grad[:3]):
+            state = [*tensors, *ctx.sizes]
+            dq, dk, dv = _attend_backward(grad, q, k, v, bias, out, total, state, ctx.scale)
+        if ctx.needs_input_grad[3]:
+            kept = total[..., : out.shape[-2]]
+            lost = -(grad.to(kept.dtype) * out.to(kept.dtype)).sum(-1) * torch.exp(sink - kept)
+            ds = lost.sum_to_size(sink.shape)
+        return dq, dk, dv, ds, None, None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple:
+    """Output (B, H, T, d), logsumexp (B, H, T, perhaps padded) and what its backward needs."""
+    if q.device.type == "cpu":
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return flash(q, k, v, attn_mask=_rank4(bias), scale=scale)
+    if bias is None and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
+        out, z, *state = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)
+        cumulative_q, cumulative_k, longest_q, longest_k, seed, offset, _ = state
+        return out, z, cumulative_q, cumulative_k, seed, offset, longest_q, longest_k
+    efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+    return efficient(q, k, v, _whole(bias, q, k), True, scale=scale)
+
+
+def _attend_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    z: Tensor,
+    state: list[Any],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if q.device.type == "cpu":
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        return backward(grad, q, k, v, out, z, 0.0, False, attn_mask=_rank4(bias), scale=scale)
+    if len(state) == 6:
+        cumulative_q, cumulative_k, seed, offset, longest_q, longest_k = state
+        return torch.ops.aten._scaled_dot_product_flash_attention_backward(
+            grad, q, k, v, out, z, cumulative_q, cumulative_k, longest_q, longest_k,
+            0.0, False, seed, offset, scale=scale,
+        )  # fmt: skip
+    bias = _whole(bias, q, k)
+    empty = bias if bias is not None else torch.empty(0, device=q.device, dtype=q.dtype)
+    return torch.ops.aten._scaled_dot_product_efficient_attention_backward(
+        grad, q, k, v, empty, out, z, *state, 0.0, [True, True, True, False], False, scale=scale
+    )[:3]
+
+
+def _rank4(bias: Tensor | None) -> Tensor | None:
+    """The CPU kernel takes masks of rank two or four."""
+    return bias[None] if bias is not None and bias.ndim == 3 else bias
+
+
+def _whole(bias: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
+    """The memory-efficient kernel takes whole masks, in rows that start at multiples of eight."""
+    if bias is None:
+        return None
+    whole = bias.expand(*q.shape[:-1], k.shape[-2])
+    return F.pad(whole, (0, -k.shape[-2] % 8))[..., : k.shape[-2]]
