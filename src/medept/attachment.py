@@ -346,7 +346,7 @@ def _prompted(attention: type[nn.Module]) -> type[nn.Module]:
 
 def _embed(module: nn.Module, prompt: EmbeddedPrompt, stack: ExitStack) -> None:
     original = type(module)
-    module.__class__ = _prompted(original)
+    module.__class__ = _prompted(original)  # type: ignore[arg-type]
     module.embedded_prompt = prompt
 
     def undo() -> None:

@@ -273,7 +273,8 @@ def _fused(
 ) -> Tensor:
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, sink)):
         return _SinkAttention.apply(q, k, v, sink, bias, scale)
-    return _gated(*_attend(q, k, v, bias, scale)[:2], sink)[0]
+    out, z, *_ = _attend(q, k, v, bias, scale)
+    return _gated(out, z, sink)[0]
 
 
 def _gated(out: Tensor, z: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,7 +302,7 @@ class _SinkAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, sink, bias, out, total, *tensors = ctx.saved_tensors
         dq = dk = dv = ds = None
         if any(ctx.needs_input_grad[:3]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -138,7 +138,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if labels.ndim == 2:
             if not np.isin(labels, (0, 1)).all():
                 raise InputError("multi-label targets must be 0 or 1")
-            self.task_ = "multilabel"
+            self.task_: Literal["multiclass", "multilabel"] = "multilabel"
             self.classes_ = np.asarray(
                 classes if classes is not None else [str(i) for i in range(labels.shape[1])]
             )

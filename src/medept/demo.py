@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
 from medept import jobs
+from medept.attachment import Handle
 from medept.classifier import FewShotClassifier
 from medept.data.episodes import draw_episode
 from medept.data.phantoms import TASKS, make_phantoms, write_phantoms
@@ -56,7 +58,7 @@ def run_demo(out: Path, progress: Progress) -> DemoResult:
     return DemoResult(out, runs)
 
 
-def _runs(data: LabelledImages) -> Iterator[dict[str, float | str]]:
+def _runs(data: LabelledImages) -> Iterator[dict[str, Any]]:
     for seed in SEEDS:
         for shots in SHOTS:
             episode = draw_episode(data, shots, seed)
@@ -95,7 +97,7 @@ def gates_over_images(classifier: FewShotClassifier, images: list[np.ndarray]) -
     model = classifier.model_
     views = Views(images, model.encoder.preprocessing)
     pixels = torch.stack([views.plain(i) for i in range(len(images))])
-    handle = model.handle
+    handle = cast(Handle, model.handle)
     with torch.inference_mode(), handle.recording():
         model(pixels.to(next(model.parameters()).device))
     site = handle.sites[0]

@@ -14,7 +14,7 @@ same output.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -163,7 +163,7 @@ class EmbeddedPrompt(nn.Module):
     ) -> Tensor:
         """Stands in for ``torch.nn.functional.scaled_dot_product_attention``."""
         prompt = self.sized(query.shape[-2])
-        options = {
+        options: dict[str, Any] = {
             "attn_mask": attn_mask,
             "is_causal": is_causal,
             "scale": scale,

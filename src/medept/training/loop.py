@@ -160,11 +160,10 @@ def _optimizer(
             "weight_decay": 0.0 if adamw else recipe.weight_decay,
         },
     ]
-    kind = {"weight_decay": recipe.weight_decay}
     optimizer: torch.optim.Optimizer = (
-        torch.optim.AdamW(parameters, **kind)
+        torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay)
         if adamw
-        else torch.optim.SGD(parameters, momentum=0.9, **kind)
+        else torch.optim.SGD(parameters, momentum=0.9, weight_decay=recipe.weight_decay)
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.epochs * steps)
     return optimizer, schedule

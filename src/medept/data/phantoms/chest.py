@@ -77,7 +77,7 @@ def draw(
     """One film; ``signs`` (5,) marks its findings. Returns uint8 (size, size, 3), grey."""
     rng, own = rng.spawn(2)  # with a finding or without, the rest of the film is the same
     film = _Film(patient, size, rng, own)
-    strength = mix(1.0, 0.2, difficulty)
+    strength = mix(1.0, 0.3, difficulty)
     for name, present in zip(CLASSES, signs, strict=True):
         if present:
             getattr(film, f"add_{name}")(float(strength * own.uniform(0.6, 1.25)))
@@ -204,10 +204,10 @@ class _Film:
         """One to three round shadows."""
         for _ in range(int(self.own.integers(1, 4))):
             t, v, half = self._place()
-            radius = mix(0.02, 0.042, strength) * self.own.uniform(0.85, 1.2)
+            radius = mix(0.026, 0.044, strength) * self.own.uniform(0.85, 1.2)
             r = length(self.t - t, self.v - v) / radius
             ball = half * np.sqrt(np.clip(1 - r**2, 0.0, 1.0))
-            self.added += ball * mix(0.15, 0.38, strength) * (self.lung > 0.3)
+            self.added += ball * mix(0.22, 0.42, strength) * (self.lung > 0.3)
 
     def add_cardiomegaly(self, strength: float) -> None:
         """A heart wider than half the chest."""

@@ -203,10 +203,10 @@ class _View:
         rng, size = self.rng, self.size
         red = smoothstep(0.5, 1.8, clouds(rng, size, 5, 2)) * amount
         paint(self.colour, self.colour * (0.97, 0.6, 0.62), red)
-        mucus = np.exp(-((clouds(rng, size, 5, 2) / 0.16) ** 2))
+        mucus = 0.7 * np.exp(-((clouds(rng, size, 5, 2) / 0.3) ** 2))
         mucus *= smoothstep(0.5, 1.5, noise(rng, size, 4))
         mucus = np.maximum(mucus, smoothstep(2.0, 2.6, clouds(rng, size, 6, 2)))
-        paint(self.colour, (0.95, 0.82, 0.6), min(1.2 * amount, 1.0) * 0.8 * mucus)
+        paint(self.colour, (0.95, 0.82, 0.6), min(1.3 * amount, 1.0) * 0.75 * mucus)
         n = int(rng.integers(0, 30))
         x, y = np.array([self._place() for _ in range(3)])[rng.integers(0, 3, n)].T
         x, y = x + rng.normal(0, 0.05, n), y + rng.normal(0, 0.05, n)
