@@ -23,7 +23,7 @@ logsumexp, and ds_i = -(dO . O)_i exp(s_i - logaddexp(z_i, s_i)). The same numbe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -265,7 +265,7 @@ def _flex(
     out, aux = flex_attention(
         q, k, v, score_mod=score_mod, scale=scale, return_aux=AuxRequest(lse=True)
     )
-    return out * torch.sigmoid(aux.lse - sink)[..., None].to(out.dtype)
+    return out * torch.sigmoid(cast(Tensor, aux.lse) - sink)[..., None].to(out.dtype)
 
 
 def _fused(
