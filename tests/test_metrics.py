@@ -22,10 +22,7 @@ NAMES = ("a", "b", "c")
 
 def multiclass(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    p = random.dirichlet(np.ones(3), n).round(2)
-    p[:, 2] = 1 - p[:, 0] - p[:, 1]
-    p = p.clip(0)
-    p /= p.sum(axis=1, keepdims=True)
+    p = random.dirichlet(np.ones(3), n)
     return p, np.array([random.choice(3, p=row) for row in p])
 
 

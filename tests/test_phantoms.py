@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -232,6 +233,13 @@ def test_a_folder_in_use_is_left_alone(tmp_path) -> None:
     with pytest.raises(InputError, match=r"notes\.txt"):
         write_phantoms(data, tmp_path / "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_names_stay_in_the_folder(tmp_path) -> None:
+    data = replace(make_phantoms("colon", **SMALL).subset([0]), names=("../out.png",))
+    with pytest.raises(InputError, match=r"\.\./out\.png"):
+        write_phantoms(data, tmp_path / "phantoms")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch) -> None:

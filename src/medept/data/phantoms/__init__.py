@@ -98,11 +98,14 @@ def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path
         The path of ``labels.csv``.
 
     Raises:
-        InputError: if the folder holds something already, or is a file.
+        InputError: if the folder holds something already, or is a file; or a name is a path.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not an empty folder; name a new one")
+    outside = [name for name in data.names if Path(name).name != name]
+    if outside:
+        raise InputError(f"the image name {outside[0]!r} is a path; names must be plain file names")
     one_hot = data.targets if data.task == "multilabel" else np.eye(len(data.classes))[data.targets]
     labels = ["|".join(np.array(data.classes)[row > 0]) for row in one_hot]
     if data.task == "multilabel" and not any("|" in label for label in labels):

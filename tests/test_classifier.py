@@ -1,0 +1,141 @@
+"""The classifier: scikit-learn's manners, repeatable to the bit, and the same after loading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+
+from medept import FewShotClassifier, InputError
+from medept.data.phantoms import make_phantoms
+
+
+@pytest.fixture(scope="module")
+def tiles() -> tuple[list[np.ndarray], np.ndarray]:
+    data = make_phantoms("colon", patients=8, images_per_patient=2, size=64, difficulty=0.1)
+    return [np.asarray(image) for image in data.images], data.labels
+
+
+def quick(**changes: object) -> FewShotClassifier:
+    return FewShotClassifier(**({"epochs": 2, "device": "cpu"} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["linear", "ept"])
+def test_a_seed_repeats_bit_for_bit_and_leaves_the_global_one_alone(tiles, method: str) -> None:
+    images, labels = tiles
+    torch.manual_seed(1)
+    first = quick(method=method, seed=3).fit(images, labels).decision_function(images)
+    drawn = torch.rand(1)
+    torch.manual_seed(2)
+    second = quick(method=method, seed=3).fit(images, labels).decision_function(images)
+    other = quick(method=method, seed=4).fit(images, labels).decision_function(images)
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"), [("linear", None), ("ept", None), ("ept", {"way": "multiply_concat"})]
+)
+def test_saved_and_loaded_it_says_the_same(tiles, tmp_path: Path, method, settings) -> None:
+    images, labels = tiles
+    fitted = quick(method=method, settings=settings).fit(images, labels)
+    fitted.save(tmp_path / "adapter")
+    loaded = FewShotClassifier.load(tmp_path / "adapter", device="cpu")
+    assert loaded.classes_.tolist() == ["normal", "tumour"]
+    np.testing.assert_allclose(
+        loaded.predict_proba(images), fitted.predict_proba(images), rtol=1e-4, atol=1e-6
+    )
+    assert loaded.predict(images).tolist() == fitted.predict(images).tolist()
+    if settings is None:  # prompts merged: one number per token and layer
+        assert (tmp_path / "adapter" / "adapter.safetensors").stat().st_size < 16_000
+
+
+def test_it_learns(tiles) -> None:
+    images, labels = tiles
+    score = quick(epochs=20, lr=1e-2, method="linear").fit(images, labels).score(images, labels)
+    assert score >= 0.9
+
+
+def test_scikit_learn_takes_it(tiles) -> None:
+    images, labels = tiles
+    array = np.empty(len(images), dtype=object)
+    array[:] = images
+    classifier = quick(method="linear")
+    assert clone(classifier).get_params() == classifier.get_params()
+    scores = cross_val_score(classifier, array, labels, cv=2)
+    assert scores.shape == (2,)
+
+
+def test_paths_images_and_arrays_are_the_same(tiles, tmp_path: Path) -> None:
+    images, labels = tiles
+    paths = []
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        paths.append(tmp_path / f"{i}.png")
+    classifier = quick(method="linear").fit(paths, labels)
+    expected = classifier.decision_function(images)
+    assert np.array_equal(classifier.decision_function(paths), expected)
+    pictures = [Image.fromarray(image) for image in images]
+    assert np.array_equal(classifier.decision_function(pictures), expected)
+
+
+def test_multi_label(tiles) -> None:
+    images, _ = tiles
+    targets = np.random.default_rng(0).integers(0, 2, (len(images), 3))
+    classifier = quick().fit(images, targets, classes=["a", "b", "c"])
+    probabilities = classifier.predict_proba(images)
+    assert probabilities.shape == (len(images), 3)
+    assert set(np.unique(classifier.predict(images))) <= {0, 1}
+    assert (classifier.task_, classifier.classes_.tolist()) == ("multilabel", ["a", "b", "c"])
+
+
+def test_embed_is_frozen_before_and_adapted_after(tiles) -> None:
+    images, labels = tiles
+    classifier = quick(encoder_lr=0.1)
+    before = classifier.embed(images[:3])
+    assert before.shape == (3, 192)
+    after = classifier.fit(images, labels).embed(images[:3])
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_linear_on_cached_views_is_linear_on_views(tiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoding each view once changes nothing: the head sees the same numbers."""
+    from medept.methods.base import AdaptedEncoder
+
+    images, labels = tiles
+    cached = quick(method="linear").fit(images, labels).decision_function(images)
+    monkeypatch.setattr(AdaptedEncoder, "trains_encoder", True)
+    uncached = quick(method="linear").fit(images, labels).decision_function(images)
+    np.testing.assert_allclose(cached, uncached, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"epochs": 0}, "epochs"), ({"recipe": "secret"}, "medept, paper"), ({"lr": -1.0}, "lr"),
+     ({"device": "tpu"}, "not available"), ({"precision": "int3"}, "float32"),
+     ({"method": "magic"}, "linear"), ({"encoder": "vit_huge_secret"}, "medept encoders"),
+     ({"encoder_weights": "x.safetensors"}, "leave --encoder-weights out")],
+)  # fmt: skip
+def test_clear_errors(tiles, changes: dict, message: str) -> None:
+    images, labels = tiles
+    with pytest.raises(InputError, match=message):
+        quick(**changes).fit(images, labels)
+
+
+def test_labels_that_leave_nothing_to_learn(tiles) -> None:
+    images, labels = tiles
+    with pytest.raises(InputError, match="at least two classes"):
+        quick().fit(images, ["x"] * len(images))
+    with pytest.raises(InputError, match="16 images but 3 labels"):
+        quick().fit(images, labels[:3])
+    with pytest.raises(InputError, match="0 or 1"):
+        quick().fit(images, np.full((len(images), 2), 7))
+    with pytest.raises(InputError, match="not among the classes"):
+        quick().fit(images, labels, classes=["normal", "other"])

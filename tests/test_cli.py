@@ -1,0 +1,294 @@
+"""The command as a person uses it: what it writes, what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, roc_auc_score
+
+from medept import cli
+from medept.data.phantoms import make_phantoms, write_phantoms
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = make_phantoms("colon", patients=12, images_per_patient=2, size=64, difficulty=0.2)
+    return write_phantoms(data, tmp_path_factory.mktemp("phantoms") / "colon")
+
+
+@pytest.fixture(scope="module")
+def fitted(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("fits") / "ept"
+    run("fit", table, "--out", out, "--shots", "2", "--epochs", "2", "--device", "cpu")
+    return out
+
+
+def run(*arguments: object) -> int:
+    """The exit code of ``medept ARGUMENTS``."""
+    before = sys.argv
+    sys.argv = ["medept", *map(str, arguments)]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def test_fit_writes_all_its_files(fitted: Path) -> None:
+    assert sorted(p.name for p in fitted.iterdir()) == [
+        "README.md", "adapter.json", "adapter.safetensors", "history.csv", "metrics.json",
+        "predictions.csv", "support.csv",
+    ]  # fmt: skip
+    support, predictions = (pd.read_csv(fitted / f"{n}.csv") for n in ("support", "predictions"))
+    assert len(support) + len(predictions) == 24
+    assert not set(support.group) & set(predictions.group)
+    assert len(pd.read_csv(fitted / "history.csv")) == 2
+    adapter = json.loads((fitted / "adapter.json").read_text())
+    assert adapter["classes"] == ["normal", "tumour"]
+    assert len(adapter["encoder"]["sha256"]) == 64
+    assert "Not a medical device" in (fitted / "README.md").read_text()
+
+
+def test_metrics_are_those_of_the_predictions(fitted: Path) -> None:
+    metrics = json.loads((fitted / "metrics.json").read_text())
+    rows = pd.read_csv(fitted / "predictions.csv")
+    accuracy = accuracy_score(rows.label, rows.predicted)
+    assert metrics["accuracy"]["value"] == pytest.approx(accuracy, abs=1e-6)
+    auroc = roc_auc_score(rows.label == "tumour", rows.p_tumour)
+    assert metrics["auroc"]["value"] == pytest.approx(auroc, abs=1e-4)
+    assert metrics["accuracy"]["n"] == len(rows)
+    assert metrics["accuracy"]["low"] <= accuracy <= metrics["accuracy"]["high"]
+
+
+def test_predict_gives_a_row_an_image_and_a_column_a_class(
+    fitted: Path, table: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "p.csv"
+    image = next(table.parent.glob("*.png"))
+    assert run("predict", fitted, image, table.parent, "--out", out) == 0
+    rows = pd.read_csv(out)
+    assert list(rows) == ["image", "predicted", "p_normal", "p_tumour"]
+    assert len(rows) == 25
+    assert (rows.p_normal + rows.p_tumour - 1).abs().max() < 1e-5
+
+
+def test_evaluate_on_its_own_test_rows_gives_its_own_metrics(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tested = set(pd.read_csv(fitted / "predictions.csv").image)
+    rows = pd.read_csv(table)
+    part = table.parent / "tested.csv"
+    rows[rows.image.isin(tested)].to_csv(part, index=False)
+    assert run("evaluate", fitted, part, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    saved = json.loads((fitted / "metrics.json").read_text())
+    assert printed["auroc"]["value"] == pytest.approx(saved["auroc"]["value"], abs=1e-4)
+
+
+def test_json_is_one_object_and_nothing_else(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run("fit", table, "--out", tmp_path / "o", "--shots", 1, "--method", "linear",
+               "--epochs", 1, "--json")  # fmt: skip
+    assert code == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["trainable_parameters"] == 2 * 192 + 2
+    assert printed["support"] + printed["test"] == 24
+
+
+@pytest.mark.parametrize("verb", ["encoders", "methods"])
+def test_lists(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(verb) == 0
+    assert {"encoders": "embedded", "methods": "ept"}[verb] in capsys.readouterr().out
+    assert run(verb, "--json") == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_info(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", fitted, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["method"] == "ept"
+    assert run("info", fitted) == 0
+    assert "normal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv", ".parquet"])
+def test_embed(
+    table: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"features{suffix}"
+    assert run("embed", table.parent, "--out", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["shape"] == [24, 192]
+    assert out.stat().st_size > 1000
+
+
+def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
+    data = make_phantoms("endo", patients=10, images_per_patient=2, size=64)
+    table = write_phantoms(data, tmp_path / "endo")
+    out = tmp_path / "fit"
+    assert run("fit", table, "--out", out, "--shots", 1, "--epochs", 1) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert {"map", "auroc", "f1", "ece", "brier"} <= set(metrics)
+
+
+def damaged(folder: Path, name: str, content: bytes | None) -> Path:
+    """A copy of a fit with one file cut, replaced or removed."""
+    import shutil
+
+    copy = folder / "copy"
+    shutil.copytree(FITTED[0], copy)
+    if content is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(content)
+    return copy
+
+
+FITTED: list[Path] = []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "nowhere.csv"], "nowhere.csv: no such table or folder"),
+        (["fit", "TABLE", "--shots", "0"], "--shots 0: give a whole number"),
+        (["fit", "TABLE", "--shots", "many"], "--shots many"),
+        (["fit", "TABLE", "--method", "magic"], "use one of"),
+        (["fit", "TABLE", "--recipe", "magic"], "medept, paper"),
+        (["fit", "TABLE", "--encoder", "magic_net"], "medept encoders"),
+        (["fit", "TABLE", "--epochs", "0"], "epochs"),
+        (["fit", "TABLE", "--device", "cuda:9"], "not available|device"),
+        (["fit", "TABLE", "--precision", "float7"], "float32"),
+        (["fit", "TABLE", "--label-column", "colour"], "--label-column"),
+        (["fit", "TABLE", "--set", "length"], "NAME=VALUE"),
+        (["fit", "TABLE", "--set", "size=3"], "settings are"),
+        (["fit", "TABLE", "--prompt-length", "0"], "at least 1"),
+        (["fit", "TABLE", "--set", "layers=99"], "layers 1 to"),
+        (["predict", "FIT", "no.png"], "no.png: no such file"),
+        (["predict", "nowhere", "TABLE"], "no adapter here"),
+        (["evaluate", "nowhere", "TABLE"], "no adapter here"),
+        (["info", "TABLE"], "no adapter here"),
+        (["embed", "TABLE_FOLDER", "--out-suffix"], "features are written as"),
+    ],
+)
+def test_refusals(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    places = {"TABLE": str(table), "FIT": str(fitted), "TABLE_FOLDER": str(table.parent)}
+    arguments = [places.get(a, a) for a in arguments]
+    out = tmp_path / "out"
+    if arguments[-1] == "--out-suffix":
+        arguments, out = arguments[:-1], tmp_path / "out.xlsx"
+    if arguments[0] in ("fit", "predict", "embed"):
+        arguments += ["--out", str(out)]
+    refuse(capsys, arguments, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def refuse(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    import re
+
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1].startswith("error: ") or "error:" in printed.err
+    assert re.search(message, " ".join(printed.err.split()))
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("adapter.json", b"{", "not an adapter that this version can read"),
+        ("adapter.json", b'{"format": 99}', "not an adapter that this version can read"),
+        ("adapter.json", None, "no adapter here"),
+        ("adapter.safetensors", b"\x08", "damaged"),
+        ("adapter.safetensors", None, "copied whole"),
+    ],
+)
+def test_damaged_adapters(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    name: str, content: bytes | None, message: str,
+) -> None:  # fmt: skip
+    FITTED[:] = [fitted]
+    copy = damaged(tmp_path, name, content)
+    refuse(capsys, ["evaluate", str(copy), str(table)], message)
+
+
+def test_other_encoder_weights_are_noticed(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    FITTED[:] = [fitted]
+    text = (fitted / "adapter.json").read_text()
+    sha = json.loads(text)["encoder"]["sha256"]
+    copy = damaged(tmp_path, "adapter.json", text.replace(sha, "f" * 64).encode())
+    refuse(capsys, ["evaluate", str(copy), str(table)], "trained on other weights")
+
+
+def test_a_damaged_image_is_named_and_nothing_is_written(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_phantoms(make_phantoms("colon", patients=4, size=64), tmp_path / "d")
+    victim = tmp_path / "d" / "patient-001_0.png"
+    victim.write_bytes(victim.read_bytes()[:300])
+    refuse(capsys, ["fit", str(tmp_path / "d" / "labels.csv"), "--out", str(tmp_path / "o"),
+                    "--shots", "1", "--epochs", "1"], "patient-001_0.png: damaged")  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_what_is_there_is_not_overwritten(
+    fitted: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (fitted / "adapter.json").read_bytes()
+    refuse(capsys, ["fit", str(table), "--out", str(fitted)], "exists already")
+    assert (fitted / "adapter.json").read_bytes() == before
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "adapter.safetensors")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    refuse(capsys, ["fit", str(table), "--out", str(tmp_path / "o"), "--shots", "1",
+                    "--epochs", "1", "--method", "linear"], "No space left on device")  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_killed_halfway_nothing_half_written_is_taken_for_a_fit(
+    table: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    command = [sys.executable, "-m", "medept", "fit", str(table), "--out", str(out), "--shots", "2",
+               "--epochs", "500", "--device", "cpu"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not any(tmp_path.iterdir()) and time.time() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    assert run("fit", table, "--out", out, "--shots", 1, "--epochs", 1, "--method", "linear") == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["o"]
+
+
+def test_importing_medept_loads_nothing_heavy() -> None:
+    code = "import sys, medept, medept.cli; print([m for m in ('torch','timm','sklearn','pandas') if m in sys.modules])"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "[]"

@@ -1,0 +1,111 @@
+"""Encoders by name, and weights from safetensors files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import shared_data
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.data import create_transform, resolve_data_config
+
+from medept import InputError, embedded, load_encoder
+
+NAME = "vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(timm.create_model(NAME, num_classes=7).state_dict(), file)
+    return file
+
+
+def test_a_local_file_is_loaded_without_its_classifier(weights: Path) -> None:
+    encoder = load_encoder(NAME, weights=weights)
+    state = load_file(weights)
+    assert all(torch.equal(t, state[n]) for n, t in encoder.model.state_dict().items())
+    assert encoder.width == 192
+    assert encoder.fingerprint == load_encoder(NAME, weights=weights).fingerprint
+    assert encoder.fingerprint != load_encoder(NAME, weights="random").fingerprint
+
+
+def test_evaluation_uses_the_encoders_own_transform(weights: Path) -> None:
+    encoder = load_encoder(NAME, weights=weights)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    own = create_transform(**resolve_data_config({}, model=encoder.model))
+    assert torch.equal(encoder.preprocessing.evaluation()(image), own(image))
+
+
+def test_another_image_size_interpolates_position_embeddings(weights: Path) -> None:
+    encoder = load_encoder(NAME, weights=weights, image_size=96)
+    assert encoder.preprocessing.size == (96, 96)
+    assert encoder(torch.randn(1, 3, 96, 96)).shape == (1, 192)
+
+
+def test_the_embedded_encoder_loads_and_fits_the_package() -> None:
+    encoder = load_encoder()
+    file = Path(embedded.__file__).with_name("encoder.safetensors")
+    assert file.stat().st_size <= 12_000_000
+    for size in (64, 96, 160):
+        assert encoder(torch.randn(2, 3, size, size)).shape == (2, encoder.width)
+    assert encoder.identity()["name"] == "embedded"
+
+
+def test_damaged_embedded_weights_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Path(embedded.__file__).parent
+    config = json.loads((home / "encoder.json").read_text()) | {"sha256": "0" * 64}
+    (tmp_path / "encoder.json").write_text(json.dumps(config))
+    (tmp_path / "encoder.safetensors").write_bytes((home / "encoder.safetensors").read_bytes())
+    monkeypatch.setattr(embedded, "files", lambda _: tmp_path)
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        embedded.load()
+
+
+def bad_weights(folder: Path, kind: str, good: Path) -> Path:
+    path = folder / ("w.pth" if kind == "pickle" else "w.safetensors")
+    if kind == "pickle":
+        torch.save(timm.create_model(NAME).state_dict(), path)
+    elif kind == "truncated":
+        path.write_bytes(good.read_bytes()[:5000])
+    elif kind == "other model":
+        save_file({"a": torch.zeros(2)}, path)
+    elif kind == "pickle renamed":
+        torch.save({"a": torch.zeros(2)}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("missing", "no such file"), ("pickle", "safetensors files alone"),
+     ("truncated", "not a readable"), ("pickle renamed", "not a readable"),
+     ("other model", "another model")],
+)  # fmt: skip
+def test_bad_weights(tmp_path: Path, weights: Path, kind: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_encoder(NAME, weights=bad_weights(tmp_path, kind, weights))
+
+
+@pytest.mark.parametrize("name", ["vit_secret_patch3", "resnet5000", ""])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(InputError, match="medept encoders"):
+        load_encoder(name)
+
+
+def test_a_size_that_does_not_fit(weights: Path) -> None:
+    with pytest.raises(InputError, match="image size"):
+        load_encoder(NAME, weights=weights, image_size=100)
+
+
+def test_real_pretrained_weights() -> None:
+    file = shared_data("weights", "vit_tiny_patch16_224.fp16.safetensors")
+    encoder = load_encoder(NAME, weights=file)
+    assert all(p.dtype == torch.float32 for p in encoder.parameters())
+    assert encoder.preprocessing.mean == (0.5, 0.5, 0.5)
