@@ -169,7 +169,7 @@ FITTED: list[Path] = []
         (["fit", "TABLE", "--epochs", "0"], "epochs"),
         (["fit", "TABLE", "--device", "cuda:9"], "not available|device"),
         (["fit", "TABLE", "--precision", "float7"], "float32"),
-        (["fit", "TABLE", "--label-column", "colour"], "--label-column"),
+        (["fit", "TABLE", "--label-column", "colour"], "no column 'colour'"),
         (["fit", "TABLE", "--set", "length"], "NAME=VALUE"),
         (["fit", "TABLE", "--set", "size=3"], "settings are"),
         (["fit", "TABLE", "--prompt-length", "0"], "at least 1"),
@@ -287,8 +287,10 @@ def test_killed_halfway_nothing_half_written_is_taken_for_a_fit(
 
 
 def test_importing_medept_loads_nothing_heavy() -> None:
-    code = "import sys, medept, medept.cli; print([m for m in ('torch','timm','sklearn','pandas') if m in sys.modules])"
-    printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    code = (
+        "import sys, medept, medept.cli;"
+        "print([m for m in ('torch', 'timm', 'sklearn', 'pandas') if m in sys.modules])"
     )
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"

@@ -101,7 +101,7 @@ def test_unknown_names(name: str) -> None:
 
 def test_a_size_that_does_not_fit(weights: Path) -> None:
     with pytest.raises(InputError, match="image size"):
-        load_encoder(NAME, weights=weights, image_size=100)
+        load_encoder(NAME, weights=weights, image_size=8)
 
 
 def test_real_pretrained_weights() -> None:

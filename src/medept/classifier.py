@@ -113,11 +113,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             encoder_lr=self.encoder_lr,
         )
         accelerator = make_accelerator(self.device, self.precision)
-        encoder = load_encoder(
-            self.encoder, weights=self.encoder_weights, image_size=self.image_size
-        )
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
+            encoder = load_encoder(
+                self.encoder, weights=self.encoder_weights, image_size=self.image_size
+            )
             self.model_ = adapt(encoder, self.method, len(self.classes_), self.settings)
         views = Views(X, encoder.preprocessing, crop_scale=recipe.crop_scale, seed=self.seed)
         self.recipe_ = recipe
@@ -203,7 +203,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """What ``adapter.json`` says."""
         local = self.encoder_weights
         return AdapterInfo(
-            encoder=self.model_.encoder.identity(),
+            encoder=self.model_.encoder_identity,
             encoder_weights=None if local is None else str(local),
             task=self.task_,
             classes=[str(name) for name in self.classes_],

@@ -165,7 +165,8 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
         )
     try:
         model.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
-    except AssertionError as error:
+        model(torch.zeros(1, 3, image_size, image_size))
+    except (AssertionError, RuntimeError) as error:
         raise InputError(
             f"image size {image_size} does not fit {encoder.name!r}: {error}"
         ) from error

@@ -72,6 +72,11 @@ class EmbeddedPromptConfig(BaseModel):
             raise ValueError("the prompt length must be at least 1")
         return length
 
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _one_layer(cls, layers: object) -> object:
+        return (layers,) if isinstance(layers, int) else layers
+
     @model_validator(mode="after")
     def _consistent(self) -> EmbeddedPromptConfig:
         if self.collapsed and self.way != "concat":

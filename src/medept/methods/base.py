@@ -80,6 +80,9 @@ class AdaptedEncoder(nn.Module):
         encoder: frozen here; :meth:`remove` gives it back as it was.
         classes: the number C of classes or labels.
         settings: of the method's own ``Settings``.
+
+    Attributes:
+        encoder_identity: of the encoder as it came, before anything was put into it.
     """
 
     name: ClassVar[str]
@@ -90,6 +93,7 @@ class AdaptedEncoder(nn.Module):
     def __init__(self, encoder: Encoder, classes: int, settings: MethodSettings) -> None:
         super().__init__()
         self.encoder, self.settings = encoder, settings
+        self.encoder_identity = encoder.identity()
         encoder.requires_grad_(False)
         self.head = Head(encoder.width, classes)
         self.insert()
