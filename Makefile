@@ -24,10 +24,12 @@ $(BIN)/pip:
 	  || { rm -rf $(VENV); echo "this Python cannot make virtual environments: apt install python3-venv"; exit 2; }
 
 $(VENV)/.installed: $(BIN)/pip pyproject.toml
+	@echo 'Setting up in $(VENV): a few minutes and about 7 GB the first time.'
 	$(BIN)/pip install -q -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/pip pyproject.toml
+	@echo 'Setting up in $(VENV): a few minutes and about 7 GB the first time.'
 	$(BIN)/pip install -q -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 

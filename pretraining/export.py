@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import tomllib
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors.torch import save
 
 import medept
@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pixels", type=int, required=True)
     parser.add_argument("--checkpoint", default="cooled.pt", help="cooled.pt or last.pt")
-    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.toml"))
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.yaml"))
     arguments = parser.parse_args()
-    config = tomllib.loads(arguments.config.read_text())
+    config = yaml.safe_load(arguments.config.read_text())
     checkpoint = torch.load(arguments.work / arguments.checkpoint, weights_only=True)
     weights = {
         name.removeprefix("encoder."): tensor.half() if tensor.is_floating_point() else tensor

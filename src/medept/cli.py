@@ -324,6 +324,35 @@ def methods(as_json: Json = False) -> None:
 
 
 @app.command()
+def phantoms(
+    task: Annotated[str, typer.Argument(help="colon, chest or endo.")],
+    out: Annotated[Path, typer.Option(help="Folder to write images and labels.csv to.")],
+    patients: Annotated[int, typer.Option(help="How many patients.")] = 60,
+    images_per_patient: Annotated[int, typer.Option(help="Images of each.")] = 4,
+    size: Annotated[int, typer.Option(help="Pixels a side.")] = 96,
+    difficulty: Annotated[float, typer.Option(help="From 0 (easy) to 1.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same bytes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw a data set of made-up patients, to try things on."""
+    from medept.data.phantoms import make_phantoms, write_phantoms
+
+    data = make_phantoms(
+        task,
+        patients=patients,
+        images_per_patient=images_per_patient,
+        size=size,
+        difficulty=difficulty,
+        seed=seed,
+    )
+    table = write_phantoms(data, out)
+    if as_json:
+        print_json({"table": str(table), "images": len(data), "classes": list(data.classes)})
+    else:
+        notes.print(f"{len(data)} images of {patients} patients. Next: medept fit {table} ...")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("medept-demo"),
     as_json: Json = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +24,6 @@ from medept.training.loop import Progress
 from medept.training.views import Views
 
 METHODS = ("linear", "ept")
-SHOTS = (1, 5, 10)
-SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,20 @@ class DemoResult:
     runs: pd.DataFrame
 
 
-def run_demo(out: Path, progress: Progress) -> DemoResult:
-    """Draw phantoms, fit linear probing and EPT at 1, 5, 10 shots, save one fit and pictures.
+def run_demo(
+    out: Path,
+    progress: Progress,
+    *,
+    shots: Sequence[int] = (1, 5, 10),
+    seeds: Sequence[int] = (0, 1, 2),
+) -> DemoResult:
+    """Draw phantoms, fit linear probing and EPT, save one fit and pictures.
+
+    Args:
+        out: a new folder.
+        progress: called with what is done.
+        shots: patients per class in the support sets.
+        seeds: one support set each.
 
     Raises:
         InputError: if ``out`` exists and is not an empty folder.
@@ -46,22 +56,24 @@ def run_demo(out: Path, progress: Progress) -> DemoResult:
         data = make_phantoms("colon", patients=60, images_per_patient=2)
         write_phantoms(data, folder / "colon-phantoms")
         rows = []
-        total = len(METHODS) * len(SHOTS) * len(SEEDS)
-        for row in _runs(data):
+        total = len(METHODS) * len(shots) * len(seeds)
+        for row in _runs(data, shots, seeds):
             rows.append(row)
             progress("fits", len(rows), total)
         runs = pd.DataFrame(rows)
         write_table(folder / "runs.csv", runs)
         classifier = FewShotClassifier(method="ept", progress=progress)
-        jobs.fit(data, folder / "adapter", classifier, shots=10)
+        jobs.fit(data, folder / "adapter", classifier, shots=shots[-1])
         _pictures(data, classifier, runs, folder)
     return DemoResult(out, runs)
 
 
-def _runs(data: LabelledImages) -> Iterator[dict[str, Any]]:
-    for seed in SEEDS:
-        for shots in SHOTS:
-            episode = draw_episode(data, shots, seed)
+def _runs(
+    data: LabelledImages, shots: Sequence[int], seeds: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    for seed in seeds:
+        for k in shots:
+            episode = draw_episode(data, k, seed)
             support, test = data.subset(episode.support), data.subset(episode.test)
             for method in METHODS:
                 classifier = FewShotClassifier(method=method, seed=seed)
@@ -71,7 +83,7 @@ def _runs(data: LabelledImages) -> Iterator[dict[str, Any]]:
                     groups=test.groups, resamples=1,
                 )  # fmt: skip
                 values = {name: metric.value for name, metric in result.metrics.items()}
-                yield {"method": method, "shots": shots, "seed": seed} | values
+                yield {"method": method, "shots": k, "seed": seed} | values
 
 
 def summary(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
