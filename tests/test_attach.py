@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medept import EmbeddedPromptConfig, InputError, attach
-from medept.attachment import find_attentions
+from medept.survey import find_attentions
 
 
 def forward_by_formula(model: nn.Module, pixels: Tensor, prompts: dict[int, Tensor]) -> Tensor:

@@ -9,8 +9,10 @@ model (``transformers:google/vit-base-patch16-224`` or a local folder), or an op
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from medept.errors import InputError
+from medept.survey import AttentionSite, find_attentions, use_sdpa
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +116,45 @@ class Encoder(nn.Module):
             1, 3, *self.preprocessing.size, device=reference.device, dtype=reference.dtype
         )
 
+    @cached_property
+    def sites(self) -> tuple[AttentionSite, ...]:
+        """The self-attentions, in order of execution."""
+        with ExitStack() as stack:
+            use_sdpa(self.model, stack)
+            return find_attentions(self.model, self.preprocessing.size)
+
+    @cached_property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the transformer blocks, in order of execution.
+
+        Raises:
+            InputError: if the encoder's attentions do not sit in numbered blocks.
+        """
+        names = [_enclosing_block(site.name) for site in self.sites]
+        if not all(names) or len(set(names)) != len(names):
+            raise InputError(
+                f"the blocks of {self.name!r} are of a kind that this method cannot use"
+            )
+        return tuple(names)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, each with an attention and an ``mlp``."""
+        return [self.model.get_submodule(name) for name in self.block_names]
+
+    @property
+    def mlps(self) -> list[nn.Module]:
+        """The MLP of each block.
+
+        Raises:
+            InputError: if a block has none under that name.
+        """
+        if not all(hasattr(block, "mlp") for block in self.blocks):
+            raise InputError(
+                f"the blocks of {self.name!r} have no `mlp` that this method could use"
+            )
+        return [block.get_submodule("mlp") for block in self.blocks]
+
     def identity(self) -> dict[str, Any]:
         """Name, preprocessing and the hash of the weights: what an adapter must be loaded onto."""
         return {
@@ -151,8 +193,23 @@ def load_encoder(
     Raises:
         InputError: if the name is unknown, the weights cannot be had or do not fit.
     """
-    encoder = _load_embedded(weights) if name == EMBEDDED else _load_timm(name, weights)
+    library, _, rest = name.rpartition(":")
+    if name == EMBEDDED:
+        encoder = _load_embedded(weights)
+    elif library == "transformers":
+        encoder = _load_transformers(rest, weights)
+    elif library == "open_clip":
+        encoder = _load_open_clip(rest, weights)
+    else:
+        encoder = _load_timm(name, weights)
     return encoder if image_size is None else resized(encoder, image_size)
+
+
+def _enclosing_block(name: str) -> str:
+    """``encoder.layer.3.attention`` -> ``encoder.layer.3``; empty where nothing is numbered."""
+    parts = name.split(".")
+    numbered = [i for i, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbered[-1] + 1]) if numbered else ""
 
 
 def resized(encoder: Encoder, image_size: int) -> Encoder:
@@ -213,6 +270,68 @@ def _load_timm(name: str, weights: str | Path | None) -> Encoder:
     return Encoder(
         model, name, Preprocessing(size=tuple(config["input_size"][1:]), **_tuples(transform))
     )
+
+
+def _load_transformers(name: str, weights: str | Path | None) -> Encoder:
+    transformers = _optional("transformers", "transformers")
+    local = Path(name).is_dir()
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        config = getattr(config, "vision_config", config)
+        if weights is None:
+            model = transformers.AutoModel.from_pretrained(
+                name, config=config, use_safetensors=True, attn_implementation="sdpa"
+            )
+        else:
+            model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
+        processor = transformers.AutoImageProcessor.from_pretrained(name).to_dict()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the transformers model {name!r} could not be loaded ({error})"
+            + ("" if local else "; give a local folder that holds it: transformers:FOLDER")
+        ) from error
+    if weights is not None and weights != RANDOM:
+        load_weights(model, Path(weights))
+    side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+    mean, std = processor.get("image_mean"), processor.get("image_std")
+    return Encoder(
+        model,
+        f"transformers:{name}",
+        Preprocessing(
+            size=(side, side), mean=tuple(mean or (0.5,) * 3), std=tuple(std or (0.5,) * 3)
+        ),
+    )
+
+
+def _load_open_clip(name: str, weights: str | Path | None) -> Encoder:
+    open_clip = _optional("open_clip", "open-clip")
+    if name not in open_clip.list_models():
+        raise InputError(f"open_clip has no model {name!r}; open_clip.list_models() names them")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    try:
+        clip = open_clip.create_model(name, pretrained=tags[0] if weights is None else None)
+    except Exception as error:
+        if weights is not None:
+            raise
+        raise InputError(
+            f"the weights of open_clip's {name!r} could not be had from the hub ({error}). Give a "
+            "local file with --encoder-weights FILE.safetensors"
+        ) from error
+    if weights is not None and weights != RANDOM:
+        load_weights(clip, Path(weights))
+    model = clip.visual
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    size = model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
+    return Encoder(
+        model, f"open_clip:{name}", Preprocessing(size=size, mean=tuple(mean), std=tuple(std))
+    )
+
+
+def _optional(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise InputError(f"this encoder needs an extra: pip install 'medept[{extra}]'") from error
 
 
 def _tuples(transform: dict[str, Any]) -> dict[str, Any]:

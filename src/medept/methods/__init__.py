@@ -8,13 +8,22 @@ from pydantic import ValidationError
 
 from medept.encoders import Encoder
 from medept.errors import InputError
+from medept.methods.adaptformer import AdaptFormer
 from medept.methods.base import AdaptedEncoder, MethodSettings
 from medept.methods.ept import EmbeddedPromptTuning
 from medept.methods.linear import Linear
+from medept.methods.lowrank import IA3, DoRA, LoRA
+from medept.methods.mlp import MLP
+from medept.methods.tuned import Bias, Full, NormTuning, Partial
+from medept.methods.vpt import AddedPrompts, VisualPromptTuning
 
 METHODS: dict[str, type[AdaptedEncoder]] = {
-    method.name: method for method in (Linear, EmbeddedPromptTuning)
-}
+    method.name: method
+    for method in (
+        Linear, EmbeddedPromptTuning, VisualPromptTuning, AddedPrompts, LoRA, DoRA, IA3,
+        AdaptFormer, Bias, NormTuning, Partial, MLP, Full,
+    )
+}  # fmt: skip
 
 
 def find_method(name: str) -> type[AdaptedEncoder]:

@@ -110,11 +110,11 @@ class AdaptedEncoder(nn.Module):
         return bool(self.parameter_groups()["encoder"])
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """What is trained: ``head``, and ``encoder`` for what was put into the encoder."""
-        return {
-            "head": [p for p in self.head.parameters() if p.requires_grad],
-            "encoder": [p for p in self.encoder.parameters() if p.requires_grad],
-        }
+        """What is trained: ``head``, and ``encoder`` for all that is in or around the encoder."""
+        head = [p for p in self.head.parameters() if p.requires_grad]
+        heads = {id(p) for p in head}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in heads]
+        return {"head": head, "encoder": rest}
 
     def trainable_count(self) -> int:
         """The number of trained parameters, head included."""
@@ -125,7 +125,16 @@ class AdaptedEncoder(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """What the adapter file holds: what was trained, and nothing else."""
-        return {f"head.{name}": tensor for name, tensor in self.head.folded().items()}
+        head = {f"head.{name}": tensor for name, tensor in self.head.folded().items()}
+        return head | self.inserted_state()
+
+    def inserted_state(self) -> dict[str, Tensor]:
+        """The part of it that is in or around the encoder, by name."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and not name.startswith("head.")
+        }
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         """Put a saved :meth:`trained_state` back.
@@ -133,6 +142,17 @@ class AdaptedEncoder(nn.Module):
         Raises:
             InputError: if it belongs to another method, encoder or number of classes.
         """
-        self.head.load_folded(
-            {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
-        )
+        parts: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}
+        for name, tensor in state.items():
+            parts[name.startswith("head.")][name] = tensor
+        self.head.load_folded({k.removeprefix("head."): v for k, v in parts[True].items()})
+        self.load_inserted_state(parts[False])
+
+    @torch.no_grad()
+    def load_inserted_state(self, state: dict[str, Tensor]) -> None:
+        """Put a saved :meth:`inserted_state` back."""
+        own = self.inserted_state()
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
+            raise InputError(f"the saved tensors are not those of the method {self.name!r} here")
+        for name, tensor in state.items():
+            own[name].copy_(tensor)

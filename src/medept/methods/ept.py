@@ -33,15 +33,12 @@ class EmbeddedPromptTuning(AdaptedEncoder):
     def remove(self) -> None:
         self.handle.detach()
 
-    def trained_state(self) -> dict[str, Tensor]:
-        prompts = {
-            f"prompt.{name}": prompt.merged() if self.settings.way == "concat" else prompt.prompt
-            for name, prompt in ((f"layer.{i}", p) for i, p in self.handle.prompts.items())
+    def inserted_state(self) -> dict[str, Tensor]:
+        merged = self.settings.way == "concat"
+        return {
+            f"prompt.layer.{i}": prompt.merged() if merged else prompt.prompt.detach()
+            for i, prompt in self.handle.prompts.items()
         }
-        return super().trained_state() | prompts
 
-    def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        super().load_trained_state(state)
-        self.handle.load_state_dict(
-            {k.removeprefix("prompt."): v for k, v in state.items() if k.startswith("prompt.")}
-        )
+    def load_inserted_state(self, state: dict[str, Tensor]) -> None:
+        self.handle.load_state_dict({k.removeprefix("prompt."): v for k, v in state.items()})

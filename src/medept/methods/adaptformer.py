@@ -1,0 +1,63 @@
+"""AdaptFormer (Chen et al., NeurIPS 2022): a bottleneck in parallel to each MLP."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from medept.methods.base import AdaptedEncoder, MethodSettings
+
+
+class Bottleneck(nn.Module):
+    """scale * up(relu(down(x))): D -> D / reduction -> D; zero at the start, since up is zero."""
+
+    def __init__(self, width: int, hidden: int, scale: float) -> None:
+        super().__init__()
+        self.down, self.up, self.scale = nn.Linear(width, hidden), nn.Linear(hidden, width), scale
+        nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(torch.relu(self.down(x))) * self.scale
+
+
+class AdaptFormer(AdaptedEncoder):
+    """Trains 2 D h + h + D numbers a block, h = D / reduction, beside the frozen MLP.
+
+    The bottleneck reads what the MLP reads (after the norm), as in the paper's equation 3.
+    """
+
+    class Settings(MethodSettings):
+        """reduction: D / h. scale: of the bottleneck's output (the paper's 0.1)."""
+
+        reduction: int = Field(default=4, ge=1)
+        scale: float = Field(default=0.1, gt=0)
+
+    name = "adapter"
+    summary = "a bottleneck in parallel to each MLP"
+    settings: Settings
+
+    def insert(self) -> None:
+        self._hooks = ExitStack()
+        self.bottlenecks = nn.ModuleList()
+        for mlp in self.encoder.mlps:
+            width = next(m.in_features for m in mlp.modules() if isinstance(m, nn.Linear))
+            hidden = max(1, width // self.settings.reduction)
+            bottleneck = Bottleneck(width, hidden, self.settings.scale)
+            self.bottlenecks.append(bottleneck)
+            self._hooks.callback(mlp.register_forward_hook(_beside(bottleneck)).remove)
+
+    def remove(self) -> None:
+        self._hooks.close()
+
+
+def _beside(bottleneck: Bottleneck) -> Any:
+    def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output + bottleneck(arguments[0])
+
+    return hook
