@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medept import EmbeddedPromptConfig, InputError, attach
@@ -180,3 +182,49 @@ def test_compiles_in_one_graph_and_exports(tiny_vit: nn.Module) -> None:
     torch.testing.assert_close(compiled(pixels), expected, rtol=1e-5, atol=1e-6)
     exported = torch.export.export(tiny_vit, (pixels,)).module()
     torch.testing.assert_close(exported(pixels), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_several_adapters_are_held_and_switched(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    plain = tiny_vit(pixels)
+    handle = attach(tiny_vit, EmbeddedPromptConfig(length=5, init="kaiming"))
+    first = tiny_vit(pixels)
+    handle.add("other site", EmbeddedPromptConfig(length=9, init="zeros", layers="2"))
+    handle.use("other site")
+    second = tiny_vit(pixels)
+    assert [tuple(p.shape) for p in handle.parameters()] == [(17, 9)]
+    held = handle.adapters["default"][0].prompt.data_ptr()
+    handle.use("default")
+    assert torch.equal(tiny_vit(pixels), first)
+    assert handle.prompts[0].prompt.data_ptr() == held
+    assert not torch.equal(first, second)
+    for name in ("missing", "default"):
+        with pytest.raises(InputError, match="held"):
+            handle.use(name) if name == "missing" else handle.add(name, EmbeddedPromptConfig())
+    handle.detach()
+    assert torch.equal(tiny_vit(pixels), plain)
+
+
+@pytest.mark.slow
+def test_a_merged_model_runs_in_onnxruntime(tiny_vit: nn.Module, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    pixels = torch.randn(2, 3, 32, 32)
+    handle = attach(tiny_vit, EmbeddedPromptConfig(length=30, init="kaiming"))
+    handle.merge()
+    expected = tiny_vit(pixels).detach()
+    torch.onnx.export(tiny_vit, (pixels,), tmp_path / "model.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (output,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_travel_through_safetensors(tiny_vit: nn.Module, tmp_path: Path) -> None:
+    handle = attach(tiny_vit, EmbeddedPromptConfig(length=5, init="uniform"))
+    handle.merge()
+    save_file(handle.state_dict(), tmp_path / "prompts.safetensors")
+    before = {k: t.clone() for k, t in handle.state_dict().items()}
+    for prompt in handle.parameters():
+        prompt.data.zero_()
+    handle.load_state_dict(load_file(tmp_path / "prompts.safetensors"))
+    assert all(torch.equal(t, before[k]) for k, t in handle.state_dict().items())

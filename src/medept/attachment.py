@@ -23,20 +23,59 @@ from medept.errors import InputError
 from medept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
 from medept.survey import AttentionSite, find_attentions, use_sdpa
 
+DEFAULT = "default"
+"""The name of the adapter that :func:`attach` makes."""
+
 
 class Handle:
     """Prompts attached to a model.
 
+    Several adapters may be held at once, of which one is in use: :meth:`add` and :meth:`use`.
+
     Attributes:
         sites: every self-attention found, in order of execution.
-        prompts: the prompts by layer index, counted from 0.
+        adapters: prompts by adapter name and layer index, counted from 0.
+        prompts: those in use.
     """
 
-    def __init__(self, model: nn.Module, config: EmbeddedPromptConfig, undo: ExitStack) -> None:
-        self.model, self.config = model, config
-        self.sites: tuple[AttentionSite, ...] = ()
+    def __init__(self, model: nn.Module, sites: tuple[AttentionSite, ...], undo: ExitStack) -> None:
+        self.model, self.sites, self._undo = model, sites, undo
+        self.adapters: dict[str, dict[int, EmbeddedPrompt]] = {}
         self.prompts: dict[int, EmbeddedPrompt] = {}
-        self._undo = undo
+
+    def add(self, name: str, config: EmbeddedPromptConfig) -> None:
+        """Hold one more adapter, with prompts of its own in layers of its own.
+
+        Raises:
+            InputError: if there is one of this name, or a layer that the model does not have.
+        """
+        if name in self.adapters:
+            raise InputError(f"an adapter named {name!r} is held already")
+        device = next(self.model.parameters()).device
+        self.adapters[name] = {
+            i: EmbeddedPrompt(
+                config,
+                heads=self.sites[i].heads,
+                prefix=self.sites[i].prefix,
+                grid=self.sites[i].grid,
+            ).to(device)
+            for i in config.chosen_layers(len(self.sites))
+        }
+
+    def use(self, name: str) -> None:
+        """Switch to an adapter that is held: a pointer a layer, nothing is copied.
+
+        Raises:
+            InputError: if none of this name is held.
+        """
+        if name not in self.adapters:
+            raise InputError(f"no adapter named {name!r} is held, only {', '.join(self.adapters)}")
+        self.prompts = self.adapters[name]
+        for i, site in enumerate(self.sites):
+            if i in self.prompts and not hasattr(site.module, "embedded_prompt"):
+                _embed(site.module, self._undo)
+            if hasattr(site.module, "embedded_prompt"):
+                site.module.embedded_prompt = self.prompts.get(i)  # type: ignore[assignment]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The prompts, first layer first."""
@@ -94,9 +133,9 @@ class Handle:
             prompt.load(state[f"layer.{i}"])
 
     def detach(self) -> None:
-        """Take the prompts out: the model is again exactly what it was before :func:`attach`."""
+        """Take all prompts out: the model is again exactly what it was before :func:`attach`."""
         self._undo.close()
-        self.prompts = {}
+        self.adapters, self.prompts = {}, {}
 
 
 def attach(
@@ -126,14 +165,9 @@ def attach(
         for parameter in model.parameters():
             stack.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(False)
-        handle = Handle(model, config, stack)
-        handle.sites = sites
-        device = next(model.parameters()).device
-        for i in config.chosen_layers(len(sites)):
-            site = sites[i]
-            prompt = EmbeddedPrompt(config, heads=site.heads, prefix=site.prefix, grid=site.grid)
-            handle.prompts[i] = prompt.to(device)
-            _embed(site.module, handle.prompts[i], stack)
+        handle = Handle(model, sites, stack)
+        handle.add(DEFAULT, config)
+        handle.use(DEFAULT)
         handle._undo = stack.pop_all()
     return handle
 
@@ -141,7 +175,7 @@ def attach(
 # --- diverting them --------------------------------------------------------------------------
 
 
-class _Divert(TorchFunctionMode):
+class Divert(TorchFunctionMode):
     """Sends calls of scaled_dot_product_attention elsewhere."""
 
     def __init__(self, attend: Callable[..., Tensor]) -> None:
@@ -206,17 +240,20 @@ def _prompted(attention: type[nn.Module]) -> type[nn.Module]:
 
     class Prompted(attention):  # type: ignore[misc, valid-type]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            with _Divert(self.embedded_prompt):
+            if self.embedded_prompt is None:
+                return super().forward(*args, **kwargs)
+            with Divert(self.embedded_prompt):
                 return super().forward(*args, **kwargs)
 
     Prompted.__name__ = Prompted.__qualname__ = f"Prompted{attention.__name__}"
     return Prompted
 
 
-def _embed(module: nn.Module, prompt: EmbeddedPrompt, stack: ExitStack) -> None:
+def _embed(module: nn.Module, stack: ExitStack) -> None:
+    """Give an attention a place for a prompt."""
     original = type(module)
     module.__class__ = _prompted(original)  # type: ignore[arg-type]
-    module.embedded_prompt = prompt
+    module.embedded_prompt = None  # type: ignore[assignment]
 
     def undo() -> None:
         del module.embedded_prompt

@@ -59,39 +59,56 @@ def draw_episode(data: LabelledImages, shots: int | None, seed: int = 0) -> Epis
 def _draw(
     data: LabelledImages, groups: np.ndarray, pool: np.ndarray, shots: int, seed: int
 ) -> np.ndarray:
-    support: set[int] = set()
+    has_label = data.targets == 1 if data.task == "multilabel" else _one_hot(data)
+    members = [set(groups[pool[has_label[pool, c]]].tolist()) for c in range(len(data.classes))]
+    support = np.zeros(len(data), dtype=bool)
     drawn: set[str] = set()
     for c, name in enumerate(data.classes):
-        has_label = data.targets[:, c] == 1 if data.task == "multilabel" else data.targets == c
-        rows = pool[has_label[pool]]
-        candidates = sorted(set(groups[rows].tolist()), key=lambda g: _rank(seed, name, g))
-        free = [group for group in candidates if group not in drawn]
-        take = free[: _available(data, name, shots, free, candidates)]
-        drawn.update(take)
-        support.update(rows[np.isin(groups[rows], take)].tolist())
-    return np.array(sorted(support), dtype=np.int64)
+        if not members[c]:
+            raise InputError(
+                f"class {name!r} has no image to learn from; add some, or leave the class out"
+            )
+        kept = [] if data.splits is not None else [m for m in members if len(m) > 1]
+        ranked = sorted(members[c], key=lambda group: _rank(seed, name, group))
+        taken = _take(ranked, shots, drawn, kept)
+        drawn.update(taken)
+        support[pool] |= has_label[pool, c] & np.isin(groups[pool], taken)
+        if len(taken) < shots:
+            warnings.warn(
+                f"class {name!r} has {len(members[c])} shots in all: {len(taken)} of the {shots} "
+                "asked for were drawn",
+                stacklevel=3,
+            )
+    return np.flatnonzero(support)
 
 
-def _available(
-    data: LabelledImages, name: str, shots: int, free: list[str], candidates: list[str]
-) -> int:
-    """How many of the free groups of a class to draw: one is left to test on, if there are two."""
-    if not candidates:
-        raise InputError(
-            f"class {name!r} has no image to learn from; add some, or leave the class out"
-        )
-    keep_for_test = 1 if data.splits is None and len(candidates) > 1 else 0
-    count = max(0, min(shots, len(free), len(candidates) - keep_for_test))
-    if count < shots:
-        untested = (
-            "" if keep_for_test or data.splits is not None else ", and none is left to test on"
-        )
+def _take(ranked: list[str], shots: int, drawn: set[str], kept: list[set[str]]) -> list[str]:
+    """The groups of one class to draw, in the order of their rank.
+
+    New groups first, unless they are the last that a class in ``kept`` has to test on; then those
+    drawn for earlier classes, which are lost to the test anyway. One at least is taken.
+    """
+    taken: list[str] = []
+    for group in ranked:
+        gone = drawn.union(taken, [group])
+        is_last = any(group in members and members <= gone for members in kept)
+        if len(taken) < shots and group not in drawn and not is_last:
+            taken.append(group)
+    again = [group for group in ranked if group in drawn]
+    return (taken + again)[:shots] or ranked[:1]
+
+
+def _one_hot(data: LabelledImages) -> np.ndarray:
+    return data.targets[:, None] == np.arange(len(data.classes))
+
+
+def _warn_of_untested(data: LabelledImages, test: np.ndarray) -> None:
+    has_label = data.targets == 1 if data.task == "multilabel" else _one_hot(data)
+    for c in np.flatnonzero(~has_label[test].any(axis=0)):
         warnings.warn(
-            f"class {name!r} has {len(candidates)} shots in all: {count} of the {shots} asked for "
-            f"were drawn{untested}",
-            stacklevel=4,
+            f"class {data.classes[c]!r}: all its shots are learnt from and none is left to test on",
+            stacklevel=3,
         )
-    return count
 
 
 def _rank(seed: int, *names: str) -> bytes:

@@ -1,6 +1,6 @@
 """Any image, whatever its file or mode, as an 8-bit RGB picture; or a clear error.
 
-16-bit and floating-point greys are stretched from their own minimum and maximum to 0..255,
+16-bit greys and floating-point files are stretched from their own minimum and maximum to 0..255,
 transparency is laid over black, EXIF rotation is applied, and of several frames the first is
 taken.
 """
@@ -8,7 +8,6 @@ taken.
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,8 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm"}
 )
+FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+"""What is opened, whatever the suffix says: no format that runs a program (EPS) is among them."""
 
 
 def read_image(source: ImageLike) -> Image.Image:
@@ -28,54 +29,89 @@ def read_image(source: ImageLike) -> Image.Image:
 
     Args:
         source: a file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of
-            uint8, uint16, bool, or of floats.
+            uint8, of bool, of floats from 0 to 1, or of uint16 (stretched as files are).
 
     Raises:
         InputError: if it is missing, damaged, no image, or larger than Pillow's bound against
             decompression bombs; the message names the file.
     """
-    if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
-    if isinstance(source, Image.Image):
-        return _to_rgb(source)
-    path = Path(source)
+    name = _name(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _to_rgb(image)
+        if isinstance(source, np.ndarray):
+            return _to_rgb(_from_array(source))
+        if isinstance(source, Image.Image):
+            return _to_rgb(source)
+        return _from_file(Path(source))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such image") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path}: a folder, where an image was expected") from error
+        raise InputError(f"{name}: no such image; check the path") from error
     except PermissionError as error:
-        raise InputError(f"{path}: may not be read; check its permissions") from error
+        raise InputError(f"{name}: may not be read; check its permissions") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(
-            f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it, or cut it into tiles"
-        ) from error
+        raise InputError(f"{name}: {_too_large()}") from error
     except UnidentifiedImageError as error:
-        reason = "empty file" if path.stat().st_size == 0 else "not an image that can be read"
-        raise InputError(f"{path}: {reason}; remove or replace it") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: damaged ({error}); remove or replace it") from error
+        raise InputError(f"{name}: not an image that can be read; remove or replace it") from error
+    except Exception as error:  # a decoder given damaged bytes raises whatever it likes
+        raise InputError(f"{name}: damaged ({error}); remove or replace it") from error
+
+
+def _name(source: ImageLike) -> str:
+    if isinstance(source, np.ndarray):
+        return f"array of shape {source.shape} and type {source.dtype}"
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "")) or "PIL image"
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    raise InputError(
+        f"{type(source).__name__} is no image: give a path, a PIL image or a NumPy array"
+    )
+
+
+def _from_file(path: Path) -> Image.Image:
+    if path.exists() and not path.is_file():
+        raise InputError("a folder or a device; give the path of an image file")
+    if path.exists() and path.stat().st_size == 0:
+        raise InputError("empty file; remove or replace it")
+    with Image.open(path, formats=FORMATS) as image:
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise InputError(_too_large())
+        return _to_rgb(image)
+
+
+def _too_large() -> str:
+    return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it, or cut it into tiles"
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        raise InputError(
-            f"an array of shape {array.shape} is no image: use (H, W), (H, W, 3) or (H, W, 4)"
-        )
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * 255
-    elif array.dtype != np.uint8:
-        array = _stretched(array)
-    return Image.fromarray(array)
+        raise InputError("not an image; use (H, W), (H, W, 3) or (H, W, 4)")
+    return Image.fromarray(_eight_bits(array))
+
+
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if (kind, size) == ("u", 1):
+        return array
+    if kind == "b":
+        return array.astype(np.uint8) * 255
+    if (kind, size) == ("u", 2):
+        if array.ndim == 2:
+            return _stretched(array)
+        alpha = (array[..., 3:] >> 8).astype(np.uint8)
+        return np.concatenate([_stretched(array[..., :3]), alpha], axis=2)
+    if kind != "f":
+        raise InputError("not an image; use uint8, uint16, bool, or floats from 0 to 1")
+    if not (array.min() >= -1e-6 and array.max() <= 1 + 1e-6):  # NaN fails both
+        raise InputError("floats must be from 0 to 1, none of them NaN; rescale them first")
+    return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise InputError("no pixels; remove or replace it")
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         image = Image.fromarray(_stretched(np.asarray(image)))
@@ -87,13 +123,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
-    """Numbers of any type as uint8, from their minimum to their maximum; a constant gives 0."""
-    try:
-        values = values.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"an array of {values.dtype} is no image: use uint8") from error
+    """Numbers as uint8, from their minimum to their maximum; a constant gives 0."""
+    values = values.astype(np.float64)
     if not np.isfinite(values).all():
-        raise InputError("an image holds NaN or infinite values: replace them first")
+        raise InputError("holds NaN or infinite values; replace them first")
     low, high = values.min(), values.max()
     if low == high:
         return np.zeros(values.shape, dtype=np.uint8)

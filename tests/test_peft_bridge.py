@@ -1,0 +1,60 @@
+"""EPT through Hugging Face peft: made, trained, saved, loaded, switched off and unloaded."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from medept import EmbeddedPromptConfig, attach
+
+peft = pytest.importorskip("peft")
+bridge = pytest.importorskip("medept.peft_bridge")
+
+
+def test_same_as_attach_and_only_prompts_train(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    twin = copy.deepcopy(tiny_vit)
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=6, layers="2-3", init="zeros"))
+    attach(twin, EmbeddedPromptConfig(length=6, layers="2-3", init="zeros"))
+    torch.testing.assert_close(model(pixels), twin(pixels))
+    trainable = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
+    assert sorted(trainable.values()) == [(17, 6), (17, 6)]
+
+
+def test_saved_and_loaded(tiny_vit: nn.Module, tmp_path: Path) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    twin, plain = copy.deepcopy(tiny_vit), tiny_vit(pixels)
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
+    expected = model(pixels)
+    assert not torch.allclose(expected, plain)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 5_000
+    loaded = peft.PeftModel.from_pretrained(twin, tmp_path)
+    torch.testing.assert_close(loaded(pixels), expected)
+
+
+def test_switched_off_and_unloaded(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    plain, keys = tiny_vit(pixels), list(tiny_vit.state_dict())
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
+    with model.disable_adapter():
+        assert torch.equal(model(pixels), plain)
+    restored = model.unload()
+    assert torch.equal(restored(pixels), plain)
+    assert list(restored.state_dict()) == keys
+
+
+def test_two_adapters(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
+    first = model(pixels)
+    model.add_adapter("b", bridge.EptConfig(length=4, init="zeros"))
+    assert torch.equal(model(pixels), first)
+    model.set_adapter("b")
+    assert not torch.allclose(model(pixels), first)
+    model.set_adapter("default")
+    assert torch.equal(model(pixels), first)
