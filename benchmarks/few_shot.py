@@ -96,7 +96,9 @@ def main() -> None:
         "encoder_weights": arguments.encoder_weights, "image_size": arguments.image_size,
         "recipe": arguments.recipe, "encoder_lr": arguments.encoder_lr,
     }  # fmt: skip
-    runs = pd.read_csv(arguments.out, keep_default_na=False, na_values=[""]) if arguments.out.exists() else pd.DataFrame(columns=KEY)  # fmt: skip
+    runs = pd.DataFrame(columns=KEY)
+    if arguments.out.exists():
+        runs = pd.read_csv(arguments.out, keep_default_na=False, na_values=[""])
     done = {tuple(row) for row in runs[KEY].itertuples(index=False)}
     jobs = [
         (data, dict(zip(KEY, (arguments.encoder, name, *method_of(m), k, seed), strict=True)))

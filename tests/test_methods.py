@@ -58,37 +58,157 @@ def test_removing_a_method_gives_the_encoder_back(encoder: Encoder, name: str) -
     assert list(encoder.state_dict()) == keys
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [("linear", {}), ("ept", {}), ("ept", {"layers": "2-3", "per_head": True}),
-     ("ept", {"collapsed": True}), ("ept", {"way": "multiply_concat"}), ("ept", {"way": "add"}),
-     ("ept", {"way": "multiply"})],
-)  # fmt: skip
-def test_what_is_kept_is_enough(encoder: Encoder, name: str, settings: dict) -> None:
+KEPT = [
+    *((name, {}) for name in METHODS),
+    ("ept", {"layers": "2-3", "per_head": True}),
+    ("ept", {"collapsed": True}),
+    ("ept", {"way": "multiply_concat"}),
+    ("ept", {"way": "add"}),
+    ("ept", {"way": "multiply"}),
+    ("vpt", {"deep": False}),
+    ("vpt", {"frozen": True}),
+    ("partial", {"k": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), KEPT)
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_what_is_kept_is_enough(encoder: Encoder, library: str, name: str, settings: dict) -> None:
+    encoder = encoder if library == "timm" else transformers_encoder()
     pixels = torch.randn(2, 3, 32, 32)
     model = adapt(encoder, name, 3, settings)
+    disturb(model)
     model.head.standardise(torch.randn(10, 48) * 3 + 1)
     expected, state = model(pixels), {k: t.clone() for k, t in model.trained_state().items()}
     model.remove()
     again = adapt(encoder, name, 3, settings)
     again.load_trained_state(state)
     torch.testing.assert_close(again(pixels), expected, rtol=1e-4, atol=1e-5)
+    kept = sum(t.numel() for t in state.values())
+    frozen = sum(p.numel() for p in getattr(again, "prompts", [])) if settings.get("frozen") else 0
+    if name != "ept":  # whose prompts are kept merged
+        assert kept == again.trainable_count() + frozen
 
 
-@pytest.mark.parametrize(("model", "layers", "tokens", "width"), [
+def disturb(model: nn.Module) -> None:
+    """Move what is trained away from its start, where much of it is zero."""
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter += 0.05 * torch.randn_like(parameter)
+
+
+def transformers_encoder() -> Encoder:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=48, num_hidden_layers=3, num_attention_heads=3, intermediate_size=96,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    model = transformers.ViTModel(config, add_pooling_layer=False)
+    return Encoder(model, "transformers:tiny", PREPROCESSING)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_a_transformers_encoder(name: str) -> None:
+    encoder = transformers_encoder()
+    pixels = torch.randn(2, 3, 32, 32)
+    before, keys = encoder(pixels), list(encoder.state_dict())
+    model = adapt(encoder, name, 3)
+    disturb(model)
+    model(pixels).square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    model.remove()
+    torch.testing.assert_close(encoder(pixels), before)
+    assert list(encoder.state_dict()) == keys
+
+
+@pytest.mark.parametrize(
+    "name", ["lora", "dora", "ia3", "adapter", "bias", "norm", "partial", "full"]
+)
+def test_what_starts_as_the_identity_is_the_identity(encoder: Encoder, name: str) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    before = encoder(pixels)
+    model = adapt(encoder, name, 3)
+    torch.testing.assert_close(model.encoder(pixels), before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3"])
+def test_merged_equals_unmerged(encoder: Encoder, name: str) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    model = adapt(encoder, name, 3)
+    disturb(model)
+    expected = model(pixels)
+    model.merge()
+    torch.testing.assert_close(model(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("deep", "expected"), [(True, 3), (False, 1)])
+def test_vpt_adds_tokens_inside_and_none_outside(
+    encoder: Encoder, deep: bool, expected: int
+) -> None:
+    model = adapt(encoder, "vpt", 3, {"length": 5, "deep": deep})
+    assert len(model.prompts) == expected
+    seen: list[int] = []
+    for block in encoder.blocks:
+        block.attn.register_forward_hook(lambda m, i, o: seen.append(i[0].shape[1]))
+    encoder.model.norm.register_forward_hook(lambda m, i, o: seen.append(i[0].shape[1]))
+    model(torch.randn(1, 3, 32, 32))
+    assert seen == [17 + 5, 17 + 5, 17 + 5, 17]
+
+
+def test_vpt_prompts_reach_every_block_fresh(encoder: Encoder) -> None:
+    """Deep prompts replace those of the block before: changing the last changes the output."""
+    pixels = torch.randn(1, 3, 32, 32)
+    model = adapt(encoder, "vpt", 3, {"length": 5})
+    before = model(pixels)
+    with torch.no_grad():
+        model.prompts[-1] += torch.randn_like(model.prompts[-1])
+    assert not torch.allclose(model(pixels), before)
+
+
+def test_vpt_serves_rotary_embeddings() -> None:
+    backbone = timm.create_model("eva02_tiny_patch14_224", num_classes=0, depth=2, img_size=56)
+    encoder = Encoder(backbone, "eva", Preprocessing((56, 56), (0.5,) * 3, (0.5,) * 3))
+    model = adapt(encoder, "vpt", 3, {"length": 4})
+    assert model(torch.randn(2, 3, 56, 56)).shape == (2, 3)
+    model.remove()
+    assert backbone(torch.randn(1, 3, 56, 56)).shape == (1, 192)
+
+
+@pytest.mark.parametrize(("size", "layers", "tokens", "width"), [
     ("vit_base_patch16_224", 12, 197, 768), ("vit_large_patch16_224", 24, 197, 1024),
 ])  # fmt: skip
 def test_trainable_parameters_at_the_size_of_the_paper(
-    model: str, layers: int, tokens: int, width: int
+    size: str, layers: int, tokens: int, width: int
 ) -> None:
-    with torch.device("meta"):
-        backbone = timm.create_model(model, num_classes=0)
-    backbone = backbone.to_empty(device="cpu")
-    real = Encoder(backbone, model, Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3))
+    backbone = timm.create_model(size, num_classes=0)
+    real = Encoder(backbone, size, Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3))
     real.__dict__["width"] = width
     head = width * 19 + 19
     linear = adapt(real, "linear", 19)
     assert linear.trainable_count() == head
+    block = 12 * width**2 + 13 * width  # qkv, projection, MLP of ratio 4, two norms
+    own = sum(p.numel() for p in backbone.parameters())
+    biases = layers * (3 + 1 + 4 + 1 + 2) * width + 2 * width  # and patch embedding, final norm
+    for name, changes, count in (
+        ("vpt", {"length": 10}, layers * 10 * width),
+        ("vpt", {"length": 100, "deep": False}, 100 * width),
+        ("vp", {}, layers * tokens * width),
+        ("lora", {"rank": 1}, layers * 2 * 2 * width),
+        ("lora", {"rank": 64}, layers * 2 * 2 * width * 64),
+        ("dora", {"rank": 8}, layers * (2 * 2 * width * 8 + 2 * width)),
+        ("ia3", {}, layers * width),
+        ("adapter", {"reduction": 8}, layers * (2 * width * width // 8 + width // 8 + width)),
+        ("adapter", {"reduction": 64}, layers * (2 * width * width // 64 + width // 64 + width)),
+        ("bias", {}, biases),
+        ("norm", {}, (2 * layers + 1) * 2 * width),
+        ("partial", {"k": 1}, block),
+        ("partial", {"k": 2}, 2 * block),
+        ("mlp", {"k": 3}, 2 * (width**2 + width)),
+        ("full", {}, own),
+    ):
+        model = adapt(real, name, 19, changes)
+        assert model.trainable_count() == head + count, (name, changes)
+        model.remove()
     for settings, prompts in (
         ({"length": 100}, layers * tokens * 100),
         ({"length": 100, "layers": "first"}, tokens * 100),
@@ -99,7 +219,7 @@ def test_trainable_parameters_at_the_size_of_the_paper(
         kept = ept.trained_state()
         merged = sum(t.numel() for name, t in kept.items() if name.startswith("prompt."))
         assert merged == (tokens if settings.get("layers") == "first" else layers * tokens)
-        if model == "vit_base_patch16_224":
+        if size == "vit_base_patch16_224":
             assert merged * 4 < 16_000  # bytes without the head
         ept.remove()
 
@@ -133,3 +253,8 @@ def test_a_folded_head_is_the_same_head() -> None:
 def test_clear_errors(encoder: Encoder, name: str, settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         adapt(encoder, name, 3, settings)
+
+
+def test_k_may_stand_in_the_name(encoder: Encoder) -> None:
+    assert adapt(encoder, "mlp-2", 3).trainable_count() == 48 * 48 + 48 + 48 * 3 + 3
+    assert adapt(encoder, "partial-2", 3).settings.k == 2

@@ -11,6 +11,7 @@ adds the member ``EPT`` to it when it is imported: the one patch, in :func:`_reg
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,9 @@ class EptLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names = ("ept_prompts",)
     base_layer: nn.Module
     ept_prompts: nn.ModuleDict
+    active_adapters: list[str]
+    disable_adapters: bool
+    set_adapter: Callable[..., None]
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()

@@ -27,11 +27,12 @@ METHODS: dict[str, type[AdaptedEncoder]] = {
 
 
 def find_method(name: str) -> type[AdaptedEncoder]:
-    """The method of this name.
+    """The method of this name; ``partial-2`` and ``mlp-3`` name a method with its k.
 
     Raises:
         InputError: if there is none; the message lists those there are.
     """
+    name = _split(name)[0]
     if name not in METHODS:
         raise InputError(f"no method is named {name!r}: use one of {', '.join(METHODS)}")
     return METHODS[name]
@@ -45,13 +46,18 @@ def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSett
     """
     method = find_method(name)
     try:
-        return method.Settings(**(values or {}))
+        return method.Settings(**(_split(name)[1] | (values or {})))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()
         )
         known = ", ".join(method.Settings.model_fields) or "none"
         raise InputError(f"method {name!r}: {problems} (its settings are: {known})") from error
+
+
+def _split(name: str) -> tuple[str, dict[str, Any]]:
+    method, dash, k = name.rpartition("-")
+    return (method, {"k": int(k)}) if dash and k.isdigit() else (name, {})
 
 
 def adapt(

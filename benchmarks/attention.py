@@ -1,0 +1,76 @@
+"""One attention, forward and backward: plain, equation 5 written out (L = 100), and ours.
+
+    python benchmarks/attention.py [--quick] [--json]
+
+ViT-B's 12 heads of 64, at 197, 577 and 1370 tokens (224, 384 and 518 pixels). Ratios are to plain
+``scaled_dot_product_attention``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from side_by_side import arguments, median_seconds, peak_bytes, show
+from torch import Tensor
+
+from medept.attention import prompted_attention
+
+HEADS, WIDTH, LENGTH = 12, 64, 100
+
+
+def by_formula(q: Tensor, k: Tensor, v: Tensor, prompt: Tensor) -> Tensor:
+    """The published way: the T x (T + L) softmax, then drop the prompt's entries."""
+    logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    prompts = prompt.expand(*logits.shape[:2], -1, -1)
+    return torch.cat([prompts, logits], dim=-1).softmax(-1)[..., prompt.shape[-1] :] @ v
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, prompt: Tensor) -> Tensor:
+    """No prompt."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+WAYS: dict[str, Callable[..., Tensor]] = {
+    "plain": plain,
+    "formula": by_formula,
+    "fused": partial(prompted_attention, kernel="fused"),
+    "extra_key": partial(prompted_attention, kernel="extra_key"),
+}
+
+
+def step(way: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> None:
+    """Forward and backward."""
+    for x in inputs:
+        x.grad = None
+    way(*inputs).backward(grad)
+
+
+def main() -> None:
+    """Time every way at every size."""
+    options = arguments(__doc__ or "")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows: list[dict[str, object]] = []
+    for tokens in (197, 577) if options.quick else (197, 577, 1370):
+        for batch in (1,) if options.quick else (1, 4):
+            shape = (batch, HEADS, tokens, WIDTH)
+            inputs = [torch.randn(shape, device=device, requires_grad=True) for _ in range(3)]
+            inputs.append(torch.randn(tokens, LENGTH, device=device, requires_grad=True))
+            grad = torch.randn(shape, device=device)
+            runs = {name: partial(step, way, inputs, grad) for name, way in WAYS.items()}
+            seconds = median_seconds(runs, 5 if options.quick else 15)
+            memory = {name: peak_bytes(run) for name, run in runs.items()}
+            for name in WAYS:
+                rows.append(
+                    {"tokens": tokens, "batch": batch, "way": name, "ms": seconds[name] * 1e3,
+                     "time ratio": seconds[name] / seconds["plain"],
+                     "peak MB": memory[name] / 1e6,
+                     "memory ratio": memory[name] / max(1, memory["plain"])}
+                )  # fmt: skip
+    show(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

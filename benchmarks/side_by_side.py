@@ -1,0 +1,78 @@
+"""Measuring several ways of doing one thing, in turn, in one run: medians, ratios, peak memory."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """``--quick`` and ``--json``, which every benchmark here takes."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args()
+
+
+def median_seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each way; one of each in turn, so that slow drifts touch all alike."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(repeats + 1):  # the first round warms up
+        for name, run in ways.items():
+            _synchronise()
+            started = time.perf_counter()
+            run()
+            _synchronise()
+            if i:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most memory that ``run`` held beyond what was held before it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        run()
+    held = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+def machine() -> dict[str, object]:
+    """What this ran on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    return {"device": device or platform.machine(), "threads": torch.get_num_threads(),
+            "torch": torch.__version__}  # fmt: skip
+
+
+def show(rows: list[dict[str, object]], as_json: bool) -> None:
+    """A markdown table of rows with the same keys, or JSON."""
+    if as_json:
+        print(json.dumps({"machine": machine(), "rows": rows}))
+        return
+    print(f"{machine()}\n\n| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
+    for row in rows:
+        cells = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
+        print("| " + " | ".join(cells) + " |")
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
