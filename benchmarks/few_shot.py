@@ -18,12 +18,12 @@ import pandas as pd
 from rich.progress import track
 
 from medept.classifier import FewShotClassifier
-from medept.data.episodes import draw_episode
 from medept.data.phantoms import make_phantoms
 from medept.data.table import LabelledImages, read_dataset
 from medept.errors import InputError
 from medept.evaluation import evaluate
 from medept.files import write_table
+from medept.jobs import fit_episode
 
 KEY = ["encoder", "data", "method", "settings", "shots", "seed"]
 
@@ -40,12 +40,11 @@ def one_run(data: LabelledImages, key: dict, options: dict) -> dict:
     """Metrics and seconds of one fit, or its error."""
     started = time.perf_counter()
     try:
-        episode = draw_episode(data, key["shots"], key["seed"])
-        support, test = data.subset(episode.support), data.subset(episode.test)
+        settings = json.loads(key["settings"])
         classifier = FewShotClassifier(
-            key["encoder"], key["method"], settings=json.loads(key["settings"]), seed=key["seed"],
-            **options,
-        ).fit(support.images, support.labels, classes=data.classes)  # fmt: skip
+            key["encoder"], key["method"], settings=settings, seed=key["seed"], **options
+        )
+        support, test = fit_episode(data, classifier, key["shots"])
         result = evaluate(
             classifier.predict_proba(test.images), test.targets, classes=data.classes, resamples=1
         )

@@ -90,6 +90,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         X: Sequence[ImageLike],
         y: Any,
         *,
+        groups: np.ndarray | None = None,
         classes: Sequence[str] | None = None,
     ) -> FewShotClassifier:
         """Train on the support set.
@@ -97,6 +98,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: n images.
             y: (n,) labels, or (n, C) of 0 and 1 for multi-label data.
+            groups: (n,) patients or studies, which cross-validation inside the support set (of
+                methods that do it) keeps together.
             classes: names of the labels (default: the sorted labels; ``0``.. for multi-label).
 
         Raises:
@@ -128,6 +131,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             targets,
             recipe,
             accelerator,
+            groups=groups,
             seed=self.seed,
             progress=self.progress or silent,
         )

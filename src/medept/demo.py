@@ -14,7 +14,6 @@ import torch
 from medept import jobs
 from medept.attachment import Handle
 from medept.classifier import FewShotClassifier
-from medept.data.episodes import draw_episode
 from medept.data.phantoms import TASKS, make_phantoms, write_phantoms
 from medept.data.table import LabelledImages
 from medept.evaluation.metrics import evaluate
@@ -73,11 +72,9 @@ def _runs(
 ) -> Iterator[dict[str, Any]]:
     for seed in seeds:
         for k in shots:
-            episode = draw_episode(data, k, seed)
-            support, test = data.subset(episode.support), data.subset(episode.test)
             for method in METHODS:
                 classifier = FewShotClassifier(method=method, seed=seed)
-                classifier.fit(support.images, support.labels, classes=data.classes)
+                _, test = jobs.fit_episode(data, classifier, k)
                 result = evaluate(
                     classifier.predict_proba(test.images), test.targets, classes=data.classes,
                     groups=test.groups, resamples=1,

@@ -52,18 +52,24 @@ def fit(
         InputError: if ``out`` exists already, or the data cannot be used.
     """
     with whole_folder(out) as folder:
-        episode = draw_episode(data, shots, seed=classifier.seed)
-        support, test = data.subset(episode.support), data.subset(episode.test)
-        classifier.fit(support.images, support.labels, classes=data.classes)
+        support, test = fit_episode(data, classifier, shots)
         classifier.save(folder)
         info = classifier.info()
         write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
         write_table(folder / "support.csv", describe_rows(support))
-        evaluation = None
-        if len(test):
-            evaluation = write_evaluation(classifier, test, folder)
+        evaluation = write_evaluation(classifier, test, folder) if len(test) else None
         write_text(folder / "README.md", model_card(info, support, evaluation))
     return FitResult(out, info, evaluation, len(support), len(test))
+
+
+def fit_episode(
+    data: LabelledImages, classifier: FewShotClassifier, shots: int | None
+) -> tuple[LabelledImages, LabelledImages]:
+    """Draw an episode by the classifier's seed and fit it; returns the support and test sets."""
+    episode = draw_episode(data, shots, seed=classifier.seed)
+    support, test = data.subset(episode.support), data.subset(episode.test)
+    classifier.fit(support.images, support.labels, groups=support.groups, classes=data.classes)
+    return support, test
 
 
 def write_evaluation(

@@ -11,6 +11,7 @@ from medept.errors import InputError
 from medept.methods.adaptformer import AdaptFormer
 from medept.methods.base import AdaptedEncoder, MethodSettings
 from medept.methods.ept import EmbeddedPromptTuning
+from medept.methods.features import Neighbours, Probe, Prototypes
 from medept.methods.linear import Linear
 from medept.methods.lowrank import IA3, DoRA, LoRA
 from medept.methods.mlp import MLP
@@ -21,7 +22,7 @@ METHODS: dict[str, type[AdaptedEncoder]] = {
     method.name: method
     for method in (
         Linear, EmbeddedPromptTuning, VisualPromptTuning, AddedPrompts, LoRA, DoRA, IA3,
-        AdaptFormer, Bias, NormTuning, Partial, MLP, Full,
+        AdaptFormer, Bias, NormTuning, Partial, MLP, Full, Probe, Neighbours, Prototypes,
     )
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ and what of it is kept in the adapter file (:meth:`AdaptedEncoder.trained_state`
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -95,8 +95,12 @@ class AdaptedEncoder(nn.Module):
         self.encoder, self.settings = encoder, settings
         self.encoder_identity = encoder.identity()
         encoder.requires_grad_(False)
-        self.head = Head(encoder.width, classes)
+        self.head = self.make_head(encoder.width, classes)
         self.insert()
+
+    def make_head(self, width: int, classes: int) -> Any:
+        """What turns features (B, D) into logits (B, C): one linear layer."""
+        return Head(width, classes)
 
     def insert(self) -> None:
         """Put what is trained into the encoder; nothing, by default."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medept.methods import AdaptedEncoder
+from medept.methods.features import FeatureMethod
 from medept.training.recipes import Recipe
 from medept.training.views import Views
 
@@ -36,6 +37,7 @@ def train(
     recipe: Recipe,
     accelerator: Accelerator,
     *,
+    groups: np.ndarray | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[dict[str, float]]:
@@ -43,9 +45,14 @@ def train(
 
     Args:
         targets: (n,) class indices, or (n, C) of 0 and 1.
+        groups: (n,) ids, for methods that cross-validate within the support set.
         seed: of the order of images; that of the views is in ``views``.
     """
     model.to(accelerator.device)
+    if isinstance(model, FeatureMethod):
+        features = predict_logits(model.encoder, views, accelerator, progress=progress)
+        model.fit_features(features, targets, groups)
+        return []
     wanted = torch.as_tensor(targets, device=accelerator.device)
     optimizer, scheduler = _optimizer(
         model, recipe, steps=math.ceil(len(views) / recipe.batch_size)
