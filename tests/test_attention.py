@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from medept.attention import choose_kernel, gates, prompted_attention, sink_attention
 
@@ -124,6 +127,66 @@ def test_per_head_causal_and_grouped_queries(kernel: str) -> None:
     compare(actual, reference(*repeated, "concat", causal, D**-0.5), ours, theirs, 1e-10)
 
 
+SHAPES = [(9,), (1, 9), (T, 1), (B, 1, 1, 9), (H, T, 9), (B, H, T, 9)]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_masks_that_broadcast(kernel: str, shape: tuple[int, ...]) -> None:
+    ours = [x.detach() for x in inputs(keys=9)]
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < 0.6
+    mask[..., :1] = True
+    whole = mask.expand(B, H, T, 9)
+    expected = reference(*ours, "concat", whole, D**-0.5)
+    actual = prompted_attention(*ours, attn_mask=mask, kernel=kernel)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
+    u = (ours[0] @ ours[1].mT * D**-0.5).masked_fill(~whole, float("-inf"))
+    torch.testing.assert_close(
+        gates(ours[0], ours[1], ours[3].logsumexp(-1), attn_mask=mask),
+        1 / (1 + ours[3].exp().sum(-1) / u.exp().sum(-1)),
+    )
+
+
+@pytest.mark.parametrize("kernel", ["formula", "fused", "extra_key"])
+@pytest.mark.parametrize("shape", [(), (T,), (H, 1), (H, T), (B, 1, T), (B, H, T)], ids=str)
+def test_sinks_that_broadcast(kernel: str, shape: tuple[int, ...]) -> None:
+    q, k, v, _ = inputs()
+    sink = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    prompt = sink.expand(B, H, T)[..., None]
+    expected = reference(q, k, v, prompt, "concat", None, D**-0.5)
+    actual = sink_attention(q, k, v, sink, kernel=kernel)
+    compare(actual, expected, [q, k, v, sink], [q, k, v, sink], 1e-10)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_values_wider_or_narrower_than_keys(kernel: str) -> None:
+    q, k, v, p = (x.detach() for x in inputs())
+    for values in (v[..., :3], torch.cat([v, v], -1)):
+        actual = prompted_attention(q, k, values, p, kernel=kernel)
+        assert actual.shape == (B, H, T, values.shape[-1])
+        torch.testing.assert_close(actual, reference(q, k, values, p, "concat", None, D**-0.5))
+
+
+def test_causal_excludes_a_mask() -> None:
+    q, k, v, p = inputs()
+    with pytest.raises(ValueError, match="put both into attn_mask"):
+        prompted_attention(q, k, v, p, is_causal=True, attn_mask=torch.ones(T, T).bool())
+
+
+@pytest.mark.parametrize("kernel", ["auto", "formula", "fused", "extra_key"])
+def test_autocast_takes_what_plain_attention_takes(kernel: str) -> None:
+    """Query and key norms leave float32 beside bfloat16 values."""
+    q, k, v, p = inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = prompted_attention(q, k, v.bfloat16(), p, kernel=kernel)
+        assert gates(q, k, p.logsumexp(-1)).dtype == torch.float32
+    assert out.dtype == torch.bfloat16
+    gradients = torch.autograd.grad(out.sum(), (q, k, v, p))
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
+    expected = reference(*(x.double() for x in (q, k, v, p)), "concat", None, D**-0.5)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=0.03)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.tuples(*[st.integers(1, 6)] * 5), st.sampled_from(KERNELS), st.integers(0, 99))
 def test_any_shape(shape: tuple[int, ...], kernel: str, seed: int) -> None:
@@ -138,9 +201,13 @@ def test_any_shape(shape: tuple[int, ...], kernel: str, seed: int) -> None:
 
 @pytest.mark.parametrize("kernel", ["fused", "extra_key"])
 def test_gradcheck(kernel: str) -> None:
-    q, k, v, p = inputs()
-    assert torch.autograd.gradcheck(lambda *x: prompted_attention(*x, kernel=kernel), (q, k, v, p))
-    sink = torch.randn(B, H, T, dtype=torch.float64, requires_grad=True)
+    q, k, v = (x[:1, :2, :3].detach().requires_grad_() for x in inputs()[:3])
+    p = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    sink = torch.randn(1, 2, 3, dtype=torch.float64, requires_grad=True)
+    for way in ("concat", "multiply_concat"):
+        assert torch.autograd.gradcheck(
+            lambda *x, way=way: prompted_attention(*x, way=way, kernel=kernel), (q, k, v, p)
+        )
     assert torch.autograd.gradcheck(lambda *x: sink_attention(*x, kernel=kernel), (q, k, v, sink))
 
 
@@ -168,24 +235,53 @@ def test_layout_of_a_fused_projection(kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_without_a_sink_it_is_attention(kernel: str) -> None:
-    q, k, v, _ = (x.detach() for x in inputs())
-    none = torch.full((T,), -1e4, dtype=torch.float64)
-    torch.testing.assert_close(
-        sink_attention(q, k, v, none, kernel=kernel), F.scaled_dot_product_attention(q, k, v)
-    )
+@pytest.mark.parametrize("low", [-1e5, float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_without_a_sink_it_is_attention(kernel: str, low: float, dtype: torch.dtype) -> None:
+    q, k, v, _ = (x.detach() for x in inputs(dtype))
+    none = torch.full((T,), low)
+    atol = 1e-10 if dtype == torch.float64 else 2e-3
+    actual = sink_attention(q, k, v, none, kernel=kernel)
+    plain = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(actual, plain, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("kernel", ["formula", "fused", "extra_key"])
-def test_a_row_without_keys_gives_zeros(kernel: str) -> None:
-    q, k, v, p = inputs()
+WITHOUT_KEYS = [("concat", kernel) for kernel in KERNELS] + [
+    (way, "auto") for way in ("multiply_concat", "add", "multiply")
+]
+
+
+@pytest.mark.parametrize("as_float", [False, True])
+@pytest.mark.parametrize(("way", "kernel"), WITHOUT_KEYS)
+def test_a_row_without_keys_gives_zeros(way: str, kernel: str, as_float: bool) -> None:
+    """Zeros, no gradient, and every other row as if that one were not there."""
     mask = torch.ones(T, T, dtype=torch.bool)
     mask[2] = False
-    out = prompted_attention(q, k, v, p, attn_mask=mask, kernel=kernel)
+    others = [i for i in range(T) if i != 2]
+    attn_mask = torch.zeros(T, T, dtype=torch.float64).masked_fill(~mask, float("-inf"))
+    q, k, v, p = (x.detach() for x in inputs(length=T))
+    ours = [x.requires_grad_(kernel != "flex") for x in (q, k, v, p)]
+    out = prompted_attention(
+        *ours, way=way, attn_mask=attn_mask if as_float else mask, kernel=kernel
+    )
     assert out[:, :, 2].abs().max() == 0
-    gradients = torch.autograd.grad(out.sum(), (q, k, v, p))
-    assert all(g.isfinite().all() for g in gradients)
-    assert gates(q, k, p.logsumexp(-1), attn_mask=mask)[:, :, 2].max() == 0
+    theirs = [x.detach() for x in (q[:, :, others], k, v, p[others])]
+    expected = reference(*theirs, way, None, D**-0.5)
+    torch.testing.assert_close(out[:, :, others], expected, rtol=0, atol=1e-10)
+    if out.requires_grad:
+        dq, *rest = torch.autograd.grad(out.sum(), ours)
+        assert dq[:, :, 2].abs().max() == 0
+        assert all(g.isfinite().all() for g in rest)
+
+
+@pytest.mark.parametrize("sink", [1.0, float("-inf")])
+def test_a_row_without_keys_has_the_gate_zero(sink: float) -> None:
+    q, k, _, _ = inputs()
+    mask = torch.ones(T, T, dtype=torch.bool)
+    mask[2] = False
+    gate = gates(q, k, torch.tensor(sink), attn_mask=mask)
+    assert gate[:, :, 2].max() == 0
+    assert gate[:, :, 3].min() > 0
 
 
 def test_a_prompt_collapses_to_its_logsumexp() -> None:
@@ -207,16 +303,26 @@ def test_gates_are_between_zero_and_one_and_scale_the_output() -> None:
     torch.testing.assert_close(sink_attention(q, k, v, sink), expected)
 
 
-def test_dropout_acts_on_the_prompted_softmax() -> None:
-    q, k, v, p = (x.detach() for x in inputs(keys=9))
-    sink = p.logsumexp(-1)
-    plain = sink_attention(q, k, v, sink)
-    torch.manual_seed(0)
-    runs = torch.stack([sink_attention(q, k, v, sink, dropout_p=0.3) for _ in range(3000)])
-    torch.testing.assert_close(runs.mean(0), plain, rtol=0, atol=0.1)
-    assert runs.std(0).min() > 0.01
+@pytest.mark.parametrize("kernel", ["formula", "extra_key"])
+def test_dropout_acts_on_the_prompted_softmax(kernel: str) -> None:
+    """Values that are the unit vectors show the weights: dropped, or as they were over 1 - p."""
+    q, k, _, p = (x.detach() for x in inputs(keys=9))
+    eye = torch.eye(9, dtype=torch.float64).expand(B, H, 9, 9)
+    weights = reference(q, k, eye, p, "concat", None, D**-0.5)
+    kept = 0
+    for _ in range(20):
+        out = prompted_attention(q, k, eye, p, dropout_p=0.3, kernel=kernel)
+        torch.testing.assert_close(out, torch.where(out == 0, 0, weights / 0.7))
+        kept += (out != 0).sum().item()
+    draws = 20 * weights.numel()
+    assert abs(kept - 0.7 * draws) < 5 * (draws * 0.21) ** 0.5
+
+
+@pytest.mark.parametrize("kernel", ["fused", "flex"])
+def test_kernels_without_dropout_say_so(kernel: str) -> None:
+    q, k, v, p = inputs()
     with pytest.raises(ValueError, match="no dropout"):
-        sink_attention(q, k, v, sink, dropout_p=0.3, kernel="fused")
+        prompted_attention(q, k, v, p, dropout_p=0.3, kernel=kernel)
 
 
 def test_only_the_prompt_trains() -> None:
@@ -230,20 +336,30 @@ def test_only_the_prompt_trains() -> None:
 
 def test_the_choice_of_kernel() -> None:
     q = torch.zeros(1, 1, 2, 8)
-    assert choose_kernel(q) == "fused"
-    assert choose_kernel(q, dropout_p=0.1) == "extra_key"
+    assert choose_kernel(q, q) == "fused"
+    assert choose_kernel(q, q, dropout_p=0.1) == "extra_key"
     learnt = torch.zeros(2, 2, requires_grad=True)
-    assert choose_kernel(q, attn_mask=learnt) == "extra_key"
-    assert choose_kernel(q.to("meta")) == "extra_key"
+    assert choose_kernel(q, q, attn_mask=learnt) == "extra_key"
+    assert choose_kernel(q.to("meta"), q.to("meta")) == "extra_key"
 
 
-def test_a_learnt_mask_gets_its_gradient() -> None:
-    ours = inputs()
+@pytest.mark.parametrize("way", ["concat", "multiply_concat", "add", "multiply"])
+def test_a_learnt_mask_gets_its_gradient(way: str) -> None:
+    ours = inputs(length=T)
     mask = torch.randn(T, T, dtype=torch.float64, requires_grad=True)
-    actual = prompted_attention(*ours, attn_mask=mask)
-    expected = reference(*ours, "concat", mask, D**-0.5)
+    actual = prompted_attention(*ours, way=way, attn_mask=mask)
+    expected = reference(*ours, way, mask, D**-0.5)
     got, want = (torch.autograd.grad(x.square().sum(), (mask,))[0] for x in (actual, expected))
     torch.testing.assert_close(got, want)
+
+
+def test_extremes_over_more_keys_than_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medept.attention.KEYS_AT_ONCE", 4)
+    ours = inputs(keys=9)
+    theirs = [x.detach().requires_grad_() for x in ours]
+    mask = mask_of("bool", 9)
+    actual = prompted_attention(*ours, way="multiply_concat", attn_mask=mask)
+    compare(actual, reference(*theirs, "multiply_concat", mask, D**-0.5), ours, theirs, 1e-10)
 
 
 @pytest.mark.parametrize("way", ["concat", "multiply_concat"])
@@ -254,6 +370,82 @@ def test_compiles_in_one_graph(way: str) -> None:
     )
     theirs = [x.detach().double().requires_grad_() for x in ours]
     compare(compiled(*ours), reference(*theirs, way, None, D**-0.5), ours, theirs, 1e-5)
+
+
+class Layer(torch.nn.Module):
+    """One attention with a prompt (or a sink) as its only parameter."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        shape = (T,) if way == "sink" else (T, T)
+        self.way, self.prompt = way, torch.nn.Parameter(torch.randn(shape))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.way == "sink":
+            return sink_attention(q, k, v, self.prompt)
+        return prompted_attention(q, k, v, self.prompt, way=self.way)
+
+
+@pytest.mark.parametrize("way", ["sink", "concat", "multiply_concat", "add", "multiply"])
+def test_exports_in_plain_operators(way: str) -> None:
+    """What is exported runs on any device: no operator of one device's kernel."""
+    layer, arguments = Layer(way).eval(), tuple(x.detach() for x in inputs(torch.float32)[:3])
+    program = torch.export.export(layer, arguments)
+    assert "flash" not in program.graph_module.code
+    torch.testing.assert_close(program.module()(*arguments), layer(*arguments))
+
+
+@pytest.mark.slow
+def test_onnx_runtime_gives_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    layer, arguments = Layer("sink").eval(), tuple(x.detach() for x in inputs(torch.float32)[:3])
+    file = tmp_path / "layer.onnx"
+    torch.onnx.export(layer, arguments, file, dynamo=True, verbose=False)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [x.name for x in session.get_inputs()]
+    (out,) = session.run(None, {n: x.numpy() for n, x in zip(names, arguments, strict=True)})
+    torch.testing.assert_close(torch.from_numpy(out), layer(*arguments).detach())
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor() -> None:
+    ours = inputs(torch.float32)
+    theirs = [x.detach().double().requires_grad_() for x in ours]
+    compiled = torch.compile(prompted_attention, fullgraph=True)
+    compare(compiled(*ours), reference(*theirs, "concat", None, D**-0.5), ours, theirs, 1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor made under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = [x.numel() for x in tree_leaves(result) if isinstance(x, Tensor)]
+        self.elements = max([self.elements, *made])
+        return result
+
+
+@pytest.mark.parametrize("way", ["concat", "multiply_concat"])
+def test_never_holds_the_logits(way: str) -> None:
+    tokens, width = 1024, 8
+    q, k, v = (torch.randn(1, 1, tokens, width, requires_grad=True) for _ in range(3))
+    p = torch.randn(tokens, 4, requires_grad=True)
+    with Largest() as largest:
+        prompted_attention(q, k, v, p, way=way).sum().backward()
+    assert largest.elements <= tokens * 256
+
+
+def test_a_frozen_encoder_needs_no_attention_backward() -> None:
+    q, k, v, p = inputs()
+    out = prompted_attention(q.detach(), k.detach(), v.detach(), p)
+    with torch.profiler.profile() as profile:
+        out.sum().backward()
+    assert not [e.name for e in profile.events() if "attention" in e.name]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

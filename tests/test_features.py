@@ -112,7 +112,6 @@ def test_through_the_classifier(name: str, tmp_path: Path) -> None:
     data = make_phantoms("colon", patients=8, images_per_patient=2, size=64, difficulty=0.1)
     classifier = FewShotClassifier(method=name, device="cpu")
     classifier.fit(data.images, data.labels, groups=data.groups)
-    assert classifier.score(data.images, data.labels) > 0.7
     classifier.save(tmp_path)
     loaded = FewShotClassifier.load(tmp_path, device="cpu")
     np.testing.assert_allclose(

@@ -54,14 +54,15 @@ def prompted_attention(
 
     Args:
         q: queries (B, H, T, d).
-        k: keys (B, H, S, d).
-        v: values (B, H, S, d).
+        k: keys (B, H, S, d), or fewer heads with ``enable_gqa``.
+        v: values (B, H, S, d), likewise.
         prompt: (T, L), shared by the heads, or (H, T, L), in units of the scaled logits u.
         way: ``concat`` (equation 5); ``multiply_concat``, the prompt's row i multiplied by
             max_j u_ij - min_j u_ij first; ``add``, u + P; ``multiply``, u * P (both L = S).
-            ``multiply_concat`` finds its extremes in blocks of keys and never holds T x S
-            logits; ``add`` and ``multiply`` change the logits themselves and are dense. A float
-            mask is added after the multiplication.
+            ``multiply_concat`` leaves masked keys out of its extremes, finds them in blocks of
+            keys, never holding T x S logits, and is differentiable to q and k; ``add`` and
+            ``multiply`` change the logits themselves and are dense. With ``multiply`` a float
+            mask is added after the multiplication. A row whose keys are all masked gives zeros.
         attn_mask: as in ``torch.nn.functional.scaled_dot_product_attention``, as are the next
             four. Dropout acts on the softmax over logits and prompt together.
         dropout_p: see above.
@@ -69,11 +70,15 @@ def prompted_attention(
         scale: see above.
         enable_gqa: see above.
         kernel: one of :data:`KERNELS`.
+
+    Raises:
+        ValueError: for an unknown way or kernel, for ``attn_mask`` together with ``is_causal``,
+            and for dropout with a kernel that has none.
     """
     options: dict[str, Any] = {"dropout_p": dropout_p, "scale": _scale(q, scale)}
-    if enable_gqa:
-        k, v = _repeat_heads(q, k), _repeat_heads(q, v)
+    q, k, v = _alike(q, k, v)
     bias = _bias(q, k, attn_mask, is_causal)
+    prompt = prompt.to(_precise(q))
     if way == "concat":
         sink = prompt.logsumexp(-1)
         return sink_attention(q, k, v, sink, attn_mask=bias, kernel=kernel, **options)
@@ -86,7 +91,7 @@ def prompted_attention(
         return F.scaled_dot_product_attention(q, k, v, attn_mask=added, **options)
     if way == "multiply":
         logits = q @ k.transpose(-1, -2) * options["scale"] * prompt.to(q.dtype)
-        weights = (logits if bias is None else logits + bias).softmax(-1)
+        weights = torch._safe_softmax(logits if bias is None else logits + bias, -1)
         return F.dropout(weights, dropout_p) @ v
     raise ValueError(f"way {way!r} is not one of {WAYS}")
 
@@ -112,12 +117,11 @@ def sink_attention(
         sink: s, broadcastable to (B, H, T); the rest is as in :func:`prompted_attention`.
     """
     scale = _scale(q, scale)
-    if enable_gqa:
-        k, v = _repeat_heads(q, k), _repeat_heads(q, v)
+    q, k, v = _alike(q, k, v)
     bias = _bias(q, k, attn_mask, is_causal)
-    sink = sink.to(torch.promote_types(q.dtype, torch.float32))
+    sink = sink.to(_precise(q))
     if kernel == "auto":
-        kernel = choose_kernel(q, attn_mask=bias, dropout_p=dropout_p)
+        kernel = choose_kernel(q, k, attn_mask=bias, dropout_p=dropout_p)
     if kernel == "formula":
         return _formula(q, k, v, sink, bias, dropout_p, scale)
     if kernel == "extra_key":
@@ -142,26 +146,32 @@ def gates(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """sigmoid(z - s), (B, H, T): by how much the prompt scales each head's and token's output."""
-    if enable_gqa:
-        k = _repeat_heads(q, k)
+    """sigmoid(z - s), (B, H, T): by how much the prompt scales each head's and token's output.
+
+    A row whose keys are all masked has the gate 0. Not differentiable.
+    """
+    scale = _scale(q, scale)
+    q, k, _ = _alike(q, k, k)
     bias = _bias(q, k, attn_mask, is_causal)
-    sink = sink.to(torch.promote_types(q.dtype, torch.float32))
-    if bias is None and choose_kernel(q) == "fused":
-        z = _attend(q, k, k, None, _scale(q, scale))[1][..., : q.shape[-2]]
+    if choose_kernel(q, k, attn_mask=bias) == "fused":
+        q, k = _in_eights(q, k)
+        z = _attend(q, k, k, bias, scale)[1][..., : q.shape[-2]]
     else:
-        z = _logits(q, k, bias, _scale(q, scale)).logsumexp(-1)
-    return torch.sigmoid(z - sink)
+        z = _logits(q, k, bias, scale).to(_precise(q)).logsumexp(-1)
+    gate = torch.sigmoid(z - sink.to(_precise(q)))
+    return gate if bias is None else gate.masked_fill((bias == float("-inf")).all(-1), 0)
 
 
-def choose_kernel(q: Tensor, *, attn_mask: Tensor | None = None, dropout_p: float = 0.0) -> str:
-    """The kernel that ``auto`` takes for these queries: ``fused`` or ``extra_key``."""
-    learnt_mask = attn_mask is not None and attn_mask.requires_grad
-    if dropout_p or learnt_mask or torch.compiler.is_exporting():
+def choose_kernel(
+    q: Tensor, k: Tensor, *, attn_mask: Tensor | None = None, dropout_p: float = 0.0
+) -> str:
+    """The kernel that ``auto`` takes for these inputs: ``fused`` or ``extra_key``."""
+    learnt_mask = attn_mask is not None and attn_mask.requires_grad and torch.is_grad_enabled()
+    empty = not (q.shape[-2] and k.shape[-2])
+    if dropout_p or learnt_mask or empty or torch.compiler.is_exporting():
         return "extra_key"
-    if q.device.type == "cuda":
-        return "extra_key" if q.dtype == torch.float64 else "fused"
-    return "fused" if q.device.type == "cpu" and q.dtype != torch.float16 else "extra_key"
+    fused = q.device.type == "cpu" or (q.device.type == "cuda" and q.dtype != torch.float64)
+    return "fused" if fused else "extra_key"
 
 
 # --- what goes in ----------------------------------------------------------------------------
@@ -171,17 +181,40 @@ def _scale(q: Tensor, scale: float | None) -> float:
     return q.shape[-1] ** -0.5 if scale is None else scale
 
 
-def _repeat_heads(q: Tensor, x: Tensor) -> Tensor:
-    """Keys or values of grouped-query attention, one for each head of the queries."""
-    return x.repeat_interleave(q.shape[-3] // x.shape[-3], -3)
+def _precise(q: Tensor) -> torch.dtype:
+    """The type of sinks and logsumexps: float32, or float64 where q is."""
+    return torch.promote_types(q.dtype, torch.float32)
+
+
+def _alike(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In autocast's type where it is on, keys and values once for each head of the queries."""
+    device = q.device.type
+    if torch.is_autocast_enabled(device) and q.dtype != torch.float64:
+        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
+    groups = q.shape[-3] // k.shape[-3]
+    if groups > 1:
+        k, v = (x.repeat_interleave(groups, -3) for x in (k, v))
+    return q, k, v
+
+
+def _in_eights(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Padded with zeros to one head dimension, which CUDA's kernels want in steps of eight."""
+    width = max(x.shape[-1] for x in tensors)
+    width += -width % 8 if tensors[0].is_cuda else 0
+    return tuple(F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in tensors)
 
 
 def _bias(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor | None:
     """Masks of all kinds as what is added to the logits: 0, -inf, or what a float mask says."""
     if is_causal:
+        if mask is not None:
+            raise ValueError("attn_mask and is_causal exclude each other: put both into attn_mask")
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-    if mask is None or mask.dtype != torch.bool:
-        return None if mask is None else mask.to(q.dtype)
+    if mask is None:
+        return None
+    mask = mask if mask.ndim > 1 else mask[None]
+    if mask.dtype != torch.bool:
+        return mask.to(q.dtype)
     return torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
 
 
@@ -192,19 +225,19 @@ def _logits(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
 
 def _row_spread(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """max_j u_ij - min_j u_ij (B, H, T) over the keys that are not masked, with its gradient."""
-    highest, lowest, at_highest, at_lowest = _row_extremes(q.detach(), k.detach(), bias, scale)
-    index = (at_highest[..., None].expand_as(q), at_lowest[..., None].expand_as(q))
-    spread = (q * (k.gather(-2, index[0]) - k.gather(-2, index[1]))).sum(-1) * scale
-    if bias is not None:  # what a float mask adds: a constant
-        spread = spread + (highest - lowest - spread).detach()
-    return spread.to(torch.promote_types(q.dtype, torch.float32))
+    ends = [at[..., None] for at in _row_extremes(q, k, bias, scale)]
+    top, bottom = (k.gather(-2, at.expand_as(q)).to(_precise(q)) for at in ends)
+    spread = (q * (top - bottom)).sum(-1) * scale
+    if bias is None:
+        return spread
+    added = bias.expand(*q.shape[:-1], k.shape[-2])
+    top, bottom = (added.gather(-1, at)[..., 0] for at in ends)
+    return spread + torch.where(top > float("-inf"), top - bottom, 0)  # 0: a row without keys
 
 
 @torch.no_grad()
-def _row_extremes(
-    q: Tensor, k: Tensor, bias: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Largest and smallest logit of each row, and at which keys, a block of keys at a time."""
+def _row_extremes(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """The keys of each row's largest and smallest logit, found a block of keys at a time."""
     found: list[tuple[Tensor, ...]] = []
     for start in range(0, k.shape[-2], KEYS_AT_ONCE):
         block = slice(start, start + KEYS_AT_ONCE)
@@ -214,15 +247,8 @@ def _row_extremes(
         bottom, at_bottom = logits.masked_fill(logits == float("-inf"), float("inf")).min(-1)
         found.append((top, bottom, at_top + start, at_bottom + start))
     tops, bottoms, at_tops, at_bottoms = (torch.stack(part) for part in zip(*found, strict=True))
-    highest, first = tops.max(0)
-    lowest, last = bottoms.min(0)
-    empty = highest == float("-inf")
-    return (
-        highest.masked_fill(empty, 0),
-        lowest.masked_fill(empty, 0),
-        at_tops.gather(0, first[None])[0],
-        at_bottoms.gather(0, last[None])[0],
-    )
+    first, last = tops.argmax(0, keepdim=True), bottoms.argmin(0, keepdim=True)
+    return at_tops.gather(0, first)[0], at_bottoms.gather(0, last)[0]
 
 
 # --- kernels ---------------------------------------------------------------------------------
@@ -233,24 +259,24 @@ def _formula(
 ) -> Tensor:
     logits = _logits(q, k, bias, scale)
     column = sink.to(logits.dtype).expand(logits.shape[:-1])[..., None]
-    weights = torch.cat([logits, column], dim=-1).softmax(-1)[..., :-1]
+    weights = torch._safe_softmax(torch.cat([logits, column], dim=-1), -1)[..., :-1]
     return F.dropout(weights, dropout) @ v
 
 
 def _extra_key(
     q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, dropout: float, scale: float
 ) -> Tensor:
-    d = v.shape[-1]
-    padding = -(d + 1) % 8  # kernels want head dimensions in steps of eight
-    column = (sink / scale).to(q.dtype).expand(q.shape[:-1])[..., None]
-    q = F.pad(torch.cat([q, column], dim=-1), (0, padding))
-    key = F.one_hot(torch.tensor(d, device=k.device), d + 1 + padding).to(k.dtype)
-    k = torch.cat([F.pad(k, (0, 1 + padding)), key.expand(*k.shape[:-2], 1, -1)], dim=-2)
-    v = F.pad(v, (0, 1 + padding, 0, 1))
+    width = v.shape[-1]
+    finite = torch.finfo(q.dtype)
+    column = (sink / scale).clamp(finite.min, finite.max).to(q.dtype)
+    q = torch.cat([q, column.expand(q.shape[:-1])[..., None]], dim=-1)
+    key = F.one_hot(torch.tensor(k.shape[-1], device=k.device), q.shape[-1]).to(k.dtype)
+    k = torch.cat([F.pad(k, (0, 1)), key.expand(*k.shape[:-2], 1, -1)], dim=-2)
+    q, k, v = _in_eights(q, k, F.pad(v, (0, 0, 0, 1)))
     if bias is not None:
         bias = F.pad(bias.expand(*bias.shape[:-1], k.shape[-2] - 1), (0, 1))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
-    return out[..., :d]
+    return out[..., :width]
 
 
 def _flex(
@@ -271,10 +297,14 @@ def _flex(
 def _fused(
     q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
 ) -> Tensor:
+    width = v.shape[-1]
+    q, k, v = _in_eights(q, k, v)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, sink)):
-        return _SinkAttention.apply(q, k, v, sink, bias, scale)
-    out, z, *_ = _attend(q, k, v, bias, scale)
-    return _gated(out, z, sink)[0]
+        out = _SinkAttention.apply(q, k, v, sink, bias, scale)
+    else:
+        out, z, *_ = _attend(q, k, v, bias, scale)
+        out, _ = _gated(out, z, sink)
+    return out[..., :width]
 
 
 def _gated(out: Tensor, z: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
@@ -320,12 +350,18 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) 
     if q.device.type == "cpu":
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return flash(q, k, v, attn_mask=_rank4(bias), scale=scale)
-    if bias is None and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
+    if bias is None and _flashes(q):
         out, z, *state = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)
         cumulative_q, cumulative_k, longest_q, longest_k, seed, offset, _ = state
         return out, z, cumulative_q, cumulative_k, seed, offset, longest_q, longest_k
     efficient = torch.ops.aten._scaled_dot_product_efficient_attention
     return efficient(q, k, v, _whole(bias, q, k), True, scale=scale)
+
+
+def _flashes(q: Tensor) -> bool:
+    """Whether CUDA's flash attention takes these queries: the memory-efficient one takes all."""
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    return half and q.shape[-1] <= 256 and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def _attend_backward(
