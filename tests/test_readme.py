@@ -58,3 +58,19 @@ def test_the_demo_tells_its_story(tmp_path: Path) -> None:
     }  # fmt: skip
     for picture in ("gates.png", "phantoms.png", "shots.png"):
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_worked_example_of_a_new_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medept.methods import METHODS
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("medept.methods.METHODS", dict(METHODS))
+    guide = Path(__file__).parents[1] / "docs" / "adding-a-method.md"
+    data = make_phantoms("colon", patients=4, images_per_patient=1, size=64)
+    names = {"images": data.images, "labels": data.labels}
+    for block in re.findall(r"^```python\n(.*?)^```", guide.read_text(), flags=re.S | re.M):
+        exec(compile(block, "adding-a-method.md", "exec"), names)
+    assert names["classifier"].model_.trainable_count() == 8 * 192 + 2 * 192 + 2
+    assert names["probabilities"].shape == (4, 2)
