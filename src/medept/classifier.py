@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +18,13 @@ from medept.encoders import EMBEDDED, Encoder, load_encoder
 from medept.errors import InputError
 from medept.evaluation.temperature import to_probabilities
 from medept.methods import adapt
+from medept.training.checkpoint import Checkpoint
 from medept.training.device import make_accelerator
 from medept.training.loop import Progress, predict_logits, silent, train
 from medept.training.recipes import make_recipe
 from medept.training.views import Views
+
+logger = logging.getLogger(__name__)
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
@@ -92,6 +96,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         *,
         groups: np.ndarray | None = None,
         classes: Sequence[str] | None = None,
+        checkpoint: Path | None = None,
     ) -> FewShotClassifier:
         """Train on the support set.
 
@@ -101,6 +106,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             groups: (n,) patients or studies, which cross-validation inside the support set (of
                 methods that do it) keeps together.
             classes: names of the labels (default: the sorted labels; ``0``.. for multi-label).
+            checkpoint: a file in which the state is kept after each epoch; a fit that was killed
+                goes on from it, to the same final weights.
 
         Raises:
             InputError: if an image cannot be read, or the labels leave nothing to learn.
@@ -125,6 +132,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         views = Views(X, encoder.preprocessing, crop_scale=recipe.crop_scale, seed=self.seed)
         self.recipe_ = recipe
         self.support_images_ = len(X)
+        state = None
+        if checkpoint is not None:
+            key = [self.info().model_dump(), [str(x) for x in X], targets.tolist()]
+            state = Checkpoint(checkpoint, key)
+        logger.info(
+            "%s: %s trained parameters beside %s frozen ones; %d support images, %d epochs",
+            self.method,
+            f"{self.model_.trainable_count():,}",
+            f"{self.model_.encoder_identity['parameters']:,}",
+            len(X),
+            recipe.epochs,
+        )
         self.history_ = train(
             self.model_,
             views,
@@ -134,7 +153,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             groups=groups,
             seed=self.seed,
             progress=self.progress or silent,
+            checkpoint=state,
         )
+        if state:
+            state.remove()
         return self
 
     def _targets(self, y: Any, classes: Sequence[str] | None) -> np.ndarray:

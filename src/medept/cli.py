@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -454,6 +456,9 @@ def progress_bars() -> Iterator[Report]:
 def main() -> None:
     """Run the command line; exit code 2 and one clear message for bad input."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    log = logging.getLogger("medept")
+    log.setLevel(logging.INFO)
+    log.handlers = [RichHandler(console=notes, show_time=False, show_level=False, show_path=False)]
     try:
         app()
     except InputError as error:

@@ -52,7 +52,8 @@ def fit(
         InputError: if ``out`` exists already, or the data cannot be used.
     """
     with whole_folder(out) as folder:
-        support, test = fit_episode(data, classifier, shots)
+        checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
+        support, test = fit_episode(data, classifier, shots, checkpoint)
         classifier.save(folder)
         info = classifier.info()
         write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
@@ -63,12 +64,21 @@ def fit(
 
 
 def fit_episode(
-    data: LabelledImages, classifier: FewShotClassifier, shots: int | None
+    data: LabelledImages,
+    classifier: FewShotClassifier,
+    shots: int | None,
+    checkpoint: Path | None = None,
 ) -> tuple[LabelledImages, LabelledImages]:
     """Draw an episode by the classifier's seed and fit it; returns the support and test sets."""
     episode = draw_episode(data, shots, seed=classifier.seed)
     support, test = data.subset(episode.support), data.subset(episode.test)
-    classifier.fit(support.images, support.labels, groups=support.groups, classes=data.classes)
+    classifier.fit(
+        support.images,
+        support.labels,
+        groups=support.groups,
+        classes=data.classes,
+        checkpoint=checkpoint,
+    )
     return support, test
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
+from medept.training.checkpoint import Checkpoint
 from medept.training.recipes import Recipe
 from medept.training.views import Views
 
@@ -40,6 +41,7 @@ def train(
     groups: np.ndarray | None = None,
     seed: int = 0,
     progress: Progress = silent,
+    checkpoint: Checkpoint | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; returns one row an epoch: loss, learning rates, seconds.
 
@@ -47,29 +49,50 @@ def train(
         targets: (n,) class indices, or (n, C) of 0 and 1.
         groups: (n,) ids, for methods that cross-validate within the support set.
         seed: of the order of images; that of the views is in ``views``.
+        checkpoint: where to go on from, and to write the state to after each epoch.
     """
     model.to(accelerator.device)
     if isinstance(model, FeatureMethod):
         features = predict_logits(model.encoder, views, accelerator, progress=progress)
         model.fit_features(features, targets, groups)
         return []
+    cached = None
+    if not model.trains_encoder:
+        count = min(recipe.views, recipe.epochs)
+        cached = _encode_views(model, views, count, accelerator, progress)
+    if recipe.standardise:
+        first = cached or _encode_views(model, views, 1, accelerator, progress)
+        model.head.standardise(first[0])
+    return _epochs(model, views, cached, targets, recipe, accelerator, seed, progress, checkpoint)
+
+
+def _epochs(
+    model: AdaptedEncoder,
+    views: Views,
+    cached: list[Tensor] | None,
+    targets: np.ndarray,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    seed: int,
+    progress: Progress,
+    checkpoint: Checkpoint | None,
+) -> list[dict[str, float]]:
     wanted = torch.as_tensor(targets, device=accelerator.device)
-    optimizer, scheduler = _optimizer(
-        model, recipe, steps=math.ceil(len(views) / recipe.batch_size)
-    )
-    step_model, optimizer = accelerator.prepare(model, optimizer)
-    cached = (
-        None
-        if model.trains_encoder
-        else _encode_views(model, views, min(recipe.views, recipe.epochs), accelerator, progress)
-    )
     order = torch.Generator().manual_seed(seed)
-    history = []
-    for epoch in range(recipe.epochs):
+    optimizer = _optimizer(model, recipe)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    steps = math.ceil(len(views) / recipe.batch_size)
+    history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
+    step_model, stepper = accelerator.prepare(model, optimizer)
+    for epoch in range(len(history), recipe.epochs):
         started, total = time.perf_counter(), 0.0
         view = epoch % recipe.views
-        rates = [group["lr"] for group in optimizer.param_groups]
-        for rows in torch.randperm(len(views), generator=order).split(recipe.batch_size):
+        batches = torch.randperm(len(views), generator=order).split(recipe.batch_size)
+        for step, rows in enumerate(batches, start=epoch * steps):
+            decay = (1 + math.cos(math.pi * step / (steps * recipe.epochs))) / 2
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * decay
             with accelerator.autocast():
                 if cached is None:
                     pixels = torch.stack([views.random(i, view) for i in rows.tolist()])
@@ -77,21 +100,22 @@ def train(
                 else:
                     logits = model.head(cached[view][rows])
             loss = loss_of(logits.float(), wanted[rows])
-            optimizer.zero_grad(set_to_none=True)
+            stepper.zero_grad(set_to_none=True)
             accelerator.backward(loss)
-            optimizer.step()
-            scheduler.step()
+            stepper.step()
             total += loss.item() * len(rows)
         history.append(
             {
                 "epoch": epoch + 1,
                 "loss": total / len(views),
-                "lr": rates[0],
-                "encoder_lr": rates[-1],
+                "lr": optimizer.param_groups[0]["lr"],
+                "encoder_lr": optimizer.param_groups[-1]["lr"],
                 "seconds": time.perf_counter() - started,
             }
         )
         progress(f"training (loss {total / len(views):.3f})", epoch + 1, recipe.epochs)
+        if checkpoint:
+            checkpoint.save(parameters, optimizer, order, history)
     return history
 
 
@@ -154,9 +178,7 @@ def _batches(
         progress(what, rows[-1] + 1, count)
 
 
-def _optimizer(
-    model: AdaptedEncoder, recipe: Recipe, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _optimizer(model: AdaptedEncoder, recipe: Recipe) -> torch.optim.Optimizer:
     groups = model.parameter_groups()
     adamw = recipe.optimizer == "adamw"
     parameters = [
@@ -167,10 +189,6 @@ def _optimizer(
             "weight_decay": 0.0 if adamw else recipe.weight_decay,
         },
     ]
-    optimizer: torch.optim.Optimizer = (
-        torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay)
-        if adamw
-        else torch.optim.SGD(parameters, momentum=0.9, weight_decay=recipe.weight_decay)
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.epochs * steps)
-    return optimizer, schedule
+    if adamw:
+        return torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(parameters, momentum=0.9, weight_decay=recipe.weight_decay)
