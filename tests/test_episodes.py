@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from random import Random
 
 import numpy as np
 import pytest
@@ -74,6 +75,61 @@ def test_a_seed_gives_this_very_episode_everywhere() -> None:
 GOLDEN = [3, 4, 6, 11]
 
 
+@st.composite
+def mixed(draw: st.DrawFn) -> LabelledImages:
+    """Groups whose images differ in class, and multi-label groups, with any shortage."""
+    n, count = draw(st.integers(4, 30)), draw(st.integers(2, 4))
+    groups = np.array([f"p{g}" for g in draw(st.lists(st.integers(0, 12), min_size=n, max_size=n))])
+    names = tuple(f"{i}.png" for i in range(n))
+    if draw(st.booleans()):
+        cells = draw(st.lists(st.booleans(), min_size=n * count, max_size=n * count))
+        targets = np.array(cells, dtype=np.uint8).reshape(n, count)
+        targets[:count] |= np.eye(count, dtype=np.uint8)
+    else:
+        rest = draw(st.lists(st.integers(0, count - 1), min_size=n - count, max_size=n - count))
+        targets = np.array([*range(count), *rest])
+    return LabelledImages(names, names, targets, tuple("abcd"[:count]), groups)
+
+
+@given(mixed(), st.integers(1, 6), st.integers(0, 3), st.randoms(use_true_random=False))
+def test_whatever_the_groups_no_leak_and_no_silent_shortage(
+    data: LabelledImages, shots: int, seed: int, random: Random
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        episode = draw_episode(data, shots, seed)
+    said = [str(warning.message) for warning in caught]
+    assert data.groups is not None
+    assert not set(data.groups[episode.support]) & set(data.groups[episode.test])
+    for c, name in enumerate(data.classes):
+        has = data.targets[:, c] == 1 if data.task == "multilabel" else data.targets == c
+        learnt = set(data.groups[episode.support][has[episode.support]])
+        assert learnt
+        assert len(learnt) >= shots or any(text.startswith(f"class {name!r} has") for text in said)
+        untested = any(text.startswith(f"class {name!r}: all its") for text in said)
+        assert untested == (not has[episode.test].any())
+    order = list(range(len(data)))
+    random.shuffle(order)
+    shuffled = data.subset(order)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = draw_episode(shuffled, shots, seed)
+    assert {data.names[i] for i in episode.support} == {shuffled.names[i] for i in again.support}
+
+
+def test_patients_with_every_class_leave_one_to_test_on() -> None:
+    data = table([0, 1] * 3, [0, 0, 1, 1, 2, 2])
+    with pytest.warns(UserWarning, match="2 of the 5"):
+        episode = draw_episode(data, 5)
+    assert (len(episode.support), len(episode.test)) == (4, 2)
+
+
+@pytest.mark.parametrize("shots", [0, -1])
+def test_fewer_than_one_shot_is_refused(shots: int) -> None:
+    with pytest.raises(InputError, match=f"{shots} shots: ask for 1"):
+        draw_episode(table([0, 1], None), shots)
+
+
 def test_without_groups_an_image_is_a_shot() -> None:
     episode = draw_episode(table([0, 1] * 10, None), 3)
     assert len(episode.support) == 6
@@ -98,7 +154,10 @@ def test_a_class_short_of_shots_warns_and_leaves_one_for_the_test() -> None:
 
 def test_a_class_with_a_single_group_is_learnt_from_but_not_tested() -> None:
     data = table([0] * 10 + [1], list(range(11)))
-    with pytest.warns(UserWarning, match="class 'b' has 1 shots in all.*none is left to test on"):
+    with (
+        pytest.warns(UserWarning, match="class 'b' has 1 shots in all: 1 of the 2"),
+        pytest.warns(UserWarning, match="class 'b': .*none is left to test on"),
+    ):
         episode = draw_episode(data, 2)
     assert 10 in episode.support
     assert 1 not in data.targets[episode.test]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from conftest import shared_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 
 from medept import InputError
 from medept.data.table import LabelledImages, read_dataset
@@ -54,8 +58,10 @@ def test_columns_of_flags_named_or_found(folder: Path) -> None:
     text = "image,mass,fluid,age\na.png,1,0,50\nb.png,0,1,61\n"
     named = read(folder, text, label_column="fluid,mass")
     assert (named.classes, named.targets.tolist()) == (("fluid", "mass"), [[0, 1], [1, 0]])
-    found = read(folder, text)
-    assert found.classes == ("mass", "fluid")
+    found = read(folder, ",image,mass,fluid,mask\n0,a.png,1.0,0,m\n1,b.png,0.0,1,m\n")
+    assert (found.classes, found.targets.tolist()) == (("mass", "fluid"), [[1, 0], [0, 1]])
+    with pytest.raises(InputError, match="--label-column"):
+        read(folder, text)  # which of the columns are labels is not for us to guess
 
 
 def test_parquet_and_numeric_labels(folder: Path) -> None:
@@ -64,6 +70,32 @@ def test_parquet_and_numeric_labels(folder: Path) -> None:
         table
     )
     assert read_dataset(table).classes == ("9", "10")
+
+
+def test_a_number_is_one_label_in_any_spelling(folder: Path) -> None:
+    data = read(folder, "image,label\na.png,1.0\nb.png,0\nc.png,1\n", classes=["0", "1"])
+    assert data.targets.tolist() == [1, 0, 1]
+
+
+def test_a_column_named_as_label_is_not_taken_as_group_or_split(folder: Path) -> None:
+    rows = "a.png,yes,train\nb.png,no,test\n"
+    assert read(folder, "image,lesion,split\n" + rows, label_column="lesion").groups is None
+    assert read(folder, "image,x,Split\n" + rows, label_column="Split").splits is None
+
+
+def test_flags_in_parquet_may_be_booleans(folder: Path) -> None:
+    table = folder / "t.parquet"
+    pd.DataFrame({"image": ["a.png", "b.png"], "m": [True, False], "f": [0.0, 1.0]}).to_parquet(
+        table
+    )
+    assert read_dataset(table).targets.tolist() == [[1, 0], [0, 1]]
+
+
+def test_empty_lines_and_columns_do_not_matter(folder: Path) -> None:
+    text = "\nimage;label;;\n\na.png;x;;\n;;;\nb.png;y;;\n"
+    assert read(folder, text).targets.tolist() == [0, 1]
+    with pytest.raises(InputError, match="row 6: no label"):
+        read(folder, text.replace(";y;", ";;"))
 
 
 def test_classes_given_keep_their_order_and_refuse_others(folder: Path) -> None:
@@ -86,9 +118,28 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(path, format="png")
     (tmp_path / "benign" / "notes.txt").write_text("not an image")
+    (tmp_path / "benign" / "folder.png").mkdir()
+    (tmp_path / "benign" / ".thumbnails").mkdir()
+    (tmp_path / "benign" / ".thumbnails" / "one.png").write_bytes(b"")
     data = read_dataset(tmp_path)
     assert data.classes == ("benign", "malignant")
     assert data.names == ("benign/deep/two.JPG", "benign/one.png", "malignant/three.png")
+
+
+def test_folders_named_by_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    for name in ("10", "9"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    assert read_dataset(tmp_path).classes == ("9", "10")
+
+
+def test_folders_beside_a_table_are_read_with_a_warning(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+    (tmp_path / "labels.csv").write_text("image,label\n")
+    with pytest.warns(UserWarning, match=r"classes images, masks; to read labels.csv instead"):
+        read_dataset(tmp_path)
 
 
 GOOD = "image,label\na.png,x\nb.png,y\n"
@@ -100,7 +151,16 @@ BAD = {
     "one class": ("image,label\na.png,x\nb.png,x\n", "only label is x"),
     "header alone": ("image,label\n", "no rows"),
     "empty file": ("", "cannot be read"),
-    "ragged": ("image,label\na.png,x\nb.png,y,z,w\n", "cannot be read as a table"),
+    "too many cells": ("image,label\na.png,x\nb.png,y,z,w\n", "row 3: 4 cells, but the header"),
+    "too few cells": ("image,label\na.png,x\nb.png\n", "row 3: 1 cells, but the header has 2"),
+    "open quote": ('image,label\na.png,x\n"b.png,y\n', "cannot be read as a table"),
+    "nan as label": ("image,label\na.png,x\nb.png,nan\n", "row 3: no label"),
+    "no group": ("image,label,patient\na.png,x,p\nb.png,y,\n", "row 3: column 'patient' is empty"),
+    "long name": ("image,label\na.png,x\n" + "b" * 300 + ".png,y\n", "row 3: .*no usable file"),
+    "folder as image": ("image,label\na.png,x\nsub,y\n", "1 of 2 images are missing: sub"),
+    "repeated by detour": ("image,label\na.png,x\nsub/../a.png,x\n", "rows 2 and 3: the same"),
+    "label that is a number and a formula": ("image,label\na.png,-1+2\nb.png,y\n", "formula"),
+    "every class empty": ("image,label\na.png,|\nb.png,|\n", "only label is none"),
     "missing images": ("image,label\na.png,x\nzz.png,y\n", r"1 of 2 images are missing: zz.png"),
     "parent folder": ("image,label\na.png,x\n../b.png,y\n", "row 3: ../b.png leads out"),
     "absolute path": ("image,label\na.png,x\n/etc/passwd,y\n", "row 3: /etc/passwd leads out"),
@@ -115,6 +175,7 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_tables(folder: Path, kind: str) -> None:
+    (folder / "sub").mkdir()
     text, message = BAD[kind]
     with pytest.raises(InputError, match=message) as caught:
         read(folder, text)
@@ -124,6 +185,33 @@ def test_bad_tables(folder: Path, kind: str) -> None:
 def test_a_flag_that_is_neither_0_nor_1(folder: Path) -> None:
     with pytest.raises(InputError, match=r"row 3: 'maybe' in column 'fluid'"):
         read(folder, "image,mass,fluid\na.png,1,0\nb.png,0,maybe\n", label_column="mass,fluid")
+
+
+def test_columns_that_cannot_be_labels(folder: Path) -> None:
+    text = "image,mass,fluid\na.png,1,0\nb.png,0,1\n"
+    with pytest.raises(InputError, match="a label is named twice in mass, mass"):
+        read(folder, text, label_column="mass,mass")
+    with pytest.raises(InputError, match="'mass' cannot be the label and something else"):
+        read(folder, text, label_column="mass", group_column="mass")
+    with pytest.raises(InputError, match="no column 'air' for this label; add it"):
+        read(folder, text, label_column="mass,fluid", classes=["mass", "fluid", "air"])
+
+
+@pytest.mark.parametrize("cells", [[b"RIFF", b"RIFF"], [["a.png"], ["b.png", "c.png"]]])
+def test_images_inside_of_a_table_are_refused(folder: Path, cells: list[object]) -> None:
+    table = folder / "t.parquet"
+    pd.DataFrame({"image": cells, "label": ["x", "y"]}).to_parquet(table)
+    with pytest.raises(InputError, match=r"t.parquet, row 2: column 'image' holds .*save images"):
+        read_dataset(table)
+
+
+def test_parquet_with_damaged_text_is_refused(folder: Path) -> None:
+    cells = pa.array([b"\xaa\xff", b"y"], pa.binary()).view(pa.string())
+    parquet.write_table(
+        pa.table({"image": ["a.png", "b.png"], "label": cells}), folder / "t.parquet"
+    )
+    with pytest.raises(InputError, match=r"t.parquet: .*; save it again"):
+        read_dataset(folder / "t.parquet")
 
 
 @pytest.mark.parametrize("option", ["image_column", "label_column", "group_column"])
@@ -137,6 +225,8 @@ def test_bad_sources(tmp_path: Path) -> None:
         read_dataset(tmp_path / "nothing.csv")
     with pytest.raises(InputError, match="no subfolders"):
         read_dataset(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_dataset("x" * 5000)
     (tmp_path / "empty_class").mkdir()
     with pytest.raises(InputError, match=r"empty_class: no image"):
         read_dataset(tmp_path)
@@ -168,12 +258,32 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         (inside / name / "linked.png").symlink_to(outside)
     with pytest.raises(InputError, match=r"linked.png: a link that leads out"):
         read_dataset(inside)
+    outside.unlink()
+    with pytest.raises(InputError, match=r"linked.png: a broken link or a device; remove it"):
+        read_dataset(inside)
+    (inside / "b.png").unlink()
+    (inside / "b.png").symlink_to("b.png")
+    with pytest.raises(InputError, match=r"row 2: 'b.png' is no usable|b.png .row 2."):
+        read(inside, "image,label\nb.png,x\nc.png,y\n")
+
+
+CELLS = st.text(max_size=5) | st.sampled_from(["a.png", "b.png", "", "1", "0.0", "x|y", "test"])
+
+
+def _written(rows: list[tuple[str, str, str]]) -> bytes:
+    file = StringIO()
+    csv.writer(file).writerows([("image", "label", "split"), *rows])
+    return file.getvalue().encode()
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None
 )
-@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=200).map(str.encode)
+    | st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=6).map(_written)
+)
 def test_any_bytes_give_data_or_our_own_error(folder: Path, content: bytes) -> None:
     table = folder / "fuzzed.csv"
     table.write_bytes(content)
@@ -181,6 +291,35 @@ def test_any_bytes_give_data_or_our_own_error(folder: Path, content: bytes) -> N
         read_dataset(table)
     except InputError as error:
         assert "fuzzed.csv" in str(error)  # noqa: PT017
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None
+)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=5))
+def test_a_damaged_parquet_gives_data_or_our_own_error(
+    folder: Path, changes: list[tuple[int, int]]
+) -> None:
+    table = folder / "fuzzed.parquet"
+    pd.DataFrame({"image": ["a.png", "b.png"], "label": ["x", "y"]}).to_parquet(table)
+    content = bytearray(table.read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    table.write_bytes(content)
+    try:
+        read_dataset(table)
+    except InputError as error:
+        assert "fuzzed.parquet" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes"),
+    [([0, 2], ("x", "y")), ([-1, 0], ("x", "y")), ([[0, 1, 0], [1, 0, 0]], ("x", "y")),
+     ([[0, 2], [1, 0]], ("x", "y")), ([[[0]], [[1]]], ("x",))],
+)  # fmt: skip
+def test_targets_must_fit_the_classes(targets: list[object], classes: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="targets of shape .*: give 2 class indices"):
+        LabelledImages(("a", "b"), ("a", "b"), np.array(targets), classes)
 
 
 def test_subset_keeps_rows_together(folder: Path) -> None:

@@ -1,9 +1,9 @@
 """Few-shot episodes: which images are learnt from, and which are kept for testing.
 
 A shot is a *group* (patient, study, lesion) where groups are known: every image of a drawn group
-that has the label joins the support set, as in MedFMC's protocol. No group ever stands on both
-sides. The draw is a function of the seed and of names alone: it depends neither on the order of
-rows nor on the platform.
+that has the label joins the support set, as in MedFMC's protocol; in multi-label data each label
+has K new ones, as long as there are any. No group ever stands on both sides. The draw is a function
+of the seed and of names alone: it depends neither on the order of rows nor on the platform.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ def draw_episode(data: LabelledImages, shots: int | None, seed: int = 0) -> Epis
     With a ``split`` column shots are drawn from its train rows, and the test set is its test rows.
 
     Args:
-        shots: None takes everything (or all train rows).
+        shots: at least 1; None takes everything (or all train rows).
         seed: of the draw.
 
     Raises:
         InputError: if a group is in both train and test, or a class has no image to learn from.
 
     Warns:
-        UserWarning: for each class that has fewer shots than asked for.
+        UserWarning: for each class that has fewer shots than asked for, or none to test on.
     """
+    if shots is not None and shots < 1:
+        raise InputError(f"{shots} shots: ask for 1 at least, or for all")
     groups = np.array(data.names) if data.groups is None else data.groups
     if data.splits is None:
         pool, test = np.arange(len(data)), np.arange(0)
@@ -53,13 +55,14 @@ def draw_episode(data: LabelledImages, shots: int | None, seed: int = 0) -> Epis
     support = _draw(data, groups, pool, shots, seed)
     if data.splits is None:
         test = np.flatnonzero(~np.isin(groups, groups[support]))
+        _warn_of_untested(data, test)
     return Episode(support, test)
 
 
 def _draw(
     data: LabelledImages, groups: np.ndarray, pool: np.ndarray, shots: int, seed: int
 ) -> np.ndarray:
-    has_label = data.targets == 1 if data.task == "multilabel" else _one_hot(data)
+    has_label = _has_label(data)
     members = [set(groups[pool[has_label[pool, c]]].tolist()) for c in range(len(data.classes))]
     support = np.zeros(len(data), dtype=bool)
     drawn: set[str] = set()
@@ -90,21 +93,25 @@ def _take(ranked: list[str], shots: int, drawn: set[str], kept: list[set[str]]) 
     """
     taken: list[str] = []
     for group in ranked:
+        if len(taken) == shots:
+            break
         gone = drawn.union(taken, [group])
         is_last = any(group in members and members <= gone for members in kept)
-        if len(taken) < shots and group not in drawn and not is_last:
+        if group not in drawn and not is_last:
             taken.append(group)
     again = [group for group in ranked if group in drawn]
     return (taken + again)[:shots] or ranked[:1]
 
 
-def _one_hot(data: LabelledImages) -> np.ndarray:
+def _has_label(data: LabelledImages) -> np.ndarray:
+    """(n, C) bool: whether an image has a class or label."""
+    if data.task == "multilabel":
+        return data.targets == 1
     return data.targets[:, None] == np.arange(len(data.classes))
 
 
 def _warn_of_untested(data: LabelledImages, test: np.ndarray) -> None:
-    has_label = data.targets == 1 if data.task == "multilabel" else _one_hot(data)
-    for c in np.flatnonzero(~has_label[test].any(axis=0)):
+    for c in np.flatnonzero(~_has_label(data)[test].any(axis=0)):
         warnings.warn(
             f"class {data.classes[c]!r}: all its shots are learnt from and none is left to test on",
             stacklevel=3,

@@ -20,7 +20,7 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm"}
 )
-FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 """What is opened, whatever the suffix says: no format that runs a program (EPS) is among them."""
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import math
+import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,8 +24,7 @@ GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "stu
                  "lesion", "lesion_id", "case", "case_id")  # fmt: skip
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val",
           "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
-HEADER_ROWS = 2
-"""Row i of a table, counted from 0, is line i + 2 of its file."""
+MASK_COLUMNS = ("mask", "masks", "mask_path", "segmentation")
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,16 @@ class LabelledImages:
     splits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        n = len(self.images)
+        n, count = len(self.images), len(self.classes)
         for part in (self.names, self.targets, self.groups, self.splits):
             if part is not None and len(part) != n:
                 raise InputError(f"{n} images, but {len(part)} names, targets, groups or splits")
+        shape, limit = self.targets.shape, count if self.targets.ndim == 1 else 2
+        if shape not in ((n,), (n, count)) or not np.isin(self.targets, range(limit)).all():
+            raise InputError(
+                f"targets of shape {shape} for {n} images and {count} classes: give {n} class "
+                f"indices below {count}, or {n} x {count} of 0 and 1"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -92,7 +100,7 @@ def read_dataset(
         image_column: default: the first column with a usual name (``image``, ``path``, ...).
         label_column: one column of classes; one column with labels joined by ``|``; or several
             0/1 columns joined by commas. Default: a usual name (``label``, ``class``, ...), or
-            else all remaining columns if they are 0/1.
+            else all remaining columns (masks aside) if they are at least two, and all 0/1.
         group_column: patient, study or lesion; default: a usual name, if it is there.
         classes: the only classes allowed, in this order (default: those found, sorted).
 
@@ -100,28 +108,32 @@ def read_dataset(
         InputError: for whatever cannot be used; the message names file, row and remedy.
     """
     path = Path(source)
-    if path.is_dir():
-        return _read_folder(path, classes)
-    if not path.exists():
-        raise InputError(f"{path}: no such table or folder")
+    try:
+        if path.is_dir():
+            return _read_folder(path, classes)
+        if not path.exists():
+            raise InputError(f"{path}: no such table or folder; check the path")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check it") from error
     table = _read_table(path)
-    image_column = _column(path, table, image_column, IMAGE_COLUMNS, "--image-column")
-    group_column = _optional_column(path, table, group_column, GROUP_COLUMNS)
-    split_column = "split" if "split" in table and label_column != "split" else None
-    label_columns = _label_columns(
-        path, table, label_column, {image_column, group_column, split_column}
-    )
-    names = _texts(path, table, image_column)
+    named = {image_column, group_column, label_column, *_parts(label_column)}
+    image_column = _column(path, table, image_column, IMAGE_COLUMNS, named, "--image-column")
+    group_column = _optional_column(path, table, group_column, GROUP_COLUMNS, named)
+    split_column = _optional_column(path, table, None, ("split",), named)
+    taken = {image_column, group_column, split_column}
+    label_columns = _label_columns(path, table, label_column, taken)
+    for column in taken.intersection(label_columns):
+        raise InputError(f"{path}: column {column!r} cannot be the label and something else too")
+    names = _filled(path, table, image_column)
     images = _locate(path, names)
-    _refuse_repeats(path, images)
     targets, found = _targets(path, table, label_columns, classes)
     return LabelledImages(
         images=images,
-        names=tuple(names),
+        names=tuple(names.values()),
         targets=targets,
         classes=found,
-        groups=None if group_column is None else np.array(_texts(path, table, group_column)),
-        splits=None if split_column is None else _splits(path, table),
+        groups=None if group_column is None else _groups(path, table, group_column),
+        splits=None if split_column is None else _splits(path, table, split_column),
     )
 
 
@@ -129,7 +141,9 @@ def read_dataset(
 
 
 def _read_folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
-    subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    inside = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    subfolders = sorted((p for p in inside if p.is_dir()), key=lambda p: _natural(p.name))
+    tables = sorted(p for p in inside if p.suffix.lower() in (".csv", ".tsv", ".parquet"))
     if not subfolders:
         raise InputError(
             f"{folder}: no subfolders; put the images of each class into a folder named after it, "
@@ -145,6 +159,12 @@ def _read_folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
             raise InputError(
                 f"{folder / name}: unknown class {name!r}; the classes are {', '.join(names)}"
             )
+    if tables:
+        warnings.warn(
+            f"{folder}: its subfolders are taken as the classes {', '.join(found)}; to read "
+            f"{tables[0].name} instead, give {tables[0]}",
+            stacklevel=3,
+        )
     images = [(path, names.index(name)) for name, paths in found.items() for path in paths]
     return LabelledImages(
         images=tuple(path for path, _ in images),
@@ -158,9 +178,13 @@ def _images_below(root: Path, folder: Path) -> list[Path]:
     images = sorted(
         p
         for p in folder.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+        if p.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        and not p.is_dir()
     )
     for image in images:
+        if not image.is_file():
+            raise InputError(f"{image}: a broken link or a device; remove it or put the image here")
         if not image.resolve().is_relative_to(root.resolve()):
             raise InputError(f"{image}: a link that leads out of {root}; copy the image instead")
     return images
@@ -170,49 +194,68 @@ def _images_below(root: Path, folder: Path) -> list[Path]:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
+    """The table, its index the row numbers that a spreadsheet shows (the header is row 1)."""
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".txt", ".parquet"):
+        raise InputError(f"{path}: a table must be .csv, .tsv or .parquet; save it as one")
     try:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-        elif path.suffix.lower() in (".csv", ".tsv", ".txt"):
-            table = _read_csv(path)
-        else:
-            raise InputError(f"{path}: a table must be .csv, .tsv or .parquet")
+        table = _read_parquet(path) if suffix == ".parquet" else _read_csv(path)
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; save the table as 'CSV UTF-8'") from error
-    except (
-        pd.errors.ParserError,
-        pd.errors.EmptyDataError,
-        csv.Error,
-        ValueError,
-        OSError,
-    ) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read as a table ({error})") from error
+        raise InputError(
+            f"{path}: not UTF-8 text; save it again, as 'CSV UTF-8' or as Parquet"
+        ) from error
+    except Exception as error:  # a damaged Parquet file raises whatever it likes
+        raise InputError(f"{path}: cannot be read as a table ({error}); save it again") from error
+    table.columns = [str(name).strip() for name in table.columns]
     if table.empty:
         raise InputError(f"{path}: no rows; the table needs one row an image")
-    table.columns = [str(name).strip() for name in table.columns]
     doubled = table.columns[table.columns.duplicated()]
     if len(doubled):
         raise InputError(f"{path}: two columns are named {doubled[0]!r}; rename one")
     return table
 
 
+def _read_parquet(path: Path) -> pd.DataFrame:
+    table = pd.read_parquet(path).astype(object)  # so that damaged text is met here
+    return table.set_axis(pd.RangeIndex(2, len(table) + 2), axis="index")
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-    separator = max(",;\t", key=header.count)
-    table = pd.read_csv(
-        path, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-    )
-    table.columns = table.iloc[0]
-    return table.iloc[1:].reset_index(drop=True)
+        first = next((line for line in file if line.strip()), "")
+        file.seek(0)
+        separator = max(",;\t", key=first.count)
+        numbered = enumerate(csv.reader(file, delimiter=separator, strict=True), start=1)
+        rows = {row: cells for row, cells in numbered if any(cell.strip() for cell in cells)}
+    if not rows:
+        raise InputError(f"{path}: cannot be read as a table (it is empty); give a header and rows")
+    header = rows.pop(next(iter(rows)))
+    for row, cells in rows.items():
+        if len(cells) != len(header):
+            raise InputError(
+                f"{path}, row {row}: {len(cells)} cells, but the header has {len(header)}; "
+                "add or remove separators, or quote a cell that holds one"
+            )
+    table = pd.DataFrame(list(rows.values()), index=list(rows), columns=header, dtype=object)
+    used = [bool(name.strip()) or table.iloc[:, c].any() for c, name in enumerate(header)]
+    return table.loc[:, used]
+
+
+def _parts(label_column: str | None) -> list[str]:
+    return [] if label_column is None else [name.strip() for name in label_column.split(",")]
 
 
 def _column(
-    path: Path, table: pd.DataFrame, given: str | None, usual: Sequence[str], option: str
+    path: Path,
+    table: pd.DataFrame,
+    given: str | None,
+    usual: Sequence[str],
+    named: set[str | None],
+    option: str,
 ) -> str:
-    name = _optional_column(path, table, given, usual)
+    name = _optional_column(path, table, given, usual, named)
     if name is None:
         raise InputError(
             f"{path}: none of its columns ({', '.join(table.columns)}) is named "
@@ -222,10 +265,15 @@ def _column(
 
 
 def _optional_column(
-    path: Path, table: pd.DataFrame, given: str | None, usual: Sequence[str]
+    path: Path,
+    table: pd.DataFrame,
+    given: str | None,
+    usual: Sequence[str],
+    named: set[str | None],
 ) -> str | None:
+    """The column given, or else the first usual one that is not named for another use."""
     if given is None:
-        lower = {name.lower(): name for name in reversed(table.columns)}
+        lower = {name.lower(): name for name in reversed(table.columns) if name not in named}
         return next((lower[name] for name in usual if name in lower), None)
     if given not in table:
         raise InputError(f"{path}: no column {given!r}; there are {', '.join(table.columns)}")
@@ -236,80 +284,96 @@ def _label_columns(
     path: Path, table: pd.DataFrame, given: str | None, taken: set[str | None]
 ) -> list[str]:
     if given is not None and given not in table:
-        return [
-            _column(path, table, name.strip(), (), "--label-column") for name in given.split(",")
-        ]
-    name = _optional_column(path, table, given, LABEL_COLUMNS)
+        return [_column(path, table, name, (), set(), "--label-column") for name in _parts(given)]
+    name = _optional_column(path, table, given, LABEL_COLUMNS, taken)
     if name is not None:
         return [name]
-    flags = [
+    others = [
         name
         for name in table.columns
-        if name not in taken and set(table[name].astype(str)) <= {"0", "1"}
+        if name and name not in taken and name.lower() not in MASK_COLUMNS
     ]
-    if len(flags) < 2:
+    flags = (_label(_text(value)) in ("0", "1") for name in others for value in table[name])
+    if len(others) < 2 or not all(flags):
         raise InputError(
             f"{path}: none of its columns ({', '.join(table.columns)}) is named "
-            f"{', '.join(LABEL_COLUMNS[:4])}...; say which one it is with --label-column"
+            f"{', '.join(LABEL_COLUMNS[:4])}...; say which one it is with --label-column, or which "
+            "ones, with commas between them, if they are 0 and 1"
         )
-    return flags
+    return others
 
 
-def _texts(path: Path, table: pd.DataFrame, column: str) -> list[str]:
-    texts = []
-    for i, value in enumerate(table[column]):
-        text = "" if pd.isna(value) else str(value).strip()
-        if not text:
+def _texts(path: Path, table: pd.DataFrame, column: str) -> dict[int, str]:
+    """The cells of a column as text, by row number; nothing is ``""``."""
+    texts = {}
+    for row, value in zip(table.index.tolist(), table[column], strict=True):
+        if isinstance(value, bytes) or not pd.api.types.is_scalar(value):
             raise InputError(
-                f"{path}, row {i + HEADER_ROWS}: column {column!r} is empty; fill it in"
+                f"{path}, row {row}: column {column!r} holds {type(value).__name__}, not text or "
+                "numbers; save images as files, and name another column or their paths in this one"
             )
-        texts.append(text)
+        texts[row] = _text(value)
     return texts
 
 
-def _locate(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
+def _text(value: Any) -> str:
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return ""
+    return str(int(value) if isinstance(value, bool | np.bool_) else value).strip()
+
+
+def _filled(path: Path, table: pd.DataFrame, column: str) -> dict[int, str]:
+    texts = _texts(path, table, column)
+    for row, text in texts.items():
+        if not text:
+            raise InputError(f"{path}, row {row}: column {column!r} is empty; fill it in")
+    return texts
+
+
+def _locate(path: Path, names: dict[int, str]) -> tuple[Path, ...]:
     root = path.parent.resolve()
-    images, missing = [], []
-    for i, name in enumerate(names):
-        row = i + HEADER_ROWS
-        if "\0" in name:
-            raise InputError(f"{path}, row {row}: not a file name: {name!r}")
-        image = root / name
-        if not image.resolve().is_relative_to(root):
+    rows: dict[Path, int] = {}
+    missing = []
+    for row, name in names.items():
+        try:
+            image = (root / name).resolve()
+            exists = image.is_file()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{path}, row {row}: {name[:60]!r} is no usable file name; write the image's path "
+                "relative to the table's folder"
+            ) from error
+        if not image.is_relative_to(root):
             raise InputError(
                 f"{path}, row {row}: {name} leads out of the table's folder; put the images "
                 "beside the table and write paths relative to it"
             )
-        if not image.is_file():
+        if image in rows:
+            raise InputError(
+                f"{path}, rows {rows[image]} and {row}: the same image {name}; keep one row an "
+                "image (several labels are joined by |)"
+            )
+        rows[image] = row
+        if not exists:
             missing.append(f"{name} (row {row})")
-        images.append(image)
     if missing:
         raise InputError(
             f"{path}: {len(missing)} of {len(names)} images are missing: {', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}; paths are relative to the table's folder"
         )
-    return tuple(images)
+    return tuple(root / name for name in names.values())
 
 
-def _refuse_repeats(path: Path, images: Sequence[Path]) -> None:
-    first: dict[Path, int] = {}
-    for i, image in enumerate(images):
-        if image in first:
-            raise InputError(
-                f"{path}, rows {first[image] + HEADER_ROWS} and {i + HEADER_ROWS}: the same image "
-                f"{image.name}; keep one row an image (several labels are joined by |)"
-            )
-        first[image] = i
+def _groups(path: Path, table: pd.DataFrame, column: str) -> np.ndarray:
+    return np.array(list(_filled(path, table, column).values()))
 
 
-def _splits(path: Path, table: pd.DataFrame) -> np.ndarray:
-    texts = _texts(path, table, "split")
-    for i, text in enumerate(texts):
+def _splits(path: Path, table: pd.DataFrame, column: str) -> np.ndarray:
+    texts = _filled(path, table, column)
+    for row, text in texts.items():
         if text.lower() not in SPLITS:
-            raise InputError(
-                f"{path}, row {i + HEADER_ROWS}: unknown split {text!r}; use train, val or test"
-            )
-    return np.array([SPLITS[text.lower()] for text in texts])
+            raise InputError(f"{path}, row {row}: unknown split {text!r}; use train, val or test")
+    return np.array([SPLITS[text.lower()] for text in texts.values()])
 
 
 # --- labels ----------------------------------------------------------------------------------
@@ -320,41 +384,38 @@ def _targets(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     if len(columns) > 1:
         return _targets_of_flags(path, table, columns, classes)
-    values = table[columns[0]]
-    texts = ["" if pd.isna(value) else _label_text(value) for value in values]
-    if any("|" in text for text in texts):
-        rows = [[part.strip() for part in text.split("|") if part.strip()] for text in texts]
-        return _targets_of_lists(path, rows, classes)
-    for i, text in enumerate(texts):
+    texts = {row: _label(text) for row, text in _texts(path, table, columns[0]).items()}
+    if any("|" in text for text in texts.values()):
+        return _targets_of_lists(path, texts, classes)
+    for row, text in texts.items():
         if not text:
             raise InputError(
-                f"{path}, row {i + HEADER_ROWS}: no label in column {columns[0]!r}; fill it in or "
-                "remove the row"
+                f"{path}, row {row}: no label in column {columns[0]!r}; fill it in or remove the "
+                "row"
             )
-    names = _class_names(path, sorted(set(texts), key=_natural), classes)
+    names = _class_names(path, sorted(set(texts.values()), key=_natural), classes)
     place = {name: i for i, name in enumerate(names)}
-    for i, text in enumerate(texts):
+    for row, text in texts.items():
         if text not in place:
-            raise InputError(
-                f"{path}, row {i + HEADER_ROWS}: unknown label {text!r}; the classes are "
-                f"{', '.join(names)}"
-            )
-    return np.array([place[text] for text in texts], dtype=np.int64), names
+            raise _unknown_label(path, row, text, names)
+    return np.array([place[text] for text in texts.values()], dtype=np.int64), names
 
 
 def _targets_of_lists(
-    path: Path, rows: list[list[str]], classes: Sequence[str] | None
+    path: Path, texts: dict[int, str], classes: Sequence[str] | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    names = _class_names(path, sorted({x for row in rows for x in row}, key=_natural), classes)
+    labels = {
+        row: [name for part in text.split("|") if (name := _label(part.strip()))]
+        for row, text in texts.items()
+    }
+    found = sorted({name for names in labels.values() for name in names}, key=_natural)
+    names = _class_names(path, found, classes)
     place = {name: i for i, name in enumerate(names)}
-    targets = np.zeros((len(rows), len(names)), dtype=np.uint8)
-    for i, row in enumerate(rows):
-        for name in row:
+    targets = np.zeros((len(labels), len(names)), dtype=np.uint8)
+    for i, (row, given) in enumerate(labels.items()):
+        for name in given:
             if name not in place:
-                raise InputError(
-                    f"{path}, row {i + HEADER_ROWS}: unknown label {name!r}; the labels are "
-                    f"{', '.join(names)}"
-                )
+                raise _unknown_label(path, row, name, names)
             targets[i, place[name]] = 1
     return targets, names
 
@@ -368,15 +429,20 @@ def _targets_of_flags(
         raise InputError(f"{path}: no column {missing[0]!r} for this label; add it, of 0 and 1")
     targets = np.zeros((len(table), len(names)), dtype=np.uint8)
     for c, name in enumerate(names):
-        for i, value in enumerate(table[name]):
-            text = _label_text(value)
-            if text not in ("0", "1"):
+        for i, (row, text) in enumerate(_texts(path, table, name).items()):
+            if _label(text) not in ("0", "1"):
                 raise InputError(
-                    f"{path}, row {i + HEADER_ROWS}: {text!r} in column {name!r}; labels in "
-                    "several columns are 0 or 1"
+                    f"{path}, row {row}: {text!r} in column {name!r}; labels in several columns "
+                    "are 0 or 1"
                 )
-            targets[i, c] = text == "1"
+            targets[i, c] = _label(text) == "1"
     return targets, names
+
+
+def _unknown_label(path: Path, row: int, label: str, names: Sequence[str]) -> InputError:
+    return InputError(
+        f"{path}, row {row}: unknown label {label!r}; the classes are {', '.join(names)}"
+    )
 
 
 def _class_names(
@@ -385,6 +451,8 @@ def _class_names(
     """The classes asked for, or those found if they can be used."""
     if classes is not None:
         return tuple(classes)
+    if len(set(found)) < len(found):
+        raise InputError(f"{source}: a label is named twice in {', '.join(found)}; name it once")
     for name in found:
         if any(unicodedata.category(c).startswith("C") for c in name):
             raise InputError(f"{source}: the label {name!r} holds a control character; rename it")
@@ -399,21 +467,18 @@ def _class_names(
     return tuple(found)
 
 
-def _label_text(value: object) -> str:
-    """A label as text: 1 and 1.0 are the same label."""
-    if isinstance(value, bool | np.bool_):
-        return str(int(value))
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value).strip()
+def _label(text: str) -> str:
+    """A label in one spelling: 1.0 is 1, and nan is no label."""
+    if text.lower() == "nan":
+        return ""
+    return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", text)
 
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _natural(text: str) -> tuple[int, float, str]:
