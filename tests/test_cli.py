@@ -137,6 +137,10 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
     table = write_phantoms(data, tmp_path / "endo")
     out = tmp_path / "fit"
     assert run("fit", table, "--out", out, "--shots", 1, "--epochs", 1) == 0
+    rows = pd.read_csv(table, keep_default_na=False)
+    alone = table.parent / "alone.csv"
+    rows[~rows.label.str.contains("|", regex=False)].to_csv(alone, index=False)
+    assert run("evaluate", out, alone) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert {"map", "auroc", "f1", "ece", "brier"} <= set(metrics)
 

@@ -64,6 +64,12 @@ def test_columns_of_flags_named_or_found(folder: Path) -> None:
         read(folder, text)  # which of the columns are labels is not for us to guess
 
 
+def test_the_task_may_be_given(folder: Path) -> None:
+    text = "image,finding\na.png,mass\nb.png,\n"
+    data = read(folder, text, classes=["fluid", "mass"], task="multilabel")
+    assert data.targets.tolist() == [[0, 1], [0, 0]]
+
+
 def test_parquet_and_numeric_labels(folder: Path) -> None:
     table = folder / "t.parquet"
     pd.DataFrame({"image": ["a.png", "b.png", "c.png"], "label": [10.0, 9.0, 10.0]}).to_parquet(

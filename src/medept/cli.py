@@ -216,6 +216,7 @@ def evaluate(
             label_column=label_column,
             group_column=group_column,
             classes=[str(name) for name in classifier.classes_],
+            task=classifier.task_,
         )
         if table.splits is not None:
             table = table.subset((table.splits == "test").nonzero()[0])

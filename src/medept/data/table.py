@@ -92,6 +92,7 @@ def read_dataset(
     label_column: str | None = None,
     group_column: str | None = None,
     classes: Sequence[str] | None = None,
+    task: Literal["multiclass", "multilabel"] | None = None,
 ) -> LabelledImages:
     """Labelled images from a CSV or Parquet table, or a folder with one subfolder per class.
 
@@ -103,6 +104,7 @@ def read_dataset(
             else all remaining columns (masks aside) if they are at least two, and all 0/1.
         group_column: patient, study or lesion; default: a usual name, if it is there.
         classes: the only classes allowed, in this order (default: those found, sorted).
+        task: what one label column means; default: multi-label if a ``|`` stands anywhere in it.
 
     Raises:
         InputError: for whatever cannot be used; the message names file, row and remedy.
@@ -126,7 +128,7 @@ def read_dataset(
         raise InputError(f"{path}: column {column!r} cannot be the label and something else too")
     names = _filled(path, table, image_column)
     images = _locate(path, names)
-    targets, found = _targets(path, table, label_columns, classes)
+    targets, found = _targets(path, table, label_columns, classes, task)
     return LabelledImages(
         images=images,
         names=tuple(names.values()),
@@ -380,12 +382,16 @@ def _splits(path: Path, table: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def _targets(
-    path: Path, table: pd.DataFrame, columns: list[str], classes: Sequence[str] | None
+    path: Path,
+    table: pd.DataFrame,
+    columns: list[str],
+    classes: Sequence[str] | None,
+    task: str | None,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     if len(columns) > 1:
         return _targets_of_flags(path, table, columns, classes)
     texts = {row: _label(text) for row, text in _texts(path, table, columns[0]).items()}
-    if any("|" in text for text in texts.values()):
+    if task == "multilabel" or (task is None and any("|" in text for text in texts.values())):
         return _targets_of_lists(path, texts, classes)
     for row, text in texts.items():
         if not text:
