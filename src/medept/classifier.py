@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from medept.adapter import AdapterInfo, current_versions, load_adapter, save_adapter
@@ -22,6 +22,7 @@ from medept.training.checkpoint import Checkpoint
 from medept.training.device import make_accelerator
 from medept.training.loop import Progress, predict_logits, silent, train
 from medept.training.recipes import make_recipe
+from medept.training.tuning import tune
 from medept.training.views import Views
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         batch_size: images a step.
         lr: learning rate of the head.
         encoder_lr: learning rate of what is trained inside the encoder.
+        tune: how many settings and learning rates to try by cross-validation over groups inside
+            the support set; 0: take those given. What is given is not searched over.
         seed: of initial values, views and order: the same seed gives the same bits on one CPU.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
@@ -69,6 +72,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         batch_size: int | None = None,
         lr: float | None = None,
         encoder_lr: float | None = None,
+        tune: int = 0,
         seed: int = 0,
         device: str = "auto",
         precision: str = "auto",
@@ -84,6 +88,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.lr = lr
         self.encoder_lr = encoder_lr
+        self.tune = tune
         self.seed = seed
         self.device = device
         self.precision = precision
@@ -115,20 +120,22 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         targets = self._targets(y, classes)
         if len(X) != len(targets):
             raise InputError(f"{len(X)} images but {len(targets)} labels were given")
+        chosen = self._tuned(X, y, groups, targets) if self.tune else {}
         recipe = make_recipe(
             self.recipe,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            lr=self.lr,
-            encoder_lr=self.encoder_lr,
+            lr=self.lr or chosen.get("lr"),
+            encoder_lr=self.encoder_lr or chosen.get("encoder_lr"),
         )
+        settings = {**chosen.get("settings", {}), **(self.settings or {})}
         accelerator = make_accelerator(self.device, self.precision)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             encoder = load_encoder(
                 self.encoder, weights=self.encoder_weights, image_size=self.image_size
             )
-            self.model_ = adapt(encoder, self.method, len(self.classes_), self.settings)
+            self.model_ = adapt(encoder, self.method, len(self.classes_), settings)
         views = Views(X, encoder.preprocessing, crop_scale=recipe.crop_scale, seed=self.seed)
         self.recipe_ = recipe
         self.support_images_ = len(X)
@@ -158,6 +165,32 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if state:
             state.remove()
         return self
+
+    def _tuned(
+        self, X: Sequence[ImageLike], y: Any, groups: np.ndarray | None, targets: np.ndarray
+    ) -> dict[str, Any]:
+        """The best parameters that a search inside the support set finds."""
+        labels = np.asarray(y)
+
+        def fit_and_score(
+            parameters: dict[str, Any], train: np.ndarray, test: np.ndarray
+        ) -> np.ndarray:
+            given = {name: getattr(self, name) or value for name, value in parameters.items()}
+            given["settings"] = parameters["settings"] | (self.settings or {})
+            fold = clone(self).set_params(tune=0, progress=None, **given)
+            fold.fit([X[i] for i in train], labels[train], classes=list(self.classes_))
+            return fold.decision_function([X[i] for i in test])
+
+        return tune(
+            fit_and_score,
+            self.method,
+            self.recipe,
+            targets,
+            np.arange(len(targets)) if groups is None else np.asarray(groups),
+            trials=self.tune,
+            seed=self.seed,
+            progress=self.progress or silent,
+        )
 
     def _targets(self, y: Any, classes: Sequence[str] | None) -> np.ndarray:
         labels = np.asarray(y)

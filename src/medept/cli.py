@@ -110,6 +110,10 @@ def fit(
             "--set", metavar="NAME=VALUE", help="A setting of the method, e.g. layers=9-12."
         ),
     ] = None,
+    tune: Annotated[
+        int,
+        typer.Option(help="Try this many settings by cross-validation inside the support set."),
+    ] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: Json = False,
@@ -138,6 +142,7 @@ def fit(
             batch_size=batch_size,
             lr=lr,
             encoder_lr=encoder_lr,
+            tune=tune,
             seed=seed,
             device=device,
             precision=precision,

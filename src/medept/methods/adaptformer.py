@@ -42,6 +42,10 @@ class AdaptFormer(AdaptedEncoder):
     summary = "a bottleneck in parallel to each MLP"
     settings: Settings
 
+    @classmethod
+    def suggest(cls, trial: Any) -> dict[str, Any]:
+        return {"reduction": trial.suggest_categorical("reduction", [1, 4, 8, 32, 64])}
+
     def insert(self) -> None:
         self._hooks = ExitStack()
         self.bottlenecks = nn.ModuleList()

@@ -102,6 +102,11 @@ class AdaptedEncoder(nn.Module):
         """What turns features (B, D) into logits (B, C): one linear layer."""
         return Head(width, classes)
 
+    @classmethod
+    def suggest(cls, trial: Any) -> dict[str, Any]:
+        """Settings that an optuna trial proposes; none, by default."""
+        return {}
+
     def insert(self) -> None:
         """Put what is trained into the encoder; nothing, by default."""
 

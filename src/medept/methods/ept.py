@@ -7,6 +7,8 @@ of the way ``concat`` merged: one number per token and layer, whatever their len
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from medept.attachment import Handle, attach
@@ -24,6 +26,14 @@ class EmbeddedPromptTuning(AdaptedEncoder):
     summary = "learnable prompts inside the softmax of every attention"
     settings: Settings
     handle: Handle
+
+    @classmethod
+    def suggest(cls, trial: Any) -> dict[str, Any]:
+        return {
+            "init": trial.suggest_categorical("init", ["normal", "identity"]),
+            "collapsed": trial.suggest_categorical("collapsed", [False, True]),
+            "per_head": trial.suggest_categorical("per_head", [False, True]),
+        }
 
     def insert(self) -> None:
         self.handle = attach(

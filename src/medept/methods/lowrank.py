@@ -101,6 +101,10 @@ class LoRA(_Peft):
     settings: Settings
     decomposed = False
 
+    @classmethod
+    def suggest(cls, trial: Any) -> dict[str, Any]:
+        return {"rank": trial.suggest_categorical("rank", [1, 4, 8, 32, 64])}
+
     def config(self, targets: list[str]) -> Any:
         from peft import LoraConfig
 

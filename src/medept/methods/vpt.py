@@ -69,6 +69,10 @@ class VisualPromptTuning(_TokenPrompts):
     summary = "learnable tokens beside the image's"
     settings: Settings
 
+    @classmethod
+    def suggest(cls, trial: Any) -> dict[str, Any]:
+        return {"length": trial.suggest_categorical("length", [1, 5, 10, 50])}
+
     def initial_prompts(self) -> list[Tensor]:
         """Uniform within sqrt(6 / (3 p^2 + D)), p the patch size in pixels, as the original."""
         site = self.encoder.sites[0]
