@@ -15,6 +15,8 @@ from PIL import Image
 from rich.progress import track
 from safetensors.torch import load_file
 
+from medept.files import write_text
+
 
 def decode(data: Path, work: Path) -> None:
     """``train.parquet`` and ``val.parquet`` -> arrays of uint8 (n, 64, 64, 3) and of labels."""
@@ -70,4 +72,4 @@ def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: 
         patches = F.interpolate(patches, size=grid, mode="bilinear", antialias=True)
         files["cls"][rows] = tokens[:, 0].half().numpy()
         files["patches"][rows] = patches.flatten(2).transpose(1, 2).half().numpy()
-        done_file.write_text(str(start + len(rows)))
+        write_text(done_file, str(start + len(rows)))
