@@ -6,13 +6,13 @@ weights, so each metric is also written here in a weighted form that takes all r
 With weights of one the two agree, which the tests check.
 
 A class that has one label value only (all positive, or none) has no AUROC and no average
-precision. It is left out of their mean and named in ``undefined``.
+precision; a class without positives has no recall and no F1. Such a class is left out of the mean
+and named in ``undefined``.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,8 +23,11 @@ from medept.errors import InputError
 BINS = 15
 """Equal-width bins of the expected calibration error."""
 
-NUMBERS_AT_ONCE = 4_000_000
+NUMBERS_AT_ONCE = 1_000_000
 """Resamples are taken in blocks whose weights are about as many numbers as this."""
+
+ROUNDING = 1e-9
+"""By how much a probability may lie outside 0..1 and be taken for the nearest that does not."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, the classes that some of them are undefined for, the number of groups."""
+    """Metrics by name; for a metric, the classes it is undefined for; the number of groups."""
 
     metrics: dict[str, Metric]
     undefined: dict[str, tuple[str, ...]]
@@ -47,9 +50,11 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``metrics.json``."""
-        values = {name: asdict(metric) for name, metric in self.metrics.items()}
-        return values | {"undefined": {k: list(v) for k, v in self.undefined.items()},
-                         "groups": self.groups}  # fmt: skip
+        return {
+            **{name: asdict(metric) for name, metric in self.metrics.items()},
+            "undefined": {name: list(classes) for name, classes in self.undefined.items()},
+            "groups": self.groups,
+        }
 
 
 def evaluate(
@@ -66,8 +71,12 @@ def evaluate(
     Multi-class targets, (n,) class indices: ``accuracy``; ``balanced_accuracy`` (mean recall);
     ``auroc`` (one against the rest, mean over classes); ``f1`` (mean over classes); ``ece`` (of
     the most probable class); ``brier`` (squared error summed over classes, from 0 to 2).
-    Multi-label targets, (n, C) of 0 and 1: ``map`` (mean average precision), ``auroc``, ``f1`` (at
-    one half), ``ece`` (of all labels together), ``brier`` (mean over labels, from 0 to 1).
+    Multi-label targets, (n, C) of 0 and 1: ``map`` (mean average precision), ``auroc``, ``f1``
+    (positive above one half), ``ece`` (of all labels together), ``brier`` (mean over labels, from
+    0 to 1).
+
+    Intervals are the 2.5th and 97.5th percentiles of the resamples in which the metric is
+    defined; None where it is undefined in more than half of them, or there is one group only.
 
     Args:
         groups: (n,) ids that the bootstrap keeps together; None: every image for itself.
@@ -81,132 +90,164 @@ def evaluate(
     targets = np.asarray(targets)
     _check(probabilities, targets, classes)
     n = len(targets)
-    point, undefined = _point_values(probabilities, targets, classes)
-    weighted = _weighted_multilabel if targets.ndim == 2 else _weighted_multiclass
-    ids = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    ids = np.arange(n) if groups is None else _group_ids(groups, n)
     count = int(ids.max()) + 1
+    cases = _cases(probabilities, targets)
+    point, undefined = _point_values(cases)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in point}
     for weights in _resampled(ids, count, resamples, seed):
-        for name, values in weighted(probabilities, targets, weights).items():
+        for name, values in _weighted_values(cases, weights).items():
             drawn[name].append(values)
     metrics = {
-        name: Metric(value, *_interval(drawn[name], value, count), n)
-        for name, value in point.items()
+        name: Metric(value, *_interval(drawn[name], value), n) for name, value in point.items()
     }
-    return Evaluation(metrics, undefined, count)
+    named = {
+        metric: tuple(name for name, out in zip(classes, left_out, strict=True) if out)
+        for metric, left_out in undefined.items()
+        if left_out.any()
+    }
+    return Evaluation(metrics, named, count)
 
 
 def _check(probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> None:
-    if probabilities.ndim != 2 or not len(probabilities) or len(probabilities) != len(targets):
+    n, C = len(np.atleast_1d(targets)), len(classes)
+    if not n or probabilities.shape != (n, C) or targets.shape not in ((n,), (n, C)):
         raise InputError(
-            f"probabilities {probabilities.shape} and targets {targets.shape}: expected (n, C) "
-            "and (n,) or (n, C), with n at least 1"
+            f"probabilities {probabilities.shape} and targets {targets.shape} for {C} classes: "
+            "expected (n, C) and (n,) or (n, C), with n at least 1"
         )
-    if probabilities.shape[1] != len(classes):
-        raise InputError(f"{probabilities.shape[1]} columns for {len(classes)} classes")
-    if not ((probabilities >= 0) & (probabilities <= 1 + 1e-9)).all():
-        raise InputError("probabilities must be numbers from 0 to 1")
+    fewest = 2 if targets.ndim == 1 else 1
+    if len(classes) < fewest:
+        raise InputError(f"{C} classes: give two or more, or multi-label targets of one or more")
+    within = (probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)
+    if not within.all():
+        row, column = np.argwhere(~within)[0]
+        raise InputError(
+            f"probabilities: row {row}, column {column} is {probabilities[row, column]}; "
+            "give numbers from 0 to 1"
+        )
     if targets.ndim == 2:
-        if targets.shape != probabilities.shape or not np.isin(targets, (0, 1)).all():
-            raise InputError("multi-label targets must be 0 or 1, one column a label")
-    elif (
-        not np.issubdtype(targets.dtype, np.integer)
-        or not ((targets >= 0) & (targets < len(classes))).all()
-    ):
-        raise InputError(f"targets must be class indices from 0 to {len(classes) - 1}")
-    elif np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
-        raise InputError("the probabilities of an image's classes must sum to 1")
+        if not np.isin(targets, (0, 1)).all():
+            row, column = np.argwhere(~np.isin(targets, (0, 1)))[0]
+            raise InputError(
+                f"targets: row {row}, column {column} is {targets[row, column]}; give 0 or 1"
+            )
+        return
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise InputError(f"targets are {targets.dtype}; give class indices (integers)")
+    if not ((targets >= 0) & (targets < C)).all():
+        row = np.flatnonzero((targets < 0) | (targets >= C))[0]
+        raise InputError(f"targets: row {row} is {targets[row]}; give indices from 0 to {C - 1}")
+    sums = probabilities.sum(axis=1)
+    if np.abs(sums - 1).max() > 1e-3:
+        row = np.abs(sums - 1).argmax()
+        raise InputError(
+            f"probabilities: row {row} sums to {sums[row]:.4g}; those of an image's classes must "
+            "sum to 1 (or give multi-label targets)"
+        )
+
+
+def _group_ids(groups: np.ndarray, n: int) -> np.ndarray:
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise InputError(f"groups {groups.shape}: expected ({n},), one id an image")
+    return np.unique(groups, return_inverse=True)[1]
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """What every metric is computed from; float64. k: 1 for multi-class, C for multi-label."""
+
+    multilabel: bool
+    scores: np.ndarray
+    """(n, C)"""
+    truth: np.ndarray
+    """(n, C) of 0 and 1"""
+    guess: np.ndarray
+    """(n, C) of 0 and 1"""
+    confidence: np.ndarray
+    """(n, k): what calibration is about"""
+    right: np.ndarray
+    """(n, k) of 0 and 1: whether that came true"""
+    squared_error: np.ndarray
+    """(n,): each image's part of the Brier score"""
+
+
+def _cases(probabilities: np.ndarray, targets: np.ndarray) -> _Cases:
+    # torchmetrics takes scores for logits as soon as one lies outside 0..1
+    scores = probabilities.clip(0, 1)
+    if targets.ndim == 2:
+        truth = targets.astype(np.float64)
+        error = ((scores - truth) ** 2).mean(axis=1)
+        return _Cases(True, scores, truth, (scores > 0.5).astype(float), scores, truth, error)
+    one_hot = np.eye(scores.shape[1])
+    truth, guess = one_hot[targets], one_hot[scores.argmax(axis=1)]
+    right = (truth * guess).sum(axis=1, keepdims=True)
+    error = ((scores - truth) ** 2).sum(axis=1)
+    return _Cases(False, scores, truth, guess, scores.max(axis=1, keepdims=True), right, error)
 
 
 # --- point values ----------------------------------------------------------------------------
 
 
-def _point_values(
-    probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]
-) -> tuple[dict[str, float | None], dict[str, tuple[str, ...]]]:
+def _point_values(cases: _Cases) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
+    """Values by name, and for metrics that are means over classes the classes left out (C,)."""
     import torch
     import torchmetrics.functional as tm
 
-    scores, truth = torch.from_numpy(probabilities), torch.from_numpy(targets.astype(np.int64))
-    C = len(classes)
-    multilabel = targets.ndim == 2
-    positives = targets.sum(axis=0) if multilabel else np.bincount(targets, minlength=C)
-    present, both = positives > 0, (positives > 0) & (positives < len(targets))
-    kind: dict[str, Any] = (
-        {"task": "multilabel", "num_labels": C} if multilabel
-        else {"task": "multiclass", "num_classes": C}
-    )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # classes without both values are handled here
-        auroc = tm.auroc(scores, truth, average=None, **kind).numpy()
-        f1 = float(tm.f1_score(scores, truth, average="macro", **kind))
-        if multilabel:
-            ap = tm.average_precision(scores, truth, average=None, **kind).numpy()
-            ece = tm.calibration_error(
-                scores.flatten(), truth.flatten(), task="binary", n_bins=BINS
-            )
-            values = {"map": _mean(ap[present]), "auroc": _mean(auroc[both]), "f1": f1}
-        else:
-            recall = tm.recall(scores, truth, average=None, **kind).numpy()
-            accuracy = tm.accuracy(scores, truth, average="micro", **kind)
-            ece = tm.calibration_error(scores, truth, n_bins=BINS, **kind)
-            values = {"accuracy": float(accuracy), "balanced_accuracy": _mean(recall[present]),
-                      "auroc": _mean(auroc[both]), "f1": f1}  # fmt: skip
-    values |= {"ece": float(ece), "brier": float(_squared_error(probabilities, targets).mean())}
-    left_out = {"auroc": ~both, ("map" if multilabel else "balanced_accuracy"): ~present}
-    undefined = {
-        name: tuple(np.asarray(classes, dtype=object)[out])
-        for name, out in left_out.items() if out.any()
-    }  # fmt: skip
-    return values, undefined
+    def mean(metric: Callable[..., Any], values: np.ndarray, left_out: np.ndarray) -> float | None:
+        columns = torch.from_numpy(values), torch.from_numpy(cases.truth).long()
+        each = [
+            float(metric(column, truth, task="binary"))
+            for column, truth, out in zip(*(x.T for x in columns), left_out, strict=True)
+            if not out
+        ]
+        return float(np.mean(each)) if each else None
 
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
-def _squared_error(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Each image's part of the Brier score (n,)."""
-    if targets.ndim == 2:
-        return ((probabilities - targets) ** 2).mean(axis=1)
-    truth = np.eye(probabilities.shape[1])[targets]
-    return ((probabilities - truth) ** 2).sum(axis=1)
+    positives: np.ndarray = cases.truth.sum(axis=0)
+    absent = np.equal(positives, 0)
+    one_value = absent | np.equal(positives, len(cases.truth))
+    values: dict[str, float | None]
+    if cases.multilabel:
+        values = {"map": mean(tm.average_precision, cases.scores, one_value)}
+        undefined = {"map": one_value}
+    else:
+        guess, truth = (torch.from_numpy(x.argmax(axis=1)) for x in (cases.guess, cases.truth))
+        accuracy = tm.accuracy(guess, truth, task="multiclass", num_classes=len(positives))
+        values = {
+            "accuracy": float(accuracy),
+            "balanced_accuracy": mean(tm.recall, cases.guess, absent),
+        }
+        undefined = {"balanced_accuracy": absent}
+    confidence, right = (torch.from_numpy(x.ravel()) for x in (cases.confidence, cases.right))
+    values |= {
+        "auroc": mean(tm.auroc, cases.scores, one_value),
+        "f1": mean(tm.f1_score, cases.guess, absent),
+        "ece": float(tm.calibration_error(confidence, right.long(), task="binary", n_bins=BINS)),
+        "brier": float(cases.squared_error.mean()),
+    }
+    return values, undefined | {"auroc": one_value, "f1": absent}
 
 
 # --- the same, weighted: weights (R, n) -> values (R,) ----------------------------------------
 
 
-def _weighted_multiclass(
-    probabilities: np.ndarray, targets: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    C = probabilities.shape[1]
-    truth = np.eye(C)[targets]
-    chosen = probabilities.argmax(axis=1)
-    guess = np.eye(C)[chosen]
-    confidence, right = probabilities.max(axis=1), (chosen == targets).astype(float)
-    recall = _ratio(weights @ (truth * guess), weights @ truth)
-    return {
-        "accuracy": _ratio(weights @ right, weights.sum(axis=1)),
-        "balanced_accuracy": _mean_defined(recall),
-        "auroc": _mean_defined(_columns(weighted_auroc, probabilities, truth, weights)),
-        "f1": _f1(truth, guess, weights),
-        "ece": _ece(confidence, right, weights),
-        "brier": _ratio(weights @ _squared_error(probabilities, targets), weights.sum(axis=1)),
-    }
-
-
-def _weighted_multilabel(
-    probabilities: np.ndarray, targets: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    truth = targets.astype(float)
-    C = truth.shape[1]
-    precision = _columns(weighted_average_precision, probabilities, truth, weights)
-    return {
-        "map": _mean_defined(precision),
-        "auroc": _mean_defined(_columns(weighted_auroc, probabilities, truth, weights)),
-        "f1": _f1(truth, (probabilities > 0.5).astype(float), weights),
-        "ece": _ece(probabilities.ravel(), truth.ravel(), np.repeat(weights, C, axis=1)),
-        "brier": _ratio(weights @ _squared_error(probabilities, targets), weights.sum(axis=1)),
+def _weighted_values(cases: _Cases, weights: np.ndarray) -> dict[str, np.ndarray]:
+    total = weights.sum(axis=1)
+    positives, hits = weights @ cases.truth, weights @ (cases.truth * cases.guess)
+    f1 = _ratio(2 * hits, positives + weights @ cases.guess)
+    if cases.multilabel:
+        values = {"map": _mean_over_classes(weighted_average_precision, cases, weights)}
+    else:
+        values = {
+            "accuracy": _ratio(weights @ cases.right[:, 0], total),
+            "balanced_accuracy": _mean_defined(_ratio(hits, positives)),
+        }
+    return values | {
+        "auroc": _mean_over_classes(weighted_auroc, cases, weights),
+        "f1": _mean_defined(np.where(positives > 0, f1, np.nan)),
+        "ece": _weighted_ece(cases, weights),
+        "brier": _ratio(weights @ cases.squared_error, total),
     }
 
 
@@ -222,9 +263,10 @@ def weighted_average_precision(
 ) -> np.ndarray:
     """Average precision of one class (a step sum, not interpolated): weights (R, n) -> (R,)."""
     positive, negative = _by_threshold(-scores, truth, weights)
-    hits = positive.cumsum(axis=1)
-    precision = np.nan_to_num(_ratio(hits, hits + negative.cumsum(axis=1)))
-    return _ratio((positive * precision).sum(axis=1), hits[:, -1])
+    hits, misses = positive.cumsum(axis=1), negative.cumsum(axis=1)
+    precision = np.nan_to_num(_ratio(hits, hits + misses))
+    value = _ratio((positive * precision).sum(axis=1), hits[:, -1])
+    return np.where(misses[:, -1] > 0, value, np.nan)
 
 
 def _by_threshold(
@@ -240,30 +282,30 @@ def _by_threshold(
     )
 
 
-def _columns(
-    metric: Callable[..., np.ndarray], scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
+def _weighted_ece(cases: _Cases, weights: np.ndarray) -> np.ndarray:
+    """Bins are closed below; as in torchmetrics, a confidence of 1 has a bin to itself."""
+    n, k = cases.confidence.shape
+    gaps = np.zeros((n, BINS + 1))
+    rows = np.arange(n)[:, None]
+    np.add.at(gaps, (rows, _bins(cases.confidence)), cases.confidence - cases.right)
+    return _ratio(np.abs(weights @ gaps).sum(axis=1), k * weights.sum(axis=1))
+
+
+def _bins(confidence: np.ndarray) -> np.ndarray:
+    """The bin of each confidence by torch's edges, which differ from numpy's in the last digit."""
+    import torch
+
+    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64).numpy()
+    return np.searchsorted(edges, confidence, side="right") - 1
+
+
+def _mean_over_classes(
+    metric: Callable[..., np.ndarray], cases: _Cases, weights: np.ndarray
 ) -> np.ndarray:
-    """``metric`` of every class: (R, C)."""
-    return np.stack([metric(s, t, weights) for s, t in zip(scores.T, truth.T, strict=True)], axis=1)
-
-
-def _f1(truth: np.ndarray, guess: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    hits = weights @ (truth * guess)
-    per_class = _ratio(2 * hits, weights @ truth + weights @ guess)
-    if truth.shape[1] and (truth.sum(axis=1) == 1).all() and (guess.sum(axis=1) == 1).all():
-        return _mean_defined(per_class)
-    return np.nan_to_num(per_class).mean(axis=1)
-
-
-def _ece(confidence: np.ndarray, right: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    place = np.searchsorted(np.linspace(0, 1, BINS + 1), confidence, side="right") - 1
-    gaps = np.eye(BINS + 1)[place] * (confidence - right)[:, None]
-    return _ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, NaN where below is 0."""
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+    columns = zip(cases.scores.T, cases.truth.T, strict=True)
+    return _mean_defined(
+        np.stack([metric(scores, truth, weights) for scores, truth in columns], axis=1)
+    )
 
 
 def _mean_defined(values: np.ndarray) -> np.ndarray:
@@ -272,10 +314,15 @@ def _mean_defined(values: np.ndarray) -> np.ndarray:
     return _ratio(np.nan_to_num(values).sum(axis=1), defined.sum(axis=1))
 
 
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below, NaN where below is 0."""
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+
+
 # --- bootstrap -------------------------------------------------------------------------------
 
 
-def _resampled(ids: np.ndarray, count: int, resamples: int, seed: int) -> Any:
+def _resampled(ids: np.ndarray, count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Weights of images (block, n) in blocks: how often each image's group was drawn."""
     random = np.random.default_rng(seed)
     block = max(1, NUMBERS_AT_ONCE // len(ids))
@@ -285,12 +332,10 @@ def _resampled(ids: np.ndarray, count: int, resamples: int, seed: int) -> Any:
         yield times[:, ids].astype(np.float64)
 
 
-def _interval(
-    drawn: list[np.ndarray], value: float | None, count: int
-) -> tuple[float | None, float | None]:
+def _interval(drawn: list[np.ndarray], value: float | None) -> tuple[float | None, float | None]:
     values = np.concatenate(drawn) if drawn else np.zeros(0)
     defined = values[~np.isnan(values)]
-    if value is None or count < 2 or len(defined) <= len(values) / 2:
+    if value is None or not len(defined) or 2 * len(defined) < len(values):
         return None, None
     low, high = np.percentile(defined, (2.5, 97.5))
     return float(low), float(high)
