@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from medept import attention
 from medept.attention import choose_kernel, gates, prompted_attention, sink_attention
 
 KERNELS = ("formula", "fused", "extra_key", "flex")
@@ -127,6 +130,57 @@ def test_per_head_causal_and_grouped_queries(kernel: str) -> None:
     compare(actual, reference(*repeated, "concat", causal, D**-0.5), ours, theirs, 1e-10)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_groups_of_queries_share_keys_in_order(kernel: str) -> None:
+    """Which key head a query head reads is PyTorch's choice."""
+    q, k, v = (torch.randn(B, heads, T, D, dtype=torch.float64) for heads in (6, 2, 2))
+    sink = torch.randn(T, dtype=torch.float64)
+    actual = sink_attention(q, k, v, sink, kernel=kernel, enable_gqa=True)
+    plain = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    gate = gates(q, k, sink, enable_gqa=True)
+    torch.testing.assert_close(actual, plain * gate[..., None])
+
+
+Q, K = (2, 6, T, D), (2, 6, 9, D)
+MISFITS = [
+    ("heads without enable_gqa", Q, (2, 3, 9, D), (2, 3, 9, D), False),
+    ("heads that do not divide", Q, (2, 4, 9, D), (2, 4, 9, D), True),
+    ("more key heads", Q, (2, 12, 9, D), (2, 12, 9, D), True),
+    ("batch", Q, (1, 6, 9, D), (1, 6, 9, D), False),
+    ("fewer values than keys", Q, K, (2, 6, 8, D), False),
+    ("width", Q, (2, 6, 9, D + 1), K, False),
+    ("rank", Q[1:], K[1:], K[1:], False),
+]
+
+
+@pytest.mark.parametrize("kernel", ["auto", *KERNELS])
+@pytest.mark.parametrize(
+    ("q", "k", "v", "gqa"), [m[1:] for m in MISFITS], ids=[m[0] for m in MISFITS]
+)
+def test_shapes_that_do_not_fit_are_refused(
+    kernel: str, q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], gqa: bool
+) -> None:
+    """The fused kernels check no shapes themselves: they would read beyond the end."""
+    qkv = [torch.zeros(shape) for shape in (q, k, v)]
+    with pytest.raises(ValueError, match="do not fit"):
+        sink_attention(*qkv, torch.zeros(T), kernel=kernel, enable_gqa=gqa)
+
+
+@pytest.mark.parametrize("way", ["add", "multiply"])
+@pytest.mark.parametrize("length", [1, T - 1])
+def test_ways_that_change_the_logits_need_one_entry_a_key(way: str, length: int) -> None:
+    with pytest.raises(ValueError, match=f"as long as there are keys, {T}, not {length}"):
+        prompted_attention(*inputs(length=length), way=way)
+
+
+@pytest.mark.parametrize("way", ["concat", "add"])
+def test_unknown_names_are_refused(way: str) -> None:
+    with pytest.raises(ValueError, match="kernel 'fast' is not one of"):
+        prompted_attention(*inputs(length=T), way=way, kernel="fast")
+    with pytest.raises(ValueError, match="way 'append' is not one of"):
+        prompted_attention(*inputs(), way="append")
+
+
 SHAPES = [(9,), (1, 9), (T, 1), (B, 1, 1, 9), (H, T, 9), (B, H, T, 9)]
 
 
@@ -211,18 +265,42 @@ def test_gradcheck(kernel: str) -> None:
     assert torch.autograd.gradcheck(lambda *x: sink_attention(*x, kernel=kernel), (q, k, v, sink))
 
 
-@pytest.mark.parametrize("kernel", ["fused", "extra_key"])
+@pytest.mark.parametrize("kernel", ["formula", "fused", "extra_key"])
 def test_bfloat16_loses_no_more_than_bfloat16_attention_does(kernel: str) -> None:
+    """Outputs and gradients: beside plain attention's own loss."""
     random = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, 4, 197, 64, generator=random) for _ in range(3))
-    p = torch.randn(197, 50, generator=random)
-    half = [x.bfloat16() for x in (q, k, v)]
-    exact = [x.double() for x in half]
-    plain_error = (F.scaled_dot_product_attention(*half).double()
-                   - F.scaled_dot_product_attention(*exact)).abs().max()  # fmt: skip
-    expected = reference(*exact, p.double(), "concat", None, 1 / 8)
-    error = (prompted_attention(*half, p, kernel=kernel).double() - expected).abs().max()
-    assert error <= 2 * plain_error
+    shapes = [(2, 4, 197, 64)] * 3 + [(197, 50)]
+    half = [torch.randn(s, generator=random).bfloat16().requires_grad_() for s in shapes]
+    exact = [x.detach().double().requires_grad_() for x in half]
+    grad = torch.randn(shapes[0], generator=random).bfloat16()
+
+    def losses(run: Any, truth: Any, inputs: slice) -> list[float]:
+        got, want = run(*half[inputs]), truth(*exact[inputs])
+        got = [got, *torch.autograd.grad(got, half[inputs], grad)]
+        want = [want, *torch.autograd.grad(want, exact[inputs], grad.double())]
+        return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, want, strict=True)]
+
+    plain = losses(F.scaled_dot_product_attention, F.scaled_dot_product_attention, slice(3))
+    ours = losses(
+        lambda *x: prompted_attention(*x, kernel=kernel),
+        lambda *x: reference(*x, "concat", None, 1 / 8),
+        slice(4),
+    )
+    for one, other in zip(ours, [*plain, max(plain)], strict=True):
+        assert one <= 2 * other
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("way", ["concat", "multiply_concat"])
+def test_logits_beyond_half_precision(kernel: str, way: str) -> None:
+    """q . k of large activations overflows float16 before it is scaled."""
+    random = torch.Generator().manual_seed(0)
+    q, k, v = ((torch.randn(1, 2, 9, 64, generator=random) * 60).half() for _ in range(3))
+    assert (q @ k.mT).isinf().any()
+    p = torch.randn(9, 3, generator=random)
+    expected = reference(*(x.double() for x in (q, k, v, p)), way, None, 1 / 8)
+    actual = prompted_attention(q, k, v, p, way=way, kernel=kernel)
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=0.2)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -272,6 +350,29 @@ def test_a_row_without_keys_gives_zeros(way: str, kernel: str, as_float: bool) -
         dq, *rest = torch.autograd.grad(out.sum(), ours)
         assert dq[:, :, 2].abs().max() == 0
         assert all(g.isfinite().all() for g in rest)
+
+
+@pytest.mark.parametrize("kernel", ["formula", "fused", "extra_key"])
+@pytest.mark.parametrize("sink", [float("-inf"), float("inf"), -1e30, 1e30])
+def test_sinks_without_bounds(kernel: str, sink: float) -> None:
+    """No NaN, forwards or backwards, beside a row without keys; an endless sink takes all."""
+    mask = torch.ones(T, T, dtype=torch.bool)
+    mask[2] = False
+    ours = [*inputs()[:3], torch.full((T,), sink, dtype=torch.float64, requires_grad=True)]
+    out = sink_attention(*ours, attn_mask=mask, kernel=kernel)
+    assert out[:, :, 2].abs().max() == 0
+    assert (out.abs().max() == 0) == (sink > 0)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), ours))
+
+
+@pytest.mark.parametrize("way", ["concat", "multiply_concat", "add", "multiply"])
+def test_the_lowest_number_masks_as_minus_infinity_does(way: str) -> None:
+    ours = [x.detach() for x in inputs(torch.float32, length=T)]
+    keep = torch.rand(T, T, generator=torch.Generator().manual_seed(1)) < 0.6
+    keep[2] = False
+    low = torch.zeros(T, T).masked_fill(~keep, torch.finfo(torch.float32).min)
+    expected = prompted_attention(*ours, way=way, attn_mask=keep)
+    torch.testing.assert_close(prompted_attention(*ours, way=way, attn_mask=low), expected)
 
 
 @pytest.mark.parametrize("sink", [1.0, float("-inf")])
@@ -351,6 +452,22 @@ def test_a_learnt_mask_gets_its_gradient(way: str) -> None:
     expected = reference(*ours, way, mask, D**-0.5)
     got, want = (torch.autograd.grad(x.square().sum(), (mask,))[0] for x in (actual, expected))
     torch.testing.assert_close(got, want)
+
+
+def test_a_mask_that_the_kernel_could_not_train_is_refused() -> None:
+    mask = torch.zeros(T, T, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="'fused' gives a mask no gradient"):
+        prompted_attention(*inputs(), attn_mask=mask, kernel="fused")
+    with torch.no_grad():
+        prompted_attention(*inputs(), attn_mask=mask, kernel="fused")
+
+
+def test_second_derivatives_are_refused() -> None:
+    q, k, v, p = inputs()
+    out = prompted_attention(q, k, v, p, kernel="fused")
+    (dp,) = torch.autograd.grad(out.square().sum(), p, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        dp.sum().backward()
 
 
 def test_extremes_over_more_keys_than_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,12 +557,86 @@ def test_never_holds_the_logits(way: str) -> None:
     assert largest.elements <= tokens * 256
 
 
+def held(run: Any) -> int:
+    """The most bytes that ``run`` holds at once."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        run()
+    now = most = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+def test_training_and_inference_hold_what_plain_attention_holds() -> None:
+    q, k, v = (torch.randn(4, 12, 197, 64, requires_grad=True) for _ in range(3))
+    sink, grad = torch.zeros(12, 197, requires_grad=True), torch.randn(4, 12, 197, 64)
+    plain = held(lambda: torch.autograd.grad(F.scaled_dot_product_attention(q, k, v),
+                                             (q, k, v), grad))  # fmt: skip
+    ours = held(lambda: torch.autograd.grad(sink_attention(q, k, v, sink), (q, k, v, sink), grad))
+    assert 0 < ours <= 1.05 * plain
+    with torch.no_grad():
+        plain = held(lambda: F.scaled_dot_product_attention(q, k, v))
+        ours = held(lambda: sink_attention(q, k, v, sink))
+    assert 0 < ours <= 1.05 * plain
+
+
 def test_a_frozen_encoder_needs_no_attention_backward() -> None:
     q, k, v, p = inputs()
     out = prompted_attention(q.detach(), k.detach(), v.detach(), p)
     with torch.profiler.profile() as profile:
         out.sum().backward()
     assert not [e.name for e in profile.events() if "attention" in e.name]
+
+
+class Calls(TorchDispatchMode):
+    """Attention operators that ran under it, each with its arguments by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[str, dict[str, Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "attention" in func.name():
+            given = {a.name: a.default_value for a in func._schema.arguments}
+            given |= dict(zip(given, args, strict=False)) | (kwargs or {})
+            self.made[func.name()] = {
+                name: (x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else x
+                for name, x in given.items()
+            }
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_kernels_are_called_as_autograd_calls_them(
+    dtype: torch.dtype, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On fake tensors, without a GPU: the forms of all arguments, forwards and backwards."""
+    ampere = SimpleNamespace(major=8)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: ampere)
+    with FakeTensorMode():
+        q, k, v, grad = torch.empty(4, 2, 3, 37, 64, device="cuda", dtype=dtype).unbind(0)
+        qkv = [x.requires_grad_() for x in (q, k, v)]
+        sink = torch.empty(3, 37, device="cuda", requires_grad=True)
+        bias = torch.empty(2, 3, 37, 40, device="cuda", dtype=dtype)[..., :37] if masked else None
+        with Calls() as ours:
+            out = attention._SinkAttention.apply(*qkv, sink, bias, 0.1)
+            gradients = out.grad_fn.apply(grad)
+        with Calls() as autograd:
+            if dtype == torch.bfloat16 and not masked:
+                flash = torch.ops.aten._scaled_dot_product_flash_attention
+                out = flash(*qkv, scale=0.1)[0]
+            else:
+                efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+                out = efficient(*qkv, bias, True, scale=0.1)[0]
+            out.grad_fn(grad)
+    assert len(ours.made) == 2
+    assert ours.made == autograd.made
+    assert [g.shape for g in gradients[:4]] == [q.shape, k.shape, v.shape, sink.shape]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -64,7 +64,8 @@ def prompted_attention(
             ``multiply`` change the logits themselves and are dense. With ``multiply`` a float
             mask is added after the multiplication. A row whose keys are all masked gives zeros.
         attn_mask: as in ``torch.nn.functional.scaled_dot_product_attention``, as are the next
-            four. Dropout acts on the softmax over logits and prompt together.
+            four. A float mask masks with -inf or with its type's lowest value. Dropout acts on the
+            softmax over logits and prompt together.
         dropout_p: see above.
         is_causal: see above.
         scale: see above.
@@ -72,11 +73,14 @@ def prompted_attention(
         kernel: one of :data:`KERNELS`.
 
     Raises:
-        ValueError: for an unknown way or kernel, for ``attn_mask`` together with ``is_causal``,
-            and for dropout with a kernel that has none.
+        ValueError: for an unknown way or kernel, shapes that do not fit together, ``attn_mask``
+            together with ``is_causal``, and dropout or a mask that is learnt with a kernel that
+            cannot have it.
     """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel {kernel!r} is not one of {KERNELS}")
     options: dict[str, Any] = {"dropout_p": dropout_p, "scale": _scale(q, scale)}
-    q, k, v = _alike(q, k, v)
+    q, k, v = _alike(q, k, v, enable_gqa)
     bias = _bias(q, k, attn_mask, is_causal)
     prompt = prompt.to(_precise(q))
     if way == "concat":
@@ -86,13 +90,18 @@ def prompted_attention(
         spread = _row_spread(q, k, bias, options["scale"])
         sink = (spread[..., None] * prompt).logsumexp(-1)
         return sink_attention(q, k, v, sink, attn_mask=bias, kernel=kernel, **options)
+    if way in ("add", "multiply") and prompt.shape[-1] != k.shape[-2]:
+        raise ValueError(
+            f"way {way!r} needs a prompt as long as there are keys, {k.shape[-2]}, "
+            f"not {prompt.shape[-1]}"
+        )
     if way == "add":
         added = prompt.to(q.dtype) if bias is None else prompt.to(q.dtype) + bias
         return F.scaled_dot_product_attention(q, k, v, attn_mask=added, **options)
     if way == "multiply":
-        logits = q @ k.transpose(-1, -2) * options["scale"] * prompt.to(q.dtype)
+        logits = _logits(q.to(prompt.dtype), k.to(prompt.dtype), None, options["scale"]) * prompt
         weights = torch._safe_softmax(logits if bias is None else logits + bias, -1)
-        return F.dropout(weights, dropout_p) @ v
+        return F.dropout(weights, dropout_p).to(v.dtype) @ v
     raise ValueError(f"way {way!r} is not one of {WAYS}")
 
 
@@ -117,9 +126,10 @@ def sink_attention(
         sink: s, broadcastable to (B, H, T); the rest is as in :func:`prompted_attention`.
     """
     scale = _scale(q, scale)
-    q, k, v = _alike(q, k, v)
+    q, k, v = _alike(q, k, v, enable_gqa)
     bias = _bias(q, k, attn_mask, is_causal)
-    sink = sink.to(_precise(q))
+    finite = torch.finfo(_precise(q))
+    sink = sink.to(_precise(q)).clamp(finite.min, finite.max)
     if kernel == "auto":
         kernel = choose_kernel(q, k, attn_mask=bias, dropout_p=dropout_p)
     if kernel == "formula":
@@ -129,6 +139,8 @@ def sink_attention(
     if dropout_p:
         raise ValueError(f"the kernel {kernel!r} has no dropout: use 'extra_key'")
     if kernel == "fused":
+        if _learnt(bias):
+            raise ValueError("the kernel 'fused' gives a mask no gradient: use 'extra_key'")
         return _fused(q, k, v, sink, bias, scale)
     if kernel == "flex":
         return _flex(q, k, v, sink, bias, scale)
@@ -151,13 +163,13 @@ def gates(
     A row whose keys are all masked has the gate 0. Not differentiable.
     """
     scale = _scale(q, scale)
-    q, k, _ = _alike(q, k, k)
+    q, k, _ = _alike(q, k, k, enable_gqa)
     bias = _bias(q, k, attn_mask, is_causal)
     if choose_kernel(q, k, attn_mask=bias) == "fused":
         q, k = _in_eights(q, k)
         z = _attend(q, k, k, bias, scale)[1][..., : q.shape[-2]]
     else:
-        z = _logits(q, k, bias, scale).to(_precise(q)).logsumexp(-1)
+        z = _logits(q.to(_precise(q)), k.to(_precise(q)), bias, scale).logsumexp(-1)
     gate = torch.sigmoid(z - sink.to(_precise(q)))
     return gate if bias is None else gate.masked_fill((bias == float("-inf")).all(-1), 0)
 
@@ -166,9 +178,8 @@ def choose_kernel(
     q: Tensor, k: Tensor, *, attn_mask: Tensor | None = None, dropout_p: float = 0.0
 ) -> str:
     """The kernel that ``auto`` takes for these inputs: ``fused`` or ``extra_key``."""
-    learnt_mask = attn_mask is not None and attn_mask.requires_grad and torch.is_grad_enabled()
     empty = not (q.shape[-2] and k.shape[-2])
-    if dropout_p or learnt_mask or empty or torch.compiler.is_exporting():
+    if dropout_p or _learnt(attn_mask) or empty or torch.compiler.is_exporting():
         return "extra_key"
     fused = q.device.type == "cpu" or (q.device.type == "cuda" and q.dtype != torch.float64)
     return "fused" if fused else "extra_key"
@@ -186,14 +197,32 @@ def _precise(q: Tensor) -> torch.dtype:
     return torch.promote_types(q.dtype, torch.float32)
 
 
-def _alike(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """In autocast's type where it is on, keys and values once for each head of the queries."""
-    device = q.device.type
+def _learnt(mask: Tensor | None) -> bool:
+    return mask is not None and mask.requires_grad and torch.is_grad_enabled()
+
+
+def _alike(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """In autocast's type where it is on, keys and values once for each head of the queries.
+
+    The fused kernels read memory that is not theirs where shapes do not fit: they are refused.
+    """
+    device, given = q.device.type, [tuple(x.shape) for x in (q, k, v)]
     if torch.is_autocast_enabled(device) and q.dtype != torch.float64:
         q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
-    groups = q.shape[-3] // k.shape[-3]
-    if groups > 1:
-        k, v = (x.repeat_interleave(groups, -3) for x in (k, v))
+    if gqa and q.ndim == k.ndim == v.ndim == 4:
+        heads = q.shape[1]
+        k, v = (
+            x.repeat_interleave(heads // x.shape[1], 1) if 0 < x.shape[1] < heads else x
+            for x in (k, v)
+        )
+    fit = (
+        q.shape[:-2] == k.shape[:-2] and q.shape[-1] == k.shape[-1] and k.shape[:-1] == v.shape[:-1]
+    )
+    if q.ndim != 4 or not fit:
+        raise ValueError(
+            f"queries {given[0]}, keys {given[1]} and values {given[2]} do not fit: they must be "
+            "(B, H, T, d), (B, H, S, d) and (B, H, S, e), or have fewer key heads with enable_gqa"
+        )
     return q, k, v
 
 
@@ -214,12 +243,13 @@ def _bias(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor 
         return None
     mask = mask if mask.ndim > 1 else mask[None]
     if mask.dtype != torch.bool:
-        return mask.to(q.dtype)
+        lowest = torch.finfo(mask.dtype).min
+        return mask.masked_fill(mask == lowest, float("-inf")).to(q.dtype)
     return torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
 
 
 def _logits(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    logits = q @ k.transpose(-1, -2) * scale
+    logits = (q * scale) @ k.transpose(-1, -2)
     return logits if bias is None else logits + bias
 
 
@@ -257,20 +287,23 @@ def _row_extremes(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> tu
 def _formula(
     q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, dropout: float, scale: float
 ) -> Tensor:
-    logits = _logits(q, k, bias, scale)
-    column = sink.to(logits.dtype).expand(logits.shape[:-1])[..., None]
+    logits = _logits(q.to(sink.dtype), k.to(sink.dtype), bias, scale)
+    column = sink.expand(logits.shape[:-1])[..., None]
     weights = torch._safe_softmax(torch.cat([logits, column], dim=-1), -1)[..., :-1]
-    return F.dropout(weights, dropout) @ v
+    return F.dropout(weights, dropout).to(v.dtype) @ v
+
+
+_REACH = 256  # of the extra key: sinks beyond float16's largest number fit; exact, a power of two
 
 
 def _extra_key(
     q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, dropout: float, scale: float
 ) -> Tensor:
     width = v.shape[-1]
-    finite = torch.finfo(q.dtype)
-    column = (sink / scale).clamp(finite.min, finite.max).to(q.dtype)
+    limit = min(torch.finfo(q.dtype).max, torch.finfo(sink.dtype).max / _REACH)
+    column = (sink / (scale * _REACH)).clamp(-limit, limit).to(q.dtype)
     q = torch.cat([q, column.expand(q.shape[:-1])[..., None]], dim=-1)
-    key = F.one_hot(torch.tensor(k.shape[-1], device=k.device), q.shape[-1]).to(k.dtype)
+    key = _REACH * F.one_hot(torch.tensor(k.shape[-1], device=k.device), q.shape[-1]).to(k.dtype)
     k = torch.cat([F.pad(k, (0, 1)), key.expand(*k.shape[:-2], 1, -1)], dim=-2)
     q, k, v = _in_eights(q, k, F.pad(v, (0, 0, 0, 1)))
     if bias is not None:
@@ -323,45 +356,47 @@ class _SinkAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
-        out, z, *state = _attend(q, k, v, bias, scale)
+        out, z, *random = _attend(q, k, v, bias, scale)
         out, total = _gated(out, z, sink)
-        ctx.scale, ctx.sizes = scale, [x for x in state if not isinstance(x, Tensor)]
-        tensors = [x for x in state if isinstance(x, Tensor)]
-        ctx.save_for_backward(q, k, v, sink, bias, out, total, *tensors)
+        ctx.scale = scale
+        ctx.save_for_backward(q, k, v, sink, bias, out, total, *random)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, sink, bias, out, total, *tensors = ctx.saved_tensors
+        q, k, v, sink, bias, out, total, *random = ctx.saved_tensors
         dq = dk = dv = ds = None
-        if any(ctx.needs_input_grad[:3]):
-            state = [*tensors, *ctx.sizes]
-            dq, dk, dv = _attend_backward(grad, q, k, v, bias, out, total, state, ctx.scale)
         if ctx.needs_input_grad[3]:
             kept = total[..., : out.shape[-2]]
             lost = -(grad.to(kept.dtype) * out.to(kept.dtype)).sum(-1) * torch.exp(sink - kept)
             ds = lost.sum_to_size(sink.shape)
+        if any(ctx.needs_input_grad[:3]):
+            dq, dk, dv = _attend_backward(grad, q, k, v, bias, out, total, random, ctx.scale)
         return dq, dk, dv, ds, None, None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> tuple:
-    """Output (B, H, T, d), logsumexp (B, H, T, perhaps padded) and what its backward needs."""
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, ...]:
+    """Output (B, H, T, d), logsumexp (B, H, T, perhaps padded), and CUDA's two random states."""
     if q.device.type == "cpu":
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return flash(q, k, v, attn_mask=_rank4(bias), scale=scale)
-    if bias is None and _flashes(q):
-        out, z, *state = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)
-        cumulative_q, cumulative_k, longest_q, longest_k, seed, offset, _ = state
-        return out, z, cumulative_q, cumulative_k, seed, offset, longest_q, longest_k
+    if _flashes(q, bias):
+        out, z, *_, seed, offset, _ = torch.ops.aten._scaled_dot_product_flash_attention(
+            q, k, v, scale=scale
+        )
+        return out, z, seed, offset
     efficient = torch.ops.aten._scaled_dot_product_efficient_attention
     return efficient(q, k, v, _whole(bias, q, k), True, scale=scale)
 
 
-def _flashes(q: Tensor) -> bool:
-    """Whether CUDA's flash attention takes these queries: the memory-efficient one takes all."""
+def _flashes(q: Tensor, bias: Tensor | None) -> bool:
+    """Whether CUDA's flash attention takes these: the memory-efficient one takes all."""
     half = q.dtype in (torch.float16, torch.bfloat16)
-    return half and q.shape[-1] <= 256 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    fits = bias is None and half and q.shape[-1] <= 256
+    return fits and torch.cuda.get_device_properties(q.device).major >= 8
 
 
 def _attend_backward(
@@ -372,23 +407,21 @@ def _attend_backward(
     bias: Tensor | None,
     out: Tensor,
     z: Tensor,
-    state: list[Any],
+    random: list[Tensor],
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if q.device.type == "cpu":
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         return backward(grad, q, k, v, out, z, 0.0, False, attn_mask=_rank4(bias), scale=scale)
-    if len(state) == 6:
-        cumulative_q, cumulative_k, seed, offset, longest_q, longest_k = state
+    if _flashes(q, bias):  # None: the offsets of sequences of unlike lengths
         return torch.ops.aten._scaled_dot_product_flash_attention_backward(
-            grad, q, k, v, out, z, cumulative_q, cumulative_k, longest_q, longest_k,
-            0.0, False, seed, offset, scale=scale,
+            grad, q, k, v, out, z, None, None, q.shape[-2], k.shape[-2],
+            0.0, False, *random, scale=scale,
         )  # fmt: skip
-    bias = _whole(bias, q, k)
-    empty = bias if bias is not None else torch.empty(0, device=q.device, dtype=q.dtype)
     return torch.ops.aten._scaled_dot_product_efficient_attention_backward(
-        grad, q, k, v, empty, out, z, *state, 0.0, [True, True, True, False], False, scale=scale
-    )[:3]
+        grad, q, k, v, _whole(bias, q, k), out, z, *random, 0.0, [True, True, True, False],
+        scale=scale,
+    )[:3]  # fmt: skip
 
 
 def _rank4(bias: Tensor | None) -> Tensor | None:
@@ -400,5 +433,6 @@ def _whole(bias: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
     """The memory-efficient kernel takes whole masks, in rows that start at multiples of eight."""
     if bias is None:
         return None
-    whole = bias.expand(*q.shape[:-1], k.shape[-2])
-    return F.pad(whole, (0, -k.shape[-2] % 8))[..., : k.shape[-2]]
+    rows = bias.expand(*bias.shape[:-1], k.shape[-2])
+    padded = F.pad(rows, (0, -k.shape[-2] % 8))[..., : k.shape[-2]]
+    return padded.expand(*q.shape[:-1], k.shape[-2])
