@@ -135,7 +135,7 @@ def test_what_starts_as_the_identity_is_the_identity(encoder: Encoder, name: str
     torch.testing.assert_close(model.encoder(pixels), before, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "ia3"])
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "norm"])
 def test_merged_equals_unmerged(encoder: Encoder, name: str) -> None:
     pixels = torch.randn(2, 3, 32, 32)
     model = adapt(encoder, name, 3)

@@ -123,6 +123,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         chosen = self._tuned(X, y, groups, targets) if self.tune else {}
         recipe = make_recipe(
             self.recipe,
+            self.method,
             epochs=self.epochs,
             batch_size=self.batch_size,
             lr=self.lr or chosen.get("lr"),

@@ -13,9 +13,9 @@ from medept.methods.base import AdaptedEncoder, MethodSettings
 from medept.methods.ept import EmbeddedPromptTuning
 from medept.methods.features import Neighbours, Probe, Prototypes
 from medept.methods.linear import Linear
-from medept.methods.lowrank import IA3, DoRA, LoRA
 from medept.methods.mlp import MLP
-from medept.methods.tuned import Bias, Full, NormTuning, Partial
+from medept.methods.tuned import Bias, Full, Partial
+from medept.methods.tuners import IA3, DoRA, LoRA, NormTuning
 from medept.methods.vpt import AddedPrompts, VisualPromptTuning
 
 METHODS: dict[str, type[AdaptedEncoder]] = {

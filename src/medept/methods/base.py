@@ -83,10 +83,12 @@ class AdaptedEncoder(nn.Module):
 
     Attributes:
         encoder_identity: of the encoder as it came, before anything was put into it.
+        recipe: what the method's paper changes of the default recipe: its optimiser, its rates.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    recipe: ClassVar[dict[str, Any]] = {}
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     settings: MethodSettings
 

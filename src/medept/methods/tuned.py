@@ -1,6 +1,8 @@
-"""Methods that train some of the encoder's own parameters: all, the last blocks, biases, norms."""
+"""Methods that train some of the encoder's own parameters: all, the last blocks, or biases."""
 
 from __future__ import annotations
+
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -29,17 +31,21 @@ class OwnParameters(AdaptedEncoder):
 
 
 class Full(OwnParameters):
-    """Full fine-tuning: every parameter."""
+    """Full fine-tuning: every parameter; AdamW, 1e-4, of the values that Jia et al. 2022 tried."""
 
     name = "full"
     summary = "every parameter of the encoder"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-4}
 
     def chosen(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())
 
 
 class Partial(OwnParameters):
-    """The last k blocks; the final norm stays frozen (VPT's ``partial-k``, Jia et al. 2022)."""
+    """The last k blocks; the final norm stays frozen (VPT's ``partial-k``, Jia et al. 2022).
+
+    AdamW, 5e-4, of the values that they tried.
+    """
 
     class Settings(MethodSettings):
         """k: how many of the last blocks are trained."""
@@ -48,6 +54,7 @@ class Partial(OwnParameters):
 
     name = "partial"
     summary = "the last k blocks"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 5e-4}
     settings: Settings
 
     def chosen(self) -> list[nn.Parameter]:
@@ -55,23 +62,13 @@ class Partial(OwnParameters):
 
 
 class Bias(OwnParameters):
-    """Every bias (BitFit, Ben Zaken et al. 2022)."""
+    """Every bias (BitFit, Ben Zaken et al. 2022); AdamW, 1e-3, the largest of theirs."""
 
     name = "bias"
     summary = "every bias of the encoder"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-3}
 
     def chosen(self) -> list[nn.Parameter]:
         return [
             p for n, p in self.encoder.named_parameters() if n.rpartition(".")[2].endswith("bias")
         ]
-
-
-class NormTuning(OwnParameters):
-    """Weights and biases of every layer norm (Qi et al. 2022; De Min et al. 2023 for ViTs)."""
-
-    name = "norm"
-    summary = "weights and biases of every layer norm"
-
-    def chosen(self) -> list[nn.Parameter]:
-        norms = [m for m in self.encoder.modules() if isinstance(m, nn.LayerNorm)]
-        return [p for norm in norms for p in norm.parameters()]

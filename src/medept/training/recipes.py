@@ -1,4 +1,8 @@
-"""How training is done: optimiser, learning rates, epochs, views. Two recipes, all settable."""
+"""How training is done: optimiser, learning rates, epochs, views. Two recipes, all settable.
+
+``paper`` trains every method alike, as Zu et al. compared them. ``medept`` takes the optimiser and
+the rates of each method's own paper, which the method states.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medept.errors import InputError
+from medept.methods import find_method
 
 
 class Recipe(BaseModel):
@@ -68,19 +73,20 @@ MEDEPT = Recipe(
 RECIPES = {"medept": MEDEPT, "paper": PAPER}
 
 
-def make_recipe(name: str = "medept", **changes: Any) -> Recipe:
-    """A recipe by name, with every value in ``changes`` that is not None put in its place.
+def make_recipe(name: str = "medept", method: str = "ept", **changes: Any) -> Recipe:
+    """A recipe by name for a method, with what ``changes`` names (and is not None) put in place.
 
     Raises:
-        InputError: if the recipe or a value is unknown or out of range.
+        InputError: if the recipe, the method or a value is unknown or out of range.
     """
     if name not in RECIPES:
         raise InputError(f"no recipe is named {name!r}: use one of {', '.join(RECIPES)}")
     given = {key: value for key, value in changes.items() if value is not None}
     if "epochs" in given and "views" not in given and name == "paper":
         given["views"] = given["epochs"]
+    own = find_method(method).recipe if name == "medept" else {}
     try:
-        return Recipe(**(RECIPES[name].model_dump() | given))
+        return Recipe(**(RECIPES[name].model_dump() | own | given))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise InputError(f"recipe: {problems}") from error

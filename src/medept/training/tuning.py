@@ -47,7 +47,7 @@ def tune(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folds = _folds(targets, groups, seed)
-    base = make_recipe(recipe)
+    base = make_recipe(recipe, method)
     kind = find_method(method)
 
     def objective(trial: optuna.Trial) -> float:

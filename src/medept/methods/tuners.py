@@ -1,4 +1,4 @@
-"""LoRA and its relatives, through Hugging Face peft, on the query and value projections.
+"""Hugging Face peft's tuners: LoRA, DoRA and IA3 on query and value projections, and layer norms.
 
 peft works on whole linear layers. Where an encoder computes query, key and value in one fused
 layer, that layer is replaced by three that share its weights while the method is in place, so
@@ -7,8 +7,10 @@ that queries and values alone are adapted, as in Hu et al. 2022.
 
 from __future__ import annotations
 
+import re
+import warnings
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -46,11 +48,21 @@ class SplitProjection(nn.Module):
 
 
 class _Peft(AdaptedEncoder):
-    """An adapter of peft's on the query and value projections of every attention."""
+    """A tuner of peft's; on the query and value projections of every attention, by default."""
 
     def config(self, targets: list[str]) -> Any:
         """peft's configuration for the named layers."""
         raise NotImplementedError
+
+    def targets(self) -> list[str]:
+        """Names of the layers that are tuned; a fused projection is split first."""
+        for site in self.encoder.sites:
+            fused = getattr(site.module, "qkv", None)
+            if isinstance(fused, nn.Linear):
+                site.module.qkv = SplitProjection(fused)
+                self._undo.callback(setattr, site.module, "qkv", fused)
+        modules = self.encoder.model.named_modules()
+        return [n for n, _ in modules if n.rpartition(".")[2] in (*QUERY, *VALUE)]
 
     def insert(self) -> None:
         try:
@@ -60,20 +72,17 @@ class _Peft(AdaptedEncoder):
                 f"the method {self.name!r} needs an extra: pip install 'medept[peft]'"
             ) from error
         self._undo = ExitStack()
-        model = self.encoder.model
-        for site in self.encoder.sites:
-            fused = getattr(site.module, "qkv", None)
-            if isinstance(fused, nn.Linear):
-                site.module.qkv = SplitProjection(fused)
-                self._undo.callback(setattr, site.module, "qkv", fused)
-        names = [n for n, _ in model.named_modules() if n.rpartition(".")[2] in (*QUERY, *VALUE)]
+        names = self.targets()
         if not names:
             raise InputError(
-                f"the attentions of {self.encoder.name!r} have no query and value projections that "
-                f"the method {self.name!r} can adapt"
+                f"the method {self.name!r} tunes layers that {self.encoder.name!r} does not have"
             )
         config = self.config(names)
-        tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, "default")
+        with warnings.catch_warnings():  # that it has not met timm's LayerNorm, which it copies
+            warnings.filterwarnings("ignore", "Unsupported layer type")
+            tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](
+                self.encoder.model, config, "default"
+            )
         self._undo.callback(tuner.unload)
 
     def remove(self) -> None:
@@ -88,7 +97,10 @@ class _Peft(AdaptedEncoder):
 
 
 class LoRA(_Peft):
-    """Low-rank updates (Hu et al. 2022): 2 r D numbers for each of Wq and Wv; zero at the start."""
+    """Low-rank updates (Hu et al. 2022): 2 r D numbers for each of Wq and Wv; zero at the start.
+
+    Trained as their RoBERTa: AdamW, 5e-4.
+    """
 
     class Settings(MethodSettings):
         """rank: r. alpha: updates are scaled by alpha / r; None is alpha = r."""
@@ -98,6 +110,7 @@ class LoRA(_Peft):
 
     name = "lora"
     summary = "low-rank updates of query and value projections"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 5e-4}
     settings: Settings
     decomposed = False
 
@@ -118,15 +131,22 @@ class LoRA(_Peft):
 
 
 class DoRA(LoRA):
-    """Weight-decomposed LoRA (Liu et al. 2024): direction by LoRA, magnitude by a vector."""
+    """Weight-decomposed LoRA (Liu et al. 2024): direction by LoRA, magnitude by a vector.
+
+    Trained with AdamW at 2e-4, theirs for LLaMA-7B.
+    """
 
     name = "dora"
     summary = "low-rank updates of direction, and magnitudes"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 2e-4}
     decomposed = True
 
 
 class IA3(_Peft):
-    """Learnt scales of the value projections' outputs (Liu et al. 2022); one at the start."""
+    """Learnt scales of the value projections' outputs (Liu et al. 2022); one at the start.
+
+    Trained at their 3e-3, by AdamW in place of Adafactor.
+    """
 
     class Settings(MethodSettings):
         """where: which projections are scaled."""
@@ -135,6 +155,7 @@ class IA3(_Peft):
 
     name = "ia3"
     summary = "learnt scales of value projections"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 3e-3}
     settings: Settings
 
     def config(self, targets: list[str]) -> Any:
@@ -143,3 +164,20 @@ class IA3(_Peft):
         if self.settings.where == "value":
             targets = [n for n in targets if n.rpartition(".")[2] in VALUE]
         return IA3Config(target_modules=targets, feedforward_modules=[])
+
+
+class NormTuning(_Peft):
+    """Weights and biases of every layer norm (Zhao et al. 2024)."""
+
+    name = "norm"
+    summary = "weights and biases of every layer norm"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-3}
+
+    def targets(self) -> list[str]:
+        modules = self.encoder.model.named_modules()
+        return [name for name, module in modules if isinstance(module, nn.LayerNorm)]
+
+    def config(self, targets: list[str]) -> Any:
+        from peft import LNTuningConfig
+
+        return LNTuningConfig(target_modules="|".join(map(re.escape, targets)))
