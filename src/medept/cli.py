@@ -312,6 +312,7 @@ def encoders(
 def methods(as_json: Json = False) -> None:
     """Names that --method takes, and their settings."""
     from medept.methods import METHODS
+    from medept.training.recipes import make_recipe
 
     if as_json:
         print_json(
@@ -319,6 +320,7 @@ def methods(as_json: Json = False) -> None:
                 name: {
                     "summary": method.summary,
                     "settings": method.Settings().model_dump(),
+                    "recipe": make_recipe(method=name).model_dump(),
                 }
                 for name, method in METHODS.items()
             }
