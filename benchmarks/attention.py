@@ -8,7 +8,7 @@ of 1 and 4, on CUDA also of 16. Ratios are to plain ``scaled_dot_product_attenti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -46,30 +46,31 @@ def step(way: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> None
     torch.autograd.grad(way(*inputs), inputs, grad, allow_unused=True)
 
 
-def main() -> None:
-    """Time every way at every size."""
-    options = arguments(__doc__ or "")
+def measure(quick: bool) -> Iterator[dict[str, object]]:
+    """One row a way, at every size."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batches = (1, 4, 16) if device == "cuda" else (1, 4)
-    rows: list[dict[str, object]] = []
-    for tokens in (197, 577) if options.quick else (197, 577, 1370):
-        for batch in (1,) if options.quick else batches:
+    for tokens in (197, 577) if quick else (197, 577, 1370):
+        for batch in (1,) if quick else batches:
             shape = (batch, HEADS, tokens, WIDTH)
             inputs = [torch.randn(shape, device=device, requires_grad=True) for _ in range(3)]
             inputs.append(torch.randn(tokens, LENGTH, device=device, requires_grad=True))
             grad = torch.randn(shape, device=device)
             runs = {name: partial(step, way, inputs, grad) for name, way in WAYS.items()}
-            seconds = median_seconds(runs, 5 if options.quick else 15)
+            seconds = median_seconds(runs, 5 if quick else 15)
             memory = {name: peak_bytes(run) for name, run in runs.items()}
             for name in WAYS:
-                rows.append(
-                    {"tokens": tokens, "batch": batch, "way": name, "ms": seconds[name] * 1e3,
-                     "time ratio": seconds[name] / seconds["plain"],
-                     "peak MB": memory[name] / 1e6,
-                     "memory ratio": memory[name] / max(1, memory["plain"])}
-                )  # fmt: skip
-    show(rows, options.json)
+                yield {
+                    "tokens": tokens,
+                    "batch": batch,
+                    "way": name,
+                    "ms": seconds[name] * 1e3,
+                    "time ratio": seconds[name] / seconds["plain"],
+                    "peak MB": memory[name] / 1e6,
+                    "memory ratio": memory[name] / max(1, memory["plain"]),
+                }
 
 
 if __name__ == "__main__":
-    main()
+    options = arguments(__doc__ or "")
+    show(measure(options.quick), options.json)

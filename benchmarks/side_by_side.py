@@ -8,7 +8,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -21,7 +21,7 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def median_seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def median_seconds(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each way; one of each in turn, so that slow drifts touch all alike."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(repeats + 1):  # the first round warms up
@@ -62,15 +62,17 @@ def machine() -> dict[str, object]:
             "torch": torch.__version__}  # fmt: skip
 
 
-def show(rows: list[dict[str, object]], as_json: bool) -> None:
-    """A markdown table of rows with the same keys, or JSON."""
+def show(rows: Iterable[dict[str, object]], as_json: bool) -> None:
+    """A markdown table of rows with the same keys, each as soon as it is there, or JSON."""
     if as_json:
-        print(json.dumps({"machine": machine(), "rows": rows}))
+        print(json.dumps({"machine": machine(), "rows": list(rows)}))
         return
-    print(f"{machine()}\n\n| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
-    for row in rows:
+    print(f"{machine()}\n")
+    for number, row in enumerate(rows):
+        if number == 0:
+            print("| " + " | ".join(row) + " |\n|" + " --- |" * len(row))
         cells = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
-        print("| " + " | ".join(cells) + " |")
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def _synchronise() -> None:

@@ -10,7 +10,9 @@ model). On a CPU the grid is the part that ends in minutes; on a GPU it is whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from unittest.mock import patch
 
@@ -25,13 +27,13 @@ from medept.encoders import RANDOM, Encoder, load_encoder
 from medept.methods import AdaptedEncoder, adapt
 from medept.prompts import EmbeddedPrompt
 
-METHODS: dict[str, tuple[str, dict]] = {
-    "EPT formula, L = 100": ("ept", {"length": 100}),
-    "EPT, L = 100": ("ept", {"length": 100}),
-    "VPT, 10 tokens": ("vpt", {"length": 10}),
-    "VPT, 50 tokens": ("vpt", {"length": 50}),
-    "LoRA, r = 8 (peft)": ("lora", {"rank": 8}),
-    "full": ("full", {}),
+METHODS: dict[str, tuple[str, int, dict]] = {
+    "EPT formula, L = 100": ("ept", 2, {"length": 100}),
+    "EPT, L = 100": ("ept", 2, {"length": 100}),
+    "VPT, 10 tokens": ("vpt", 2, {"length": 10}),
+    "VPT, 50 tokens": ("vpt", 2, {"length": 50}),
+    "LoRA, r = 8 (peft)": ("lora", 2, {"rank": 8}),
+    "full": ("full", 2, {}),
 }
 
 
@@ -48,52 +50,51 @@ def floor(encoder: Encoder, pixels: Tensor) -> None:
 
 
 def step(model: AdaptedEncoder, pixels: Tensor) -> None:
-    """Forward and backward of a method."""
-    model.zero_grad(set_to_none=True)
+    """Forward and backward of a method; its gradients are dropped."""
     targets = torch.zeros(len(pixels), dtype=torch.long, device=pixels.device)
     F.cross_entropy(model(pixels), targets).backward()
+    model.zero_grad(set_to_none=True)
 
 
-def cases(quick: bool) -> Iterator[tuple[str, int, int]]:
-    """Encoder, pixels, batch."""
+def cases(quick: bool) -> Iterator[tuple[str, int, tuple[int, ...]]]:
+    """Encoder, pixels, batches."""
     if quick:
-        yield "vit_tiny_patch16_224", 224, 2
-        return
-    if torch.cuda.is_available():
+        yield "vit_tiny_patch16_224", 224, (2,)
+    elif torch.cuda.is_available():
         for name in ("vit_base_patch16_224", "vit_large_patch16_224"):
-            yield from ((name, size, batch) for size in (224, 384, 518) for batch in (1, 4, 16))
-        return
-    yield from (
-        ("vit_base_patch16_224", *case) for case in ((224, 1), (224, 4), (384, 1), (518, 1))
-    )
+            yield from ((name, size, (1, 4, 16)) for size in (224, 384, 518))
+    else:
+        yield "vit_base_patch16_224", 224, (1, 4)
+        yield "vit_base_patch16_224", 384, (1,)
+        yield "vit_base_patch16_224", 518, (1,)
 
 
-def measure(name: str, size: int, batch: int, repeats: int) -> Iterator[dict[str, object]]:
-    """One row a way: seconds and peak memory of a training step, with ratios."""
-    pixels = _pixels(size, batch)
-    runs: dict[str, Callable[[], None]] = {"floor": partial(floor, _encoder(name, pixels), pixels)}
-    for way, (method, settings) in METHODS.items():
-        model = adapt(_encoder(name, pixels), method, 2, settings).to(pixels.device)
-        runs[way] = partial(step, model, pixels)
-    runs["EPT formula, L = 100"] = _with_formula(runs["EPT formula, L = 100"])
-    yield from _rows(name, size, batch, runs, repeats)
-
-
-def inference(name: str, size: int, batch: int, repeats: int) -> Iterator[dict[str, object]]:
-    """The plain model against the same with a merged adapter."""
-    pixels = _pixels(size, batch)
-    plain, prompted = _encoder(name, pixels), _encoder(name, pixels)
-    attach(prompted.model, EmbeddedPromptConfig(length=100), image_size=pixels.shape[-1]).merge()
-    runs = {
-        "inference, plain": partial(plain, pixels),
-        "inference, merged": partial(prompted, pixels),
-    }
-    with torch.inference_mode():
+def measure(
+    name: str, size: int, batches: tuple[int, ...], repeats: int
+) -> Iterator[dict[str, object]]:
+    """One row a way and batch: seconds and peak memory with ratios, in training and inference."""
+    size = size // 16 * 16  # whole patches
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain = load_encoder(name, weights=RANDOM, image_size=size).to(device).requires_grad_(False)
+    models = {way: adapt(copy.deepcopy(plain), *how) for way, how in METHODS.items()}
+    merged = copy.deepcopy(plain)
+    attach(merged.model, EmbeddedPromptConfig(length=100), image_size=size).merge()
+    for batch in batches:
+        pixels = torch.randn(batch, 3, size, size, device=device)
+        runs = {"floor": partial(floor, plain, pixels)}
+        runs |= {way: partial(step, m.to(device), pixels) for way, m in models.items()}
+        runs["EPT formula, L = 100"] = _with_formula(runs["EPT formula, L = 100"])
         yield from _rows(name, size, batch, runs, repeats)
+        both = {
+            "inference, plain": partial(plain, pixels),
+            "inference, merged": partial(merged, pixels),
+        }
+        with torch.inference_mode():
+            yield from _rows(name, size, batch, both, 2 * repeats)
 
 
 def _rows(
-    name: str, size: int, batch: int, runs: dict[str, Callable[[], object]], repeats: int
+    name: str, size: int, batch: int, runs: Mapping[str, Callable[[], object]], repeats: int
 ) -> list[dict[str, object]]:
     seconds = median_seconds(runs, repeats)
     memory = {way: peak_bytes(run) for way, run in runs.items()}
@@ -113,17 +114,6 @@ def _rows(
     ]
 
 
-def _pixels(size: int, batch: int) -> Tensor:
-    side = size // 16 * 16  # whole patches
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.randn(batch, 3, side, side, device=device)
-
-
-def _encoder(name: str, pixels: Tensor) -> Encoder:
-    encoder = load_encoder(name, weights=RANDOM, image_size=pixels.shape[-1])
-    return encoder.to(pixels.device).requires_grad_(False)
-
-
 def _with_formula(run: Callable[[], None]) -> Callable[[], None]:
     def patched() -> None:
         with patch.object(EmbeddedPrompt, "forward", formula):
@@ -132,18 +122,7 @@ def _with_formula(run: Callable[[], None]) -> Callable[[], None]:
     return patched
 
 
-def main() -> None:
-    """Measure the grid."""
-    options = arguments(__doc__ or "")
-    repeats = 3 if options.quick else 5
-    rows = [
-        row
-        for case in cases(options.quick)
-        for kind in (measure, inference)
-        for row in kind(*case, repeats)
-    ]
-    show(rows, options.json)
-
-
 if __name__ == "__main__":
-    main()
+    options = arguments(__doc__ or "")
+    grid = (measure(*case, repeats=5) for case in cases(options.quick))
+    show(itertools.chain.from_iterable(grid), options.json)
