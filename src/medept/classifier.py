@@ -231,6 +231,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities (n, C): a row sums to 1, but for multi-label data."""
         return to_probabilities(self.decision_function(X), task=self.task_)
 
+    def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities (n, C) from frozen features (n, D), for methods that leave them so.
+
+        Raises:
+            InputError: if the method changes the encoder.
+        """
+        check_is_fitted(self, "model_")
+        if self.model_.trains_encoder:
+            raise InputError(f"the method {self.method!r} changes the encoder: give images")
+        with torch.inference_mode():
+            logits = self.model_.logits(
+                torch.as_tensor(features).to(self.model_.head.weight.device)
+            )
+        return to_probabilities(logits.float().cpu().numpy(), task=self.task_)
+
     def predict(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Labels (n,), or (n, C) of 0 and 1 (probability at least one half)."""
         probabilities = self.predict_proba(X)

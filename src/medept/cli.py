@@ -391,6 +391,67 @@ def demo(
     )
 
 
+@app.command()
+def bench(
+    suite: Annotated[
+        str, typer.Argument(help="A suite's YAML file, or the name of one: --list shows them.")
+    ] = "quick",
+    out: Annotated[
+        Path, typer.Option(help="Folder of runs and results; continued if it is there.")
+    ] = Path("medept-bench"),
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DATA", help="A data set: adds to, or fills in, the suite's."),
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Instead of the suite's encoders.")] = None,
+    encoder_weights: Weights = None,
+    image_size: ImageSize = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Only these of the suite's methods.")
+    ] = None,
+    episodes: Annotated[int | None, typer.Option(help="How many support sets.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Runs at a time; default: one a core.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; default: this machine.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="List the suites that ship with medept.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a benchmark: data sets, methods, shots, episodes; resumable; on one machine or many."""
+    from medept.benchmark.suite import read_suite, shipped_suites
+
+    if show:
+        suites = {name: found.title for name, found in shipped_suites().items()}
+        if as_json:
+            print_json(suites)
+        else:
+            results.print("\n".join(f"{name:14} {title}" for name, title in suites.items()))
+        return
+    from medept.benchmark.runner import run_suite
+
+    places = {name: _place(source) for name, source in _pairs("--data", data or []).items()}
+    changes: dict[str, Any] = {"data": places, "episodes": episodes}
+    if encoder:
+        weights = str(encoder_weights.resolve()) if encoder_weights else None
+        changes["encoders"] = [{"name": encoder, "weights": weights, "image_size": image_size}]
+    chosen = read_suite(suite, **changes)
+    if method:
+        chosen = chosen.only(method)
+    with progress_bars() as report:
+        rows = run_suite(chosen, out, workers=workers, address=address, progress=report)
+    failed = rows[rows.error != ""]
+    if as_json:
+        print_json({"out": str(out), "runs": len(rows), "failed": len(failed)})
+    else:
+        notes.print(
+            f"{len(rows)} runs, {len(failed)} of them failed. Written to {out}/results.parquet"
+        )
+
+
 # --- helpers ---------------------------------------------------------------------------------
 
 
@@ -410,17 +471,26 @@ def _shots(text: str) -> int | None:
     return int(text)
 
 
+def _pairs(option: str, pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise InputError(f"{option} {pair}: write NAME=VALUE")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
 def _settings(pairs: list[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--set {pair}: write NAME=VALUE, such as layers=9-12")
+    for name, value in _pairs("--set", pairs).items():
         try:
             settings[name] = json.loads(value)
         except json.JSONDecodeError:
             settings[name] = value
     return settings
+
+
+def _place(source: str) -> str:
+    """A path as an absolute one, so that workers elsewhere find it; anything else as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 def print_json(value: Any) -> None:

@@ -131,8 +131,12 @@ class AdaptedEncoder(nn.Module):
         """The number of trained parameters, head included."""
         return sum(p.numel() for group in self.parameter_groups().values() for p in group)
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (B, D) -> logits (B, C)."""
+        return self.head(features)
+
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.head(self.encoder(pixels))
+        return self.logits(self.encoder(pixels))
 
     def trained_state(self) -> dict[str, Tensor]:
         """What the adapter file holds: what was trained, and nothing else."""

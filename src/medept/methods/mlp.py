@@ -28,5 +28,5 @@ class MLP(AdaptedEncoder):
                   for part in (nn.Linear(width, width), nn.ReLU())]  # fmt: skip
         self.hidden = nn.Sequential(*layers)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.head(self.hidden(self.encoder(pixels)))
+    def logits(self, features: Tensor) -> Tensor:
+        return self.head(self.hidden(features))

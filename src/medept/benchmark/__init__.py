@@ -1,0 +1,1 @@
+"""The paper's grid, and any other: suites of runs, and what runs them."""
