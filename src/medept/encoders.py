@@ -9,7 +9,8 @@ model (``transformers:google/vit-base-patch16-224`` or a local folder), or an op
 from __future__ import annotations
 
 import hashlib
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import import_module
@@ -23,8 +24,6 @@ from medept.errors import InputError
 from medept.survey import AttentionSite, find_attentions, use_sdpa
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from PIL import Image
 
 EMBEDDED = "embedded"
@@ -93,7 +92,8 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) -> features (B, D): what the model's classifier would read."""
-        output = self.model(pixels)
+        with _class_row_only(self.model):
+            output = self.model(pixels)
         if isinstance(output, Tensor):
             return output
         pooled = getattr(output, "pooler_output", None)
@@ -203,6 +203,34 @@ def load_encoder(
     else:
         encoder = _load_timm(name, weights)
     return encoder if image_size is None else resized(encoder, image_size)
+
+
+@contextmanager
+def _class_row_only(model: nn.Module) -> Iterator[None]:
+    """While it is open the last block's projection and MLP run for the class token alone.
+
+    Nothing else of that block is read where the features are the class token. Both are added to
+    the tokens: their one row, broadcast, is right for the class token, and the other rows, which
+    are wrong, are never looked at. Exact for timm's plain vision transformers; others run whole.
+    """
+    from timm.models.deit import VisionTransformerDistilled
+    from timm.models.vision_transformer import Block, VisionTransformer
+
+    plain = isinstance(model, VisionTransformer) and not isinstance(
+        model, VisionTransformerDistilled
+    )
+    last: Any = model.blocks[-1] if plain and model.global_pool == "token" else None  # type: ignore[index]
+    if type(last) is not Block:
+        yield
+        return
+
+    def first_row(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return arguments[0][:, :1], *arguments[1:]
+
+    with ExitStack() as stack:
+        for part in (last.attn.proj, last.mlp):
+            stack.callback(part.register_forward_pre_hook(first_row).remove)
+        yield
 
 
 def _enclosing_block(name: str) -> str:

@@ -120,6 +120,10 @@ class AdaptedEncoder(nn.Module):
         """Whether features of one image change while this method trains."""
         return bool(self.parameter_groups()["encoder"])
 
+    def first_changed_block(self) -> int:
+        """The first block that training changes; 0, by default, where something below it is."""
+        return 0
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """What is trained: ``head``, and ``encoder`` for all that is in or around the encoder."""
         head = [p for p in self.head.parameters() if p.requires_grad]
@@ -136,7 +140,8 @@ class AdaptedEncoder(nn.Module):
         return self.head(features)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.logits(self.encoder(pixels))
+        """Pixels (B, 3, H, W), or their features (B, D) where they are known -> logits (B, C)."""
+        return self.logits(pixels if pixels.ndim == 2 else self.encoder(pixels))
 
     def trained_state(self) -> dict[str, Tensor]:
         """What the adapter file holds: what was trained, and nothing else."""

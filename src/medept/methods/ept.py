@@ -36,12 +36,16 @@ class EmbeddedPromptTuning(AdaptedEncoder):
         }
 
     def insert(self) -> None:
+        _ = self.encoder.sites  # found, and kept, before they are diverted
         self.handle = attach(
             self.encoder.model, self.settings, image_size=self.encoder.preprocessing.size
         )
 
     def remove(self) -> None:
         self.handle.detach()
+
+    def first_changed_block(self) -> int:
+        return min(self.handle.prompts)
 
     def inserted_state(self) -> dict[str, Tensor]:
         merged = self.settings.way == "concat"

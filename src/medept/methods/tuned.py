@@ -60,6 +60,9 @@ class Partial(OwnParameters):
     def chosen(self) -> list[nn.Parameter]:
         return [p for block in self.encoder.blocks[-self.settings.k :] for p in block.parameters()]
 
+    def first_changed_block(self) -> int:
+        return max(0, len(self.encoder.blocks) - self.settings.k)
+
 
 class Bias(OwnParameters):
     """Every bias (BitFit, Ben Zaken et al. 2022); AdamW, 1e-3, the largest of theirs."""

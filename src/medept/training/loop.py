@@ -15,6 +15,7 @@ from torch import Tensor
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.training.checkpoint import Checkpoint
+from medept.training.inputs import Feed, open_inputs
 from medept.training.recipes import Recipe
 from medept.training.views import Views
 
@@ -56,20 +57,19 @@ def train(
         features = predict_logits(model.encoder, views, accelerator, progress=progress)
         model.fit_features(features, targets, groups)
         return []
-    cached = None
-    if not model.trains_encoder:
-        count = min(recipe.views, recipe.epochs)
-        cached = _encode_views(model, views, count, accelerator, progress)
+
+    def encode(function: Callable[[Tensor], Tensor], count: int) -> Iterator[Tensor]:
+        return _encode_views(function, views, count, accelerator, progress)
+
     if recipe.standardise:
-        first = cached or _encode_views(model, views, 1, accelerator, progress)
-        model.head.standardise(first[0])
-    return _epochs(model, views, cached, targets, recipe, accelerator, seed, progress, checkpoint)
+        model.head.standardise(torch.cat(list(encode(model.encoder, 1))))
+    with open_inputs(model, views, recipe, accelerator, encode) as feed:
+        return _epochs(model, feed, targets, recipe, accelerator, seed, progress, checkpoint)
 
 
 def _epochs(
     model: AdaptedEncoder,
-    views: Views,
-    cached: list[Tensor] | None,
+    feed: Feed,
     targets: np.ndarray,
     recipe: Recipe,
     accelerator: Accelerator,
@@ -82,23 +82,18 @@ def _epochs(
     optimizer = _optimizer(model, recipe)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     rates = [group["lr"] for group in optimizer.param_groups]
-    steps = math.ceil(len(views) / recipe.batch_size)
+    steps = math.ceil(len(targets) / recipe.batch_size)
     history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
     step_model, stepper = accelerator.prepare(model, optimizer)
     for epoch in range(len(history), recipe.epochs):
         started, total = time.perf_counter(), 0.0
-        view = epoch % recipe.views
-        batches = torch.randperm(len(views), generator=order).split(recipe.batch_size)
+        batches = torch.randperm(len(targets), generator=order).split(recipe.batch_size)
         for step, rows in enumerate(batches, start=epoch * steps):
             decay = (1 + math.cos(math.pi * step / (steps * recipe.epochs))) / 2
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * decay
             with accelerator.autocast():
-                if cached is None:
-                    pixels = torch.stack([views.random(i, view) for i in rows.tolist()])
-                    logits = step_model(pixels.to(accelerator.device))
-                else:
-                    logits = model.head(cached[view][rows])
+                logits = step_model(feed(epoch % recipe.views, rows))
             loss = loss_of(logits.float(), wanted[rows])
             stepper.zero_grad(set_to_none=True)
             accelerator.backward(loss)
@@ -107,13 +102,13 @@ def _epochs(
         history.append(
             {
                 "epoch": epoch + 1,
-                "loss": total / len(views),
+                "loss": total / len(targets),
                 "lr": optimizer.param_groups[0]["lr"],
                 "encoder_lr": optimizer.param_groups[-1]["lr"],
                 "seconds": time.perf_counter() - started,
             }
         )
-        progress(f"training (loss {total / len(views):.3f})", epoch + 1, recipe.epochs)
+        progress(f"training (loss {total / len(targets):.3f})", epoch + 1, recipe.epochs)
         if checkpoint:
             checkpoint.save(parameters, optimizer, order, history)
     return history
@@ -142,23 +137,17 @@ def predict_logits(
 
 
 def _encode_views(
-    model: AdaptedEncoder,
+    function: Callable[[Tensor], Tensor],
     views: Views,
     count: int,
     accelerator: Accelerator,
     progress: Progress,
-) -> list[Tensor]:
-    """Features (n, D) of the first ``count`` random views of every image."""
+) -> Iterator[Tensor]:
+    """``function`` of the first ``count`` random views, view by view, image by image."""
     jobs = [(index, view) for view in range(count) for index in range(len(views))]
-    batches = _batches(
-        model.encoder,
-        lambda i: views.random(*jobs[i]),
-        len(jobs),
-        accelerator,
-        "encoding",
-        progress,
+    return _batches(
+        function, lambda i: views.random(*jobs[i]), len(jobs), accelerator, "encoding", progress
     )
-    return list(torch.cat(list(batches)).split(len(views)))
 
 
 @torch.no_grad()

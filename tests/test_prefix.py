@@ -1,0 +1,160 @@
+"""What is computed once, or not at all: the same features, gradients and training as without it."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from transformers import ViTConfig, ViTModel
+
+from medept.encoders import Encoder, Preprocessing
+from medept.errors import InputError
+from medept.methods import adapt
+from medept.training import inputs
+from medept.training.device import make_accelerator
+from medept.training.loop import train
+from medept.training.prefix import Prefix, find_prefix
+from medept.training.recipes import make_recipe
+from medept.training.views import Views
+
+LIBRARIES = ["timm", "transformers"]
+UPPER = [
+    ("partial", {}),
+    ("partial", {"k": 2}),
+    ("ept", {"layers": "3"}),
+    ("ept", {"layers": "2-3"}),
+]
+IMAGES = [np.random.default_rng(i).integers(0, 255, (40, 40, 3), np.uint8) for i in range(6)]
+TARGETS = np.array([0, 1, 2, 0, 1, 2])
+
+
+def make_encoder(library: str) -> Encoder:
+    torch.manual_seed(0)
+    model: torch.nn.Module
+    if library == "timm":
+        model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3,
+                                  embed_dim=48, num_heads=3, num_classes=0)  # fmt: skip
+    else:
+        model = ViTModel(
+            ViTConfig(hidden_size=48, num_hidden_layers=3, num_attention_heads=3,
+                      intermediate_size=96, image_size=32, patch_size=8)
+        )  # fmt: skip
+    return Encoder(model, library, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("first", [1, 2])
+def test_going_on_from_stored_tokens_gives_the_features(library: str, first: int) -> None:
+    encoder, pixels = make_encoder(library), torch.randn(4, 3, 32, 32)
+    expected = encoder(pixels)
+    prefix = Prefix(encoder, first)
+    tokens = prefix.encode(pixels)
+    with prefix.resumed() as feed:
+        torch.testing.assert_close(encoder(feed(tokens)), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(encoder(pixels), expected)
+
+
+def train_once(library: str, method: str, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+    encoder = make_encoder(library)
+    model = adapt(encoder, method, 3, settings)
+    recipe = make_recipe(method=method, epochs=4, views=2, batch_size=4, lr=0.01)
+    train(model, Views(IMAGES, encoder.preprocessing, crop_scale=0.5), TARGETS, recipe,
+          make_accelerator("cpu"))  # fmt: skip
+    return model.trained_state()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(("method", "settings"), UPPER)
+def test_training_is_the_same_with_and_without(
+    library: str, method: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(inputs, "find_prefix", lambda m: found.append(find_prefix(m)) or found[-1])
+    ours = train_once(library, method, settings)
+    assert found[0] is not None
+    monkeypatch.setattr(inputs, "find_prefix", lambda model: None)
+    whole = train_once(library, method, settings)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "settings"), [("linear", {}), ("partial", {}), ("ept", {})])
+def test_a_file_on_the_disk_serves_as_memory_does(
+    method: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = train_once("timm", method, settings)
+    monkeypatch.setattr(inputs, "IN_MEMORY", 0)
+    for name, tensor in train_once("timm", method, settings).items():
+        assert torch.equal(tensor, kept[name])
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(InputError, match="TMPDIR"):
+        train_once("timm", method, settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("full", {}),
+        ("bias", {}),
+        ("ept", {}),
+        ("vpt", {"length": 3}),
+        ("adapter", {}),
+        ("lora", {}),
+    ],
+)
+def test_nothing_is_passed_over_that_training_changes(
+    method: str, settings: dict[str, Any]
+) -> None:
+    assert find_prefix(adapt(make_encoder("timm"), method, 3, settings)) is None
+
+
+def test_stages_of_unlike_sizes_are_gone_on_from_too() -> None:
+    """Swin merges patches between its stages, outside the blocks that are passed over."""
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", num_classes=0, img_size=56, window_size=7,
+        depths=(1, 1), embed_dim=24, num_heads=(2, 2),
+    )  # fmt: skip
+    encoder = Encoder(model, "swin", Preprocessing((56, 56), (0.5,) * 3, (0.5,) * 3))
+    pixels = torch.randn(2, 3, 56, 56)
+    adapted = adapt(encoder, "ept", 3, {"layers": "2"})
+    expected = adapted.encoder(pixels)
+    prefix = find_prefix(adapted)
+    assert prefix is not None
+    tokens = prefix.encode(pixels)
+    with prefix.resumed() as feed:
+        torch.testing.assert_close(encoder(feed(tokens)), expected)
+
+
+@pytest.mark.parametrize("method", ["full", "ept", "vpt", "lora", "adapter", "norm", "partial"])
+def test_the_last_block_for_the_class_token_alone_is_exact(method: str) -> None:
+    """Features and gradients, float64, against the library's own whole forward."""
+    encoder = make_encoder("timm").double()
+    model = adapt(encoder, method, 3, {"length": 4} if method in ("vpt", "ept") else {}).double()
+    trained = [p for p in encoder.parameters() if p.requires_grad] or [
+        p for n, p in model.named_parameters() if p.requires_grad and not n.startswith("head")
+    ]
+    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    features = {"whole": encoder.model(pixels), "ours": encoder(pixels)}
+    torch.testing.assert_close(features["ours"], features["whole"], rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(features["whole"])
+    pairs = zip(
+        *(torch.autograd.grad((f * weight).sum(), trained, allow_unused=True)
+          for f in features.values()), strict=True)  # fmt: skip
+    for whole, ours in pairs:
+        if whole is not None:
+            torch.testing.assert_close(ours, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_the_last_block_runs_whole_where_all_tokens_are_read() -> None:
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3,
+        num_classes=0, global_pool="avg",
+    )  # fmt: skip
+    encoder = Encoder(model, "pooled", Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
+    pixels = torch.randn(2, 3, 32, 32)
+    assert torch.equal(encoder(pixels), model(pixels))
