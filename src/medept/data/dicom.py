@@ -94,10 +94,12 @@ def groups_of(paths: Sequence[Path]) -> np.ndarray:
     all ids of a hospital can still find out which is whose. A file without any id is a group of
     its own.
     """
-    return np.array([_group_of(split_frame(path)[0]) for path in paths], dtype=object)
+    return np.array([_group_of(split_frame(path)[0]) for path in paths])
 
 
 def _group_of(path: Path) -> str:
+    if not is_dicom(path):
+        return f"file-{_digest(str(path))}"
     try:
         data = _read(path, tuple(OWNERS))
     except InputError as error:
