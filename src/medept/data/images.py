@@ -29,8 +29,9 @@ def read_image(source: ImageLike) -> Image.Image:
     """An image as a PIL image of mode RGB.
 
     Args:
-        source: a file (``scan.dcm#3``: its frame 3), a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of
-            uint8, of bool, of floats from 0 to 1, or of uint16 (stretched as files are).
+        source: a file (``scan.dcm#3``: its frame 3), a PIL image, or an array (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4) of uint8, of bool, of floats from 0 to 1, or of uint16
+            (stretched as files are).
 
     Raises:
         InputError: if it is missing, damaged, no image, or larger than Pillow's bound against
