@@ -48,13 +48,14 @@ def dicom_file(
     return path
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize(("centre", "width"), [(40, 400), (-600.5, 1500), (1000, 2), (0, 1.5)])
 def test_ct_is_windowed_as_the_standard_and_pydicom_say(
     tmp_path: Path, function: str, centre: float, width: float
 ) -> None:
-    path = dicom_file(tmp_path / "ct.dcm", RescaleSlope=2, RescaleIntercept=-1024,
-                      WindowCenter=[centre, 7], WindowWidth=[width, 9], VOILUTFunction=function)  # fmt: skip
+    window = {"WindowCenter": [centre, 7], "WindowWidth": [width, 9], "VOILUTFunction": function}
+    path = dicom_file(tmp_path / "ct.dcm", RescaleSlope=2, RescaleIntercept=-1024, **window)
     values = RAMP.astype(np.float64) * 2 - 1024
     shown = read_frame(path)
     expected = np.array([[standard(x, centre, width, function) for x in row] for row in values])
@@ -106,9 +107,9 @@ def test_frames_are_chosen_and_the_middle_one_is_the_default(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "name",
-    ["CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "JPEG2000.dcm", "JPEG-LL.dcm",
+    ["CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "JPEG2000.dcm",
      "JPGExtended.dcm", "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_rle.dcm", "examples_palette.dcm",
-     "693_J2KR.dcm", "MR_small_jp2klossless.dcm"],
+     "MR_small_jp2klossless.dcm"],
 )  # fmt: skip
 def test_pydicoms_own_files_compressed_or_not(name: str) -> None:
     path = pydicom.data.get_testdata_file(name, download=False)
@@ -140,9 +141,7 @@ def test_patients_are_groups_and_their_ids_and_names_are_not_told(tmp_path: Path
     assert "4711" not in " ".join(groups.values())
 
 
-def test_no_file_of_a_fit_holds_the_name_or_the_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_file_of_a_fit_holds_the_name_or_the_id(tmp_path: Path) -> None:
     from medept import jobs
     from medept.classifier import FewShotClassifier
 
