@@ -452,6 +452,31 @@ def bench(
         )
 
 
+@app.command()
+def tiles(
+    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A whole-slide file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write tiles and their table to.")],
+    size: Annotated[int, typer.Option(help="Pixels along a tile's side.")] = 224,
+    mpp: Annotated[float, typer.Option(help="Micrometres a pixel of the tiles.")] = 0.5,
+    slide_mpp: Annotated[
+        float | None, typer.Option(help="Of the slide's finest level; default: what it says.")
+    ] = None,
+    tissue: Annotated[float, typer.Option(help="Least share of tissue in a tile, 0 to 1.")] = 0.25,
+    as_json: Json = False,
+) -> None:
+    """Cut the tissue of a whole slide into tiles; run it again to go on after a stop."""
+    from medept.data.slides import write_tiles
+
+    with progress_bars() as report:
+        table = write_tiles(
+            slide, out, size=size, mpp=mpp, slide_mpp=slide_mpp, tissue=tissue, progress=report
+        )
+    if as_json:
+        print_json({"out": str(out), "tiles": len(table)})
+    else:
+        notes.print(f"{len(table)} tiles. Their table: {out / slide.stem}.csv")
+
+
 # --- helpers ---------------------------------------------------------------------------------
 
 

@@ -17,8 +17,9 @@ import pandas as pd
 
 from medept.adapter import AdapterInfo
 from medept.classifier import FewShotClassifier
+from medept.data.dicom import split_frame
 from medept.data.episodes import draw_episode
-from medept.data.images import IMAGE_SUFFIXES
+from medept.data.images import is_image
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 from medept.evaluation.metrics import Evaluation, evaluate
@@ -135,11 +136,11 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(p for p in path.rglob("*") if is_image(p))
             if not inside:
                 raise InputError(f"{path}: no image in this folder")
             found += inside
-        elif path.exists():
+        elif split_frame(path)[0].exists():
             found.append(path)
         else:
             raise InputError(f"{path}: no such file or folder")

@@ -2,7 +2,7 @@
 
 16-bit greys and floating-point files are stretched from their own minimum and maximum to 0..255,
 transparency is laid over black, EXIF rotation is applied, and of several frames the first is
-taken.
+taken. DICOM files, with or without a suffix, are read by :mod:`medept.data.dicom`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from medept.data.dicom import is_dicom, read_frame, split_frame
 from medept.errors import InputError
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -28,8 +29,9 @@ def read_image(source: ImageLike) -> Image.Image:
     """An image as a PIL image of mode RGB.
 
     Args:
-        source: a file, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of
-            uint8, of bool, of floats from 0 to 1, or of uint16 (stretched as files are).
+        source: a file (``scan.dcm#3``: its frame 3), a PIL image, or an array (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4) of uint8, of bool, of floats from 0 to 1, or of uint16
+            (stretched as files are).
 
     Raises:
         InputError: if it is missing, damaged, no image, or larger than Pillow's bound against
@@ -68,11 +70,21 @@ def _name(source: ImageLike) -> str:
     )
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file in a folder is taken for an image: by its suffix, or as DICOM."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or is_dicom(path)
+
+
 def _from_file(path: Path) -> Image.Image:
+    path, frame = split_frame(path)
     if path.exists() and not path.is_file():
         raise InputError("a folder or a device; give the path of an image file")
     if path.exists() and path.stat().st_size == 0:
         raise InputError("empty file; remove or replace it")
+    if path.exists() and is_dicom(path):
+        return Image.fromarray(read_frame(path, frame)).convert("RGB")
+    if frame is not None and path.exists():
+        raise InputError(f"#{frame} chooses a frame of a DICOM file, which this is not; drop it")
     with Image.open(path, formats=FORMATS) as image:
         if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise InputError(_too_large())

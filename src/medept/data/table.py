@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from medept.data.images import IMAGE_SUFFIXES, ImageLike
+from medept.data.dicom import groups_of, is_dicom, split_frame
+from medept.data.images import ImageLike, is_image
 from medept.errors import InputError
 
 IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_id")
@@ -102,7 +103,8 @@ def read_dataset(
         label_column: one column of classes; one column with labels joined by ``|``; or several
             0/1 columns joined by commas. Default: a usual name (``label``, ``class``, ...), or
             else all remaining columns (masks aside) if they are at least two, and all 0/1.
-        group_column: patient, study or lesion; default: a usual name, if it is there.
+        group_column: patient, study or lesion; default: a usual name, if it is there, or else
+            the patients of DICOM files (:func:`medept.data.dicom.groups_of`).
         classes: the only classes allowed, in this order (default: those found, sorted).
         task: what one label column means; default: multi-label if a ``|`` stands anywhere in it.
 
@@ -122,11 +124,14 @@ def read_dataset(
     image_column = _column(path, table, image_column, IMAGE_COLUMNS, named, "--image-column")
     group_column = _optional_column(path, table, group_column, GROUP_COLUMNS, named)
     split_column = _optional_column(path, table, None, ("split",), named)
-    taken = {image_column, group_column, split_column}
+    frame_column = _optional_column(path, table, None, ("frame",), named)
+    taken = {image_column, group_column, split_column, frame_column}
     label_columns = _label_columns(path, table, label_column, taken)
     for column in taken.intersection(label_columns):
         raise InputError(f"{path}: column {column!r} cannot be the label and something else too")
     names = _filled(path, table, image_column)
+    if frame_column is not None:
+        names = _with_frames(path, names, _filled(path, table, frame_column))
     images = _locate(path, names)
     targets, found = _targets(path, table, label_columns, classes, task)
     return LabelledImages(
@@ -134,7 +139,7 @@ def read_dataset(
         names=tuple(names.values()),
         targets=targets,
         classes=found,
-        groups=None if group_column is None else _groups(path, table, group_column),
+        groups=_groups(path, table, group_column) if group_column else _dicom_groups(images),
         splits=None if split_column is None else _splits(path, table, split_column),
     )
 
@@ -169,6 +174,7 @@ def _read_folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
         )
     images = [(path, names.index(name)) for name, paths in found.items() for path in paths]
     return LabelledImages(
+        groups=_dicom_groups([path for path, _ in images]),
         images=tuple(path for path, _ in images),
         names=tuple(path.relative_to(folder).as_posix() for path, _ in images),
         targets=np.array([index for _, index in images], dtype=np.int64),
@@ -180,7 +186,7 @@ def _images_below(root: Path, folder: Path) -> list[Path]:
     images = sorted(
         p
         for p in folder.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES
+        if is_image(p)
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
         and not p.is_dir()
     )
@@ -339,7 +345,7 @@ def _locate(path: Path, names: dict[int, str]) -> tuple[Path, ...]:
     for row, name in names.items():
         try:
             image = (root / name).resolve()
-            exists = image.is_file()
+            exists = split_frame(image)[0].is_file()
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"{path}, row {row}: {name[:60]!r} is no usable file name; write the image's path "
@@ -364,6 +370,20 @@ def _locate(path: Path, names: dict[int, str]) -> tuple[Path, ...]:
             f"{', ...' if len(missing) > 3 else ''}; paths are relative to the table's folder"
         )
     return tuple(root / name for name in names.values())
+
+
+def _with_frames(path: Path, names: dict[int, str], frames: dict[int, str]) -> dict[int, str]:
+    for row, frame in frames.items():
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", _label(frame)):
+            raise InputError(f"{path}, row {row}: frame {frame!r}; frames are counted from 1")
+    return {row: f"{name}#{_label(frames[row])}" for row, name in names.items()}
+
+
+def _dicom_groups(images: Sequence[Path]) -> np.ndarray | None:
+    """Patients, or else studies, of DICOM files; None where there is no such file."""
+    if not any(is_dicom(split_frame(image)[0]) for image in images):
+        return None
+    return groups_of(images)
 
 
 def _groups(path: Path, table: pd.DataFrame, column: str) -> np.ndarray:

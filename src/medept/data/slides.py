@@ -1,0 +1,124 @@
+"""A whole slide as tissue tiles of one size and resolution, with the table that `fit` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from medept.errors import InputError
+from medept.files import whole_file, write_table
+
+CELLS = 8
+"""Pixels of the overview along a tile's side: what its share of tissue is counted on."""
+SATURATION = 18
+"""Of 255: stained tissue is more colourful than glass (white, grey or black)."""
+
+
+def write_tiles(
+    slide: Path,
+    out: Path,
+    *,
+    size: int = 224,
+    mpp: float = 0.5,
+    slide_mpp: float | None = None,
+    tissue: float = 0.25,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Write the tiles with enough tissue as PNG files, and ``SLIDE.csv`` beside their folder.
+
+    Tiles that are there already are kept, so an interrupted call goes on where it stopped.
+
+    Args:
+        size: pixels along a tile's side.
+        mpp: micrometres a pixel of the tiles.
+        slide_mpp: the same of the slide's finest level; default: what the slide says.
+        tissue: least share of a tile that is no background, 0 to 1.
+
+    Returns:
+        One row a tile: path, slide, group (the slide), x and y (of its corner, in pixels of the
+        finest level) and the level that was read.
+
+    Raises:
+        InputError: if OpenSlide is missing or cannot read the slide, a number is out of range,
+            or the slide says no resolution.
+    """
+    if size < 1 or mpp <= 0 or not 0 <= tissue <= 1:
+        raise InputError("tiles need --size of 1 or more, --mpp above 0, --tissue from 0 to 1")
+    with _open(slide) as source:
+        span = max(1, round(size * mpp / _resolution(slide, source, slide_mpp)))
+        corners = _tissue_corners(source, span, tissue)
+        if not corners:
+            raise InputError(f"{slide}: no tile of {span} pixels holds tissue; lower --tissue")
+        level = source.get_best_level_for_downsample(span / size + 1e-6)
+        rows = []
+        for done, (x, y) in enumerate(corners, 1):
+            tile = Path(slide.stem) / f"{x}_{y}_{span}_{size}.png"
+            if not (out / tile).exists():
+                _write_tile(slide, source, out / tile, (x, y), span, size, level)
+            rows.append((tile.as_posix(), slide.stem, slide.stem, x, y, level))
+            if progress:
+                progress("tiles", done, len(corners))
+    table = pd.DataFrame(rows, columns=["path", "slide", "group", "x", "y", "level"])
+    write_table(out / f"{slide.stem}.csv", table)
+    return table
+
+
+def _open(slide: Path) -> Any:
+    try:
+        import openslide
+    except ImportError as error:
+        raise InputError(f"{slide}: slides need OpenSlide: pip install 'medept[slides]'") from error
+    if not slide.is_file():
+        raise InputError(f"{slide}: no such slide; check the path")
+    try:
+        return openslide.OpenSlide(slide)
+    except openslide.OpenSlideError as error:
+        raise InputError(f"{slide}: OpenSlide cannot read it ({error}); replace it") from error
+
+
+def _resolution(slide: Path, source: Any, given: float | None) -> float:
+    value = given if given is not None else float(source.properties.get("openslide.mpp-x", 0))
+    if value <= 0:
+        raise InputError(f"{slide}: it says no micrometres a pixel; give them with --slide-mpp")
+    return value
+
+
+def _tissue_corners(source: Any, span: int, least: float) -> list[tuple[int, int]]:
+    columns, rows = (extent // span for extent in source.dimensions)
+    if columns == 0 or rows == 0:
+        return []
+    shown = source.get_thumbnail(tuple(max(1, e * CELLS // span) for e in source.dimensions))
+    shown = shown.convert("RGB").resize(
+        (columns * CELLS, rows * CELLS),
+        box=(0, 0, *(n * span * s / e for n, s, e in
+                     zip((columns, rows), shown.size, source.dimensions, strict=True))),
+    )  # fmt: skip
+    colours = np.asarray(shown).astype(int)
+    coloured = colours.max(axis=2) - colours.min(axis=2) > SATURATION
+    share = coloured.reshape(rows, CELLS, columns, CELLS).mean(axis=(1, 3))
+    return [(int(c) * span, int(r) * span) for r, c in np.argwhere(share >= max(least, 1e-9))]
+
+
+def _write_tile(
+    slide: Path,
+    source: Any,
+    file: Path,
+    corner: tuple[int, int],
+    span: int,
+    size: int,
+    level: int,
+) -> None:
+    side = max(1, round(span / source.level_downsamples[level]))
+    try:
+        region = source.read_region(corner, level, (side, side))
+    except Exception as error:
+        raise InputError(f"{slide}: damaged at {corner} ({error}); replace it") from error
+    glass = Image.new("RGBA", region.size, "white")
+    tile = Image.alpha_composite(glass, region).convert("RGB")
+    with whole_file(file) as partial:
+        tile.resize((size, size), Image.Resampling.BOX).save(partial, format="PNG")

@@ -1,0 +1,59 @@
+"""A small pyramid written by tifffile, cut by OpenSlide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medept import InputError
+from medept.data.slides import write_tiles
+
+pytest.importorskip("openslide")
+tifffile = pytest.importorskip("tifffile")
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    """512 x 512 of glass at 0.25 micrometres, tissue in one quarter, and a second level."""
+    pixels = np.full((512, 512, 3), 240, dtype=np.uint8)
+    pixels[256:, :256] = (180, 60, 140)
+    options = {"tile": (128, 128), "photometric": "rgb", "resolutionunit": "CENTIMETER"}
+    with tifffile.TiffWriter(tmp_path / "s1.tif") as file:
+        file.write(pixels, resolution=(40000, 40000), **options)
+        file.write(pixels[::2, ::2], subfiletype=1, resolution=(20000, 20000), **options)
+    return tmp_path / "s1.tif"
+
+
+def test_tissue_is_cut_and_glass_is_not(slide: Path, tmp_path: Path) -> None:
+    table = write_tiles(slide, tmp_path / "out", size=64, mpp=0.5)
+    assert {(x, y) for x, y in zip(table["x"], table["y"], strict=True)} == {
+        (0, 256), (128, 256), (0, 384), (128, 384)}  # fmt: skip
+    assert set(table["group"]) == {"s1"}
+    assert set(table["level"]) == {1}
+    for name in table["path"]:
+        tile = Image.open(tmp_path / "out" / name)
+        assert tile.size == (64, 64)
+        assert (np.asarray(tile) == (180, 60, 140)).all()
+
+
+def test_it_goes_on_where_it_stopped(slide: Path, tmp_path: Path) -> None:
+    first = write_tiles(slide, tmp_path / "out", size=64, mpp=0.5)
+    kept, lost = (tmp_path / "out" / name for name in first["path"][:2])
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    assert write_tiles(slide, tmp_path / "out", size=64, mpp=0.5).equals(first)
+    assert lost.exists()
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_bad_slides_and_numbers(slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such slide"):
+        write_tiles(tmp_path / "none.svs", tmp_path / "out")
+    (tmp_path / "bad.svs").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"bad.svs: OpenSlide cannot read"):
+        write_tiles(tmp_path / "bad.svs", tmp_path / "out")
+    with pytest.raises(InputError, match="--mpp above 0"):
+        write_tiles(slide, tmp_path / "out", mpp=0)
