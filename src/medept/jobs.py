@@ -7,6 +7,7 @@ all is done: a job that is killed leaves nothing half-written.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from medept.adapter import AdapterInfo
 from medept.classifier import FewShotClassifier
+from medept.data.check import Check, quick_check
+from medept.data.check import check as look_through
 from medept.data.episodes import draw_episode
 from medept.data.images import IMAGE_SUFFIXES
 from medept.data.table import LabelledImages
+from medept.encoders import EMBEDDED, load_encoder
 from medept.errors import InputError
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_file, whole_folder, write_table, write_text
+from medept.training.device import make_accelerator
+from medept.training.loop import Progress, silent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ def fit(
     """
     with whole_folder(out) as folder:
         checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
-        support, test = fit_episode(data, classifier, shots, checkpoint)
+        support, test = fit_episode(data, classifier, shots, checkpoint, warn=True)
         classifier.save(folder)
         info = classifier.info()
         write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
@@ -68,10 +77,18 @@ def fit_episode(
     classifier: FewShotClassifier,
     shots: int | None,
     checkpoint: Path | None = None,
+    *,
+    warn: bool = False,
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Draw an episode by the classifier's seed and fit it; returns the support and test sets."""
+    """Draw an episode by the classifier's seed and fit it; returns the support and test sets.
+
+    With ``warn``, both sets are looked through first, and what is found is logged.
+    """
     episode = draw_episode(data, shots, seed=classifier.seed)
     support, test = data.subset(episode.support), data.subset(episode.test)
+    if warn:
+        for finding in quick_check(support, test):
+            log.warning("%s. %s `medept check` shows them.", finding.title, finding.advice)
     classifier.fit(
         support.images,
         support.labels,
@@ -80,6 +97,32 @@ def fit_episode(
         checkpoint=checkpoint,
     )
     return support, test
+
+
+def check(
+    data: LabelledImages,
+    *,
+    encoder: str | None = EMBEDDED,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Check:
+    """Look through a data set, with the frozen features of an encoder (None: without labels)."""
+    return look_through(
+        data, None if encoder is None else _Frozen(encoder, device), progress=progress
+    )
+
+
+class _Frozen:
+    """The frozen features that the check of labels asks for."""
+
+    def __init__(self, encoder: str, device: str) -> None:
+        self.device = make_accelerator(device, "float32").device
+        self.encoder = load_encoder(encoder).to(self.device)
+        self.prepare = self.encoder.preprocessing.evaluation()
+
+    def features(self, prepared: list[torch.Tensor]) -> np.ndarray:
+        with torch.inference_mode():
+            return self.encoder(torch.stack(prepared).to(self.device)).float().cpu().numpy()
 
 
 def write_evaluation(
