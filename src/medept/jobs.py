@@ -22,8 +22,7 @@ from medept.classifier import FewShotClassifier
 from medept.data.check import Check, quick_check
 from medept.data.check import check as look_through
 from medept.data.episodes import draw_episode
-from medept.data.images import IMAGE_SUFFIXES
-from medept.data.table import LabelledImages
+from medept.data.table import LabelledImages, images_below, label_text
 from medept.encoders import EMBEDDED, load_encoder
 from medept.errors import InputError
 from medept.evaluation.metrics import Evaluation, evaluate
@@ -173,12 +172,12 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     """The images among files and folders (searched through), in order of name within a folder.
 
     Raises:
-        InputError: if a path does not exist, or a folder holds no image.
+        InputError: if a path does not exist, or a folder holds no image, or a link out of it.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = images_below(path, path)
             if not inside:
                 raise InputError(f"{path}: no image in this folder")
             found += inside
@@ -196,13 +195,6 @@ def describe_rows(data: LabelledImages) -> pd.DataFrame:
         table["group"] = data.groups
     table["label"] = [label_text(row, data.classes) for row in data.targets]
     return table
-
-
-def label_text(target: Any, classes: Sequence[str]) -> str:
-    """The name of a class index, or the names of the labels that are 1 joined by ``|``."""
-    if np.ndim(target) == 0:
-        return classes[int(target)]
-    return "|".join(name for name, value in zip(classes, target, strict=True) if value)
 
 
 def describe_predictions(

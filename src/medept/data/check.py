@@ -373,7 +373,9 @@ def _wrong_labels(
             "A probe on frozen features that never saw these images is confident of another "
             "label. Many of them will be right: look at the first ones.",
             tuple((row,) for _, row, _ in doubted),
-            notes=tuple(f"rather {other} ({given:.1%} for its label)" for given, _, other in doubted),
+            notes=tuple(
+                f"rather {other} ({given:.1%} for its label)" for given, _, other in doubted
+            ),
         )
     ]
 
