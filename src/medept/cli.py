@@ -477,6 +477,42 @@ def tiles(
         notes.print(f"{len(table)} tiles. Their table: {out / slide.stem}.csv")
 
 
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Table or folder, as for `fit`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write check.html and findings.csv to.")
+    ] = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Look for what would flatter a result: copies, patients on both sides, labels that look wrong.
+
+    Exit code 1 if anything would.
+    """
+    from medept import jobs
+    from medept.data.table import read_dataset
+    from medept.report import check_page
+
+    table = read_dataset(
+        data, image_column=image_column, label_column=label_column, group_column=group_column
+    )
+    with progress_bars() as report:
+        found = jobs.check(table, device=device, progress=report)
+    if out is not None:
+        check_page.write_check(found, data.name, out)
+    if as_json:
+        print_json(check_page.as_dict(found))
+    else:
+        results.print(check_page.as_text(found, data.name))
+        if out is not None:
+            notes.print(f"Written to {out}: check.html, findings.csv")
+    raise typer.Exit(int(found.flatters))
+
+
 # --- helpers ---------------------------------------------------------------------------------
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medept.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
 @contextmanager
@@ -59,4 +62,21 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
         if file.suffix == ".parquet":
             table.to_parquet(partial, index=False)
         else:
-            table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+            harmless = table.apply(_harmless)
+            harmless.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _harmless(column: pd.Series) -> pd.Series:
+    """The column with no cell that a spreadsheet would run as a formula.
+
+    Such a cell (OWASP's list of first characters) gets an apostrophe before it, or, where it names
+    an image, ``./``, so that it remains a path. Numbers stay as they are.
+    """
+    before = "./" if column.name == "image" else "'"
+
+    def cell(value: Any) -> Any:
+        if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+            return value
+        return value if _NUMBER.fullmatch(value) else before + value
+
+    return column.map(cell) if column.dtype == object or column.dtype == "str" else column

@@ -7,6 +7,7 @@ all is done: a job that is killed leaves nothing half-written.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from medept.adapter import AdapterInfo
 from medept.classifier import FewShotClassifier
+from medept.data.check import Check, quick_check
+from medept.data.check import check as look_through
 from medept.data.dicom import split_frame
 from medept.data.episodes import draw_episode
-from medept.data.images import is_image
-from medept.data.table import LabelledImages
+from medept.data.table import LabelledImages, images_below, label_text
+from medept.encoders import EMBEDDED, load_encoder
 from medept.errors import InputError
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_file, whole_folder, write_table, write_text
+from medept.training.device import make_accelerator
+from medept.training.loop import Progress, silent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def fit(
     """
     with whole_folder(out) as folder:
         checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
-        support, test = fit_episode(data, classifier, shots, checkpoint)
+        support, test = fit_episode(data, classifier, shots, checkpoint, warn=True)
         classifier.save(folder)
         info = classifier.info()
         write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
@@ -69,10 +77,18 @@ def fit_episode(
     classifier: FewShotClassifier,
     shots: int | None,
     checkpoint: Path | None = None,
+    *,
+    warn: bool = False,
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Draw an episode by the classifier's seed and fit it; returns the support and test sets."""
+    """Draw an episode by the classifier's seed and fit it; returns the support and test sets.
+
+    With ``warn``, both sets are looked through first, and what is found is logged.
+    """
     episode = draw_episode(data, shots, seed=classifier.seed)
     support, test = data.subset(episode.support), data.subset(episode.test)
+    if warn:
+        for finding in quick_check(support, test):
+            log.warning("%s. %s `medept check` shows them.", finding.title, finding.advice)
     classifier.fit(
         support.images,
         support.labels,
@@ -81,6 +97,32 @@ def fit_episode(
         checkpoint=checkpoint,
     )
     return support, test
+
+
+def check(
+    data: LabelledImages,
+    *,
+    encoder: str | None = EMBEDDED,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Check:
+    """Look through a data set, with the frozen features of an encoder (None: without labels)."""
+    return look_through(
+        data, None if encoder is None else _Frozen(encoder, device), progress=progress
+    )
+
+
+class _Frozen:
+    """The frozen features that the check of labels asks for."""
+
+    def __init__(self, encoder: str, device: str) -> None:
+        self.device = make_accelerator(device, "float32").device
+        self.encoder = load_encoder(encoder).to(self.device)
+        self.prepare = self.encoder.preprocessing.evaluation()
+
+    def features(self, prepared: list[torch.Tensor]) -> np.ndarray:
+        with torch.inference_mode():
+            return self.encoder(torch.stack(prepared).to(self.device)).float().cpu().numpy()
 
 
 def write_evaluation(
@@ -131,12 +173,12 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     """The images among files and folders (searched through), in order of name within a folder.
 
     Raises:
-        InputError: if a path does not exist, or a folder holds no image.
+        InputError: if a path does not exist, or a folder holds no image, or a link out of it.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if is_image(p))
+            inside = images_below(path, path)
             if not inside:
                 raise InputError(f"{path}: no image in this folder")
             found += inside
@@ -154,13 +196,6 @@ def describe_rows(data: LabelledImages) -> pd.DataFrame:
         table["group"] = data.groups
     table["label"] = [label_text(row, data.classes) for row in data.targets]
     return table
-
-
-def label_text(target: Any, classes: Sequence[str]) -> str:
-    """The name of a class index, or the names of the labels that are 1 joined by ``|``."""
-    if np.ndim(target) == 0:
-        return classes[int(target)]
-    return "|".join(name for name, value in zip(classes, target, strict=True) if value)
 
 
 def describe_predictions(

@@ -8,7 +8,12 @@ taken. DICOM files, with or without a suffix, are read by :mod:`medept.data.dico
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -16,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from medept.data.dicom import is_dicom, read_frame, split_frame
 from medept.errors import InputError
 
+T = TypeVar("T")
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
 IMAGE_SUFFIXES = frozenset(
@@ -56,6 +62,33 @@ def read_image(source: ImageLike) -> Image.Image:
         raise InputError(f"{name}: not an image that can be read; remove or replace it") from error
     except Exception as error:  # a decoder given damaged bytes raises whatever it likes
         raise InputError(f"{name}: damaged ({error}); remove or replace it") from error
+
+
+def read_images(
+    images: Sequence[ImageLike], then: Callable[[Image.Image], T], *, threads: int | None = None
+) -> Iterator[T | InputError]:
+    """``then(image)`` of each image, in their order; both are done in parallel threads.
+
+    An image that cannot be read gives its error in place of a result. Few images are in memory at
+    a time, so ``then`` should return something small.
+
+    Args:
+        threads: default: one a core, 16 at most.
+    """
+
+    def one(source: ImageLike) -> T | InputError:
+        try:
+            return then(read_image(source))
+        except InputError as error:
+            return error
+
+    count = threads or min(16, os.cpu_count() or 1)
+    todo = iter(images)
+    with ThreadPoolExecutor(count, thread_name_prefix="images") as pool:
+        running = deque(pool.submit(one, source) for source in islice(todo, 2 * count))
+        while running:
+            yield running.popleft().result()
+            running.extend(pool.submit(one, source) for source in islice(todo, 1))
 
 
 def _name(source: ImageLike) -> str:

@@ -86,6 +86,13 @@ class LabelledImages:
         )
 
 
+def label_text(target: Any, classes: Sequence[str]) -> str:
+    """The name of a class index, or the names of the labels that are 1 joined by ``|``."""
+    if np.ndim(target) == 0:
+        return classes[int(target)]
+    return "|".join(name for name, value in zip(classes, target, strict=True) if value)
+
+
 def read_dataset(
     source: str | Path,
     *,
@@ -156,7 +163,7 @@ def _read_folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
             f"{folder}: no subfolders; put the images of each class into a folder named after it, "
             "or give a table"
         )
-    found = {sub.name: _images_below(folder, sub) for sub in subfolders}
+    found = {sub.name: images_below(folder, sub) for sub in subfolders}
     empty = [name for name, images in found.items() if not images]
     if empty:
         raise InputError(f"{folder / empty[0]}: no image in this folder; fill or remove it")
@@ -182,7 +189,12 @@ def _read_folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
     )
 
 
-def _images_below(root: Path, folder: Path) -> list[Path]:
+def images_below(root: Path, folder: Path) -> list[Path]:
+    """The images in ``folder`` and below, hidden ones aside, in order of name.
+
+    Raises:
+        InputError: for a broken link, one that leads out of ``root``, or a name that is not text.
+    """
     images = sorted(
         p
         for p in folder.rglob("*")
@@ -195,6 +207,8 @@ def _images_below(root: Path, folder: Path) -> list[Path]:
             raise InputError(f"{image}: a broken link or a device; remove it or put the image here")
         if not image.resolve().is_relative_to(root.resolve()):
             raise InputError(f"{image}: a link that leads out of {root}; copy the image instead")
+        if not _is_text(image.name):
+            raise InputError(f"{str(image)!r}: its name is not UTF-8 text; rename it")
     return images
 
 
@@ -498,6 +512,11 @@ def _label(text: str) -> str:
     if text.lower() == "nan":
         return ""
     return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", text)
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written to a file: names that are not UTF-8 hold lone surrogates."""
+    return not any(unicodedata.category(c) == "Cs" for c in name)
 
 
 def _is_number(text: str) -> bool:

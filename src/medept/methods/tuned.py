@@ -35,7 +35,7 @@ class Full(OwnParameters):
 
     name = "full"
     summary = "every parameter of the encoder"
-    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-4}
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-5}
 
     def chosen(self) -> list[nn.Parameter]:
         return list(self.encoder.parameters())

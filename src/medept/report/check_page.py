@@ -1,0 +1,295 @@
+"""The check of a data set on one page: as text, as HTML that needs nothing else, and as JSON."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from medept.data.check import Check, Finding
+from medept.data.images import read_image
+from medept.data.table import LabelledImages, label_text
+from medept.errors import InputError
+from medept.files import whole_folder, write_table, write_text
+
+_SETS, _IMAGES, _LINES = 12, 6, 3
+_PIXELS = 112
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A table of numbers of images: a heading, columns, rows of cells that end in the number."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def write_check(check: Check, source: str, out: Path) -> None:
+    """Write ``check.html`` and ``findings.csv`` into the new folder ``out``.
+
+    Raises:
+        InputError: if ``out`` exists and is not an empty folder.
+    """
+    with whole_folder(out) as folder:
+        write_text(folder / "check.html", as_html(check, source))
+        write_table(folder / "findings.csv", as_table(check))
+
+
+def as_dict(check: Check) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    names = check.data.names
+    return {
+        "images": len(check.data),
+        "flatters": check.flatters,
+        "findings": [
+            {
+                "kind": finding.kind,
+                "flatters": finding.flatters,
+                "title": finding.title,
+                "advice": finding.advice,
+                "sets": [[shown(names[row]) for row in rows] for rows in finding.sets],
+                "notes": [shown(note) for note in finding.notes],
+            }
+            for finding in check.findings
+        ],
+        "counts": {
+            table.title: [list(row) for row in table.rows] for table in counts(check, limit=None)
+        },
+        "probe_balanced_accuracy": check.probe_accuracy,
+    }
+
+
+def as_table(check: Check) -> pd.DataFrame:
+    """One row an image of a set of a finding."""
+    data = check.data
+    rows = []
+    for finding in check.findings:
+        for number, members in enumerate(finding.sets, start=1):
+            for row in members:
+                rows.append(
+                    {
+                        "finding": finding.kind,
+                        "flatters": finding.flatters,
+                        "set": number,
+                        "image": data.names[row],
+                        "label": label_text(data.targets[row], data.classes),
+                        "group": None if data.groups is None else data.groups[row],
+                        "split": None if data.splits is None else data.splits[row],
+                        "note": finding.notes[number - 1] if finding.notes else "",
+                    }
+                )
+    columns = ["finding", "flatters", "set", "image", "label", "group", "split", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def as_text(check: Check, source: str) -> RenderableType:
+    """For a terminal."""
+    parts: list[RenderableType] = [
+        Text(f"{shown(source)}: {facts(check)}", "bold"),
+        Text(verdict(check), "bold red" if check.flatters else "bold green"),
+    ]
+    for finding in check.findings:
+        mark, style = ("!!", "red") if finding.flatters else ("! ", "yellow")
+        parts.append(Text.assemble("\n", (f"{mark} {finding.title}", style)))
+        parts.append(Text(f"   {finding.advice}", "dim"))
+        parts += [Text(f"   - {line}") for line in _lines(check.data, finding)]
+    for counted in counts(check, limit=12):
+        table = Table(*counted.head, title=counted.title, title_justify="left", box=None)
+        for row in counted.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        parts += [Text(""), table]
+    parts += [Text(""), Text(method(check), "dim")]
+    return Group(*parts)
+
+
+def as_html(check: Check, source: str) -> str:
+    """One page that holds its styles and small pictures, and loads nothing."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("medept.report"), autoescape=True, trim_blocks=True
+    )
+    return environment.get_template("check.html.j2").render(
+        source=shown(source),
+        facts=facts(check),
+        flatters=check.flatters,
+        verdict=verdict(check),
+        findings=[_finding(check.data, finding) for finding in check.findings],
+        tables=[_bars(table) for table in counts(check, limit=15)],
+        method=method(check),
+    )
+
+
+# --- words and numbers -----------------------------------------------------------------------
+
+
+def shown(text: str) -> str:
+    """Text that can be printed anywhere: control characters and lone surrogates as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def facts(check: Check) -> str:
+    """How much there is."""
+    data = check.data
+    parts = [f"{len(data):,} images", f"{len(data.classes)} classes"]
+    if data.groups is not None:
+        parts.append(f"{len(set(data.groups.tolist())):,} groups")
+    elif data.splits is None:
+        parts.append("no groups: each image counts as a patient of its own")
+    return ", ".join(parts)
+
+
+def verdict(check: Check) -> str:
+    """The answer in one sentence."""
+    if check.flatters:
+        return "A result on these data would look better than it is: mend this first."
+    if check.findings:
+        return "Nothing that would flatter a result; some things to look at."
+    return "Nothing that would flatter a result."
+
+
+def method(check: Check) -> str:
+    """How it was found."""
+    text = (
+        "Duplicates: SHA-256 of the decoded pixels; perceptual hash and correlation for near ones. "
+    )
+    if not check.probe_accuracy:
+        return text + "Labels were not checked."
+    values = ", ".join(
+        f"{value:.2f}" if name == "all" else f"{shown(name)} {value:.2f}"
+        for name, value in check.probe_accuracy.items()
+    )
+    return text + (
+        "Labels: logistic regression on frozen features, cross-validated with groups kept "
+        f"together; its balanced accuracy is {values}, and where it is close to guessing no label "
+        "is doubted."
+    )
+
+
+def counts(check: Check, limit: int | None) -> list[Counts]:
+    """Images per class (by split, with groups), per group, and per size and mode."""
+    tables = [_classes(check.data)]
+    if check.data.groups is not None:
+        sizes = Counter(Counter(check.data.groups.tolist()).values())
+        rows = [(f"{size} image{'s' if size > 1 else ''}", n) for size, n in sorted(sizes.items())]
+        tables.append(_counted("Groups by size", ("a group of", "groups"), rows, limit))
+    sizes_ = [(f"{w} x {h}", n) for (w, h), n in check.sizes.most_common()]
+    tables.append(_counted("Sizes", ("pixels", "images"), sizes_, limit))
+    tables.append(_counted("Modes", ("mode", "images"), check.modes.most_common(), limit))
+    return tables
+
+
+def _classes(data: LabelledImages) -> Counts:
+    sides = [] if data.splits is None else [s for s in ("train", "val", "test") if s in data.splits]
+    head = ["class", *sides, *(["groups"] if data.groups is not None else []), "images"]
+    rows = []
+    for c, name in enumerate(data.classes):
+        has: np.ndarray = np.equal(data.targets, c)
+        if data.task == "multilabel":
+            has = np.equal(data.targets[:, c], 1)
+        rows.append((shown(name), *_numbers(data, has, sides)))
+    if data.task == "multilabel":
+        rows.append(("(none)", *_numbers(data, data.targets.sum(axis=1) == 0, sides)))
+    rows.append(("all", *_numbers(data, np.ones(len(data), bool), sides)))
+    return Counts("Classes", tuple(head), tuple(rows))
+
+
+def _numbers(data: LabelledImages, has: np.ndarray, sides: Sequence[str]) -> list[str]:
+    numbers = [int((has & (data.splits == side)).sum()) for side in sides]
+    if data.groups is not None:
+        numbers.append(len(set(data.groups[has].tolist())))
+    return [f"{number:,}" for number in [*numbers, int(has.sum())]]
+
+
+def _counted(
+    title: str, head: tuple[str, str], rows: Iterable[tuple[str, int]], limit: int | None
+) -> Counts:
+    every = list(rows)
+    cells = [(shown(name), f"{n:,}") for name, n in every[:limit]]
+    if limit is not None and len(every) > limit:
+        rest = sum(n for _, n in every[limit:])
+        cells.append((f"{len(every) - limit} others", f"{rest:,}"))
+    return Counts(title, head, tuple(cells))
+
+
+def _about(data: LabelledImages, row: int) -> str:
+    parts = [label_text(data.targets[row], data.classes) or "no label"]
+    if data.groups is not None:
+        parts.append(f"group {data.groups[row]}")
+    if data.splits is not None:
+        parts.append(str(data.splits[row]))
+    return shown(", ".join(parts))
+
+
+def _lines(data: LabelledImages, finding: Finding) -> list[str]:
+    lines = []
+    for number, rows in enumerate(finding.sets[:_LINES]):
+        images = [f"{shown(data.names[row])} ({_about(data, row)})" for row in rows[:_LINES]]
+        more = f" and {len(rows) - _LINES} more" if len(rows) > _LINES else ""
+        note = f": {shown(finding.notes[number])}" if finding.notes else ""
+        lines.append(" = ".join(images) + more + note)
+    if len(finding.sets) > _LINES:
+        lines.append(f"and {len(finding.sets) - _LINES:,} more (--out DIR shows them)")
+    return lines
+
+
+# --- HTML ------------------------------------------------------------------------------------
+
+
+def _finding(data: LabelledImages, finding: Finding) -> dict[str, Any]:
+    notes = finding.notes or ("",) * len(finding.sets)
+    sets = [
+        {
+            "images": [
+                {
+                    "name": shown(data.names[row]),
+                    "about": _about(data, row),
+                    "picture": "" if finding.kind == "unreadable" else _picture(data, row),
+                }
+                for row in rows[:_IMAGES]
+            ],
+            "more": max(0, len(rows) - _IMAGES),
+            "note": shown(note),
+        }
+        for rows, note in zip(finding.sets[:_SETS], notes, strict=False)
+    ]
+    return {
+        "title": finding.title,
+        "advice": finding.advice,
+        "flatters": finding.flatters,
+        "sets": sets,
+        "more": max(0, len(finding.sets) - _SETS),
+    }
+
+
+def _picture(data: LabelledImages, row: int) -> str:
+    """A small JPEG as a data URI; nothing where the image has since become unreadable."""
+    try:
+        image = read_image(data.images[row])
+    except InputError:
+        return ""
+    image.thumbnail((_PIXELS, _PIXELS))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _bars(table: Counts) -> dict[str, Any]:
+    numbers = [int(row[-1].replace(",", "")) for row in table.rows]
+    most = max([n for n, row in zip(numbers, table.rows, strict=True) if row[0] != "all"] + [1])
+    rows = [
+        {"cells": row, "share": 0 if row[0] == "all" else round(100 * n / most, 1)}
+        for row, n in zip(table.rows, numbers, strict=True)
+    ]
+    return {"title": table.title, "head": table.head, "rows": rows}

@@ -1,0 +1,120 @@
+"""A look through a data set finds what was planted in it, and tells what would flatter."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import shared_data
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from test_cli import run
+
+from medept.data.check import Check, check
+from medept.data.table import read_dataset
+
+
+def picture(seed: int) -> Image.Image:
+    """A smooth random picture, unlike every other."""
+    noise = np.random.default_rng(seed).normal(size=(96, 96, 3))
+    smooth = gaussian_filter(noise, (5, 5, 0))
+    smooth = (smooth - smooth.min()) / (smooth.max() - smooth.min())
+    return Image.fromarray((255 * smooth).astype(np.uint8))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Twelve images of six patients, nothing wrong with them."""
+    rows = []
+    for i in range(12):
+        picture(i).save(tmp_path / f"{i}.png")
+        rows.append({"image": f"{i}.png", "label": "ab"[i % 2], "patient": f"p{i // 2}",
+                     "split": "train" if i < 8 else "test"})  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "labels.csv", index=False)
+    return tmp_path / "labels.csv"
+
+
+def look(table: Path) -> Check:
+    return check(read_dataset(table))
+
+
+def sets_of(found: Check, flatters: bool) -> set[tuple[int, ...]]:
+    return {rows for f in found.findings if f.flatters == flatters for rows in f.sets}
+
+
+def test_a_clean_set_has_no_findings(table: Path) -> None:
+    found = look(table)
+    assert not found.findings
+    assert found.sizes == {(96, 96): 12}
+    assert found.modes == {"RGB": 12}
+    assert run("check", str(table)) == 0
+
+
+def test_a_copy_under_another_format_flatters(table: Path) -> None:
+    Image.open(table.parent / "0.png").save(table.parent / "9.png", optimize=True)
+    assert (0, 9) in sets_of(look(table), flatters=True)
+    assert run("check", str(table)) == 1
+
+
+def test_a_recompressed_smaller_copy_flatters(table: Path) -> None:
+    small = picture(1).resize((80, 80))
+    small.save(table.parent / "again.jpg", quality=70)
+    rows = pd.read_csv(table)
+    rows.loc[10, "image"] = "again.jpg"
+    rows.to_csv(table, index=False)
+    assert (1, 10) in sets_of(look(table), flatters=True)
+
+
+def test_a_patient_on_both_sides_flatters(table: Path) -> None:
+    rows = pd.read_csv(table)
+    rows.loc[8, "patient"] = "p0"
+    rows.to_csv(table, index=False)
+    assert any({0, 8} <= set(rows) for rows in sets_of(look(table), flatters=True))
+
+
+def test_files_that_cannot_be_read_and_empty_images_are_told(table: Path) -> None:
+    file = table.parent / "3.png"
+    file.write_bytes(file.read_bytes()[:2000])
+    Image.new("RGB", (96, 96), (7, 7, 7)).save(table.parent / "5.png")
+    found = look(table)
+    told = sets_of(found, flatters=False) | sets_of(found, flatters=True)
+    assert {row for rows in told for row in rows} == {3, 5}
+
+
+def test_the_page_holds_no_markup_of_the_data(table: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(table)
+    rows["label"] = rows["label"].replace("a", "<script>alert(1)</script>")
+    rows.to_csv(table, index=False)
+    run("check", str(table), "--out", str(tmp_path / "look"))
+    page = (tmp_path / "look" / "check.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_a_swapped_label_is_doubted(tmp_path: Path) -> None:
+    """On real images, where the probe is much better than guessing."""
+    source = shared_data("data", "wbc", "labels.csv")
+    rows = pd.read_csv(source)
+    kinds = rows.label.value_counts().index[:2]
+    rows = rows[rows.label.isin(kinds)].groupby("label").head(40).reset_index(drop=True)
+    (tmp_path / "images").mkdir()
+    for name in rows.image:
+        shutil.copy(source.parent / name, tmp_path / name)
+    swapped = int(rows.index[rows.label == kinds[0]][0])
+    rows.loc[swapped, "label"] = kinds[1]
+    rows.to_csv(tmp_path / "labels.csv", index=False)
+    code = run("check", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "look"))
+    findings = pd.read_csv(tmp_path / "look" / "findings.csv")
+    assert code in (0, 1)
+    assert rows.loc[swapped, "image"] in set(findings.image)
+
+
+def test_copies_in_a_public_set_are_found() -> None:
+    found = look(shared_data("data", "brain-mri", "labels.csv"))
+    copies = [f for f in found.findings if f.flatters]
+    assert sum(len(rows) - 1 for f in copies for rows in f.sets) >= 19
