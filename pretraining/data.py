@@ -18,7 +18,7 @@ class Data:
         self.labels = torch.from_numpy(np.load(work / "train_labels.npy"))
         self.cls = np.load(work / "teacher_cls.npy", mmap_mode="r")
         self.patches = np.load(work / "teacher_patches.npy", mmap_mode="r")
-        self.work, self.size, self.width = work, size, self.cls.shape[1]
+        self.size, self.width = size, self.cls.shape[1]
         done = int((work / "cache_done.txt").read_text())
         self.pool = np.load(work / "order.npy")[:done]
         sample = self.pool[:2000]

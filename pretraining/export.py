@@ -1,6 +1,6 @@
 """Make the package's files of a checkpoint: ``encoder.safetensors`` (float16), ``encoder.json``.
 
-    python pretraining/export.py --run WORK/RECIPE --pixels 64
+    python pretraining/export.py --work WORK --pixels 96
 
 Weights are the run's moving average. ``--pixels`` is the default input size of the encoder.
 """
@@ -23,13 +23,13 @@ from medept.files import whole_file, write_text
 def main() -> None:
     """Read the command line and write both files into the package."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--run", type=Path, required=True, help="a recipe's folder: WORK/RECIPE")
+    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pixels", type=int, required=True)
     parser.add_argument("--checkpoint", default="cooled.pt", help="cooled.pt or last.pt")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.yaml"))
     arguments = parser.parse_args()
     config = yaml.safe_load(arguments.config.read_text())
-    checkpoint = torch.load(arguments.run / arguments.checkpoint, weights_only=True)
+    checkpoint = torch.load(arguments.work / arguments.checkpoint, weights_only=True)
     weights = {
         name.removeprefix("encoder."): tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in checkpoint["average"].items()

@@ -14,10 +14,8 @@ import json
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from skimage.feature import hog
 from sklearn.linear_model import LogisticRegressionCV
@@ -51,15 +49,11 @@ def histograms_and_hog(data: LabelledImages) -> np.ndarray:
     return np.stack(rows)
 
 
-def same_shape(data: LabelledImages, checkpoint: Path | None = None) -> np.ndarray:
-    """Features of an encoder of the same shape: untrained, or a checkpoint's moving average."""
-    torch.manual_seed(0)
+def random_encoder(data: LabelledImages) -> np.ndarray:
+    """Features of an untrained encoder of the same shape."""
+    trained = load_encoder()
     model = embedded.build(embedded.load()[1]["architecture"])
-    if checkpoint:
-        weights = torch.load(checkpoint, weights_only=True)["average"].items()
-        mine = {name[8:]: tensor for name, tensor in weights if name.startswith("encoder.")}
-        model.load_state_dict(mine)
-    encoder = Encoder(model.eval(), "same shape", load_encoder().preprocessing)
+    encoder = Encoder(model, "random", trained.preprocessing)
     return predict_logits(encoder, Views(data.images, encoder.preprocessing), make_accelerator())
 
 
@@ -92,7 +86,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("data", nargs="+", help="NAME=TABLE")
     parser.add_argument("--sizes", nargs="+", type=int, default=[], help="also at these pixels")
-    parser.add_argument("--checkpoints", nargs="+", type=Path, default=[], help="of pretrain.py")
     parser.add_argument("--other", help="a timm name, to compare with")
     parser.add_argument("--other-weights")
     arguments = parser.parse_args()
@@ -100,12 +93,10 @@ def main() -> None:
     rows: dict[str, Callable[[LabelledImages], np.ndarray]] = {
         "raw pixels, 32 x 32": raw_pixels,
         "colour histograms + HOG": histograms_and_hog,
-        "random weights, same shape": same_shape,
+        "random weights, same shape": random_encoder,
         "embedded": partial(encoder_features, size=None),
     }
     rows |= {f"embedded at {s}": partial(encoder_features, size=s) for s in arguments.sizes}
-    rows |= {f"{f.parent.name}/{f.name}": partial(same_shape, checkpoint=f)
-             for f in arguments.checkpoints}  # fmt: skip
     if arguments.other:
         rows[arguments.other] = partial(
             encoder_features, size=None, name=arguments.other, weights=arguments.other_weights

@@ -18,7 +18,16 @@ def _reference_features(pixels: Tensor) -> Tensor:
     file = Path(embedded.__file__).with_name("encoder.safetensors")
     w = {name: tensor.double() for name, tensor in load_file(file).items()}
     x = pixels.double()
-    x = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=8)
+    for i in range(3):
+        stem = f"patch_embed.backbone.{i}"
+        x = F.conv2d(x, w[f"{stem}.conv.weight"], w.get(f"{stem}.conv.bias"), stride=2, padding=1)
+        if i < 2:
+            mean, var, gain, offset = (
+                w[f"{stem}.bn.{part}"][:, None, None]
+                for part in ("running_mean", "running_var", "weight", "bias")
+            )
+            x = (x - mean) / (var + 1e-5).sqrt() * gain + offset
+            x = 0.5 * x * (1 + torch.erf(x / 2**0.5))
     places = w["pos_embed"][:, 1:].transpose(1, 2).unflatten(2, (8, 8))
     if x.shape[-1] != 8:
         places = F.interpolate(places, x.shape[-2:], mode="bicubic", antialias=True)
@@ -34,7 +43,7 @@ def _reference_features(pixels: Tensor) -> Tensor:
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
 
-    for i in range(10):
+    for i in range(8):
         block = f"blocks.{i}"
         rows = linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv")
         q, k, v = rows.unflatten(-1, (3, 3, 64)).permute(2, 0, 3, 1, 4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -17,14 +18,22 @@ from medept.errors import InputError
 
 
 def build(architecture: dict[str, Any]) -> nn.Module:
-    """A timm ``VisionTransformer`` with random weights, that takes images of any size.
+    """A timm ``VisionTransformer`` on a convolutional stem, with random weights.
 
     Args:
-        architecture: keyword arguments of timm's ``VisionTransformer``.
+        architecture: keyword arguments of timm's ``VisionTransformer``, and under ``stem`` those
+            of timm's ``ConvStem``.
     """
+    from timm.layers import HybridEmbed
     from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer_hybrid import ConvStem
 
-    return VisionTransformer(num_classes=0, dynamic_img_size=True, **architecture)
+    options = dict(architecture)
+    stem = {k: tuple(v) if isinstance(v, list) else v for k, v in options.pop("stem").items()}
+    embed = partial(HybridEmbed, backbone=ConvStem(**stem, act_layer=nn.GELU), proj=False)
+    return VisionTransformer(
+        embed_layer=embed, patch_size=1, num_classes=0, dynamic_img_size=True, **options
+    )
 
 
 def load() -> tuple[nn.Module, dict[str, Any]]:
