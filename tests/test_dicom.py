@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medept import InputError
-from medept.data.dicom import groups_of, read_frame, windowed
+from medept.data.dicom import groups_of, is_dicom, read_frame, windowed
 from medept.data.images import read_image
 from medept.data.table import read_dataset
 
@@ -178,3 +178,11 @@ def test_bad_files_and_a_missing_extra_are_named(
 def test_a_window_of_no_width_is_refused() -> None:
     with pytest.raises(InputError, match="window width of 0"):
         windowed(np.zeros((2, 2)), 0, 0, "LINEAR")
+
+
+def test_the_index_of_a_medium_is_no_image(tmp_path: Path) -> None:
+    marked = bytes(128) + b"DICM"
+    (tmp_path / "DICOMDIR").write_bytes(marked)
+    (tmp_path / "IM0001").write_bytes(marked)
+    assert not is_dicom(tmp_path / "DICOMDIR")
+    assert is_dicom(tmp_path / "IM0001")

@@ -41,7 +41,12 @@ PLACEHOLDERS = ("", "anon", "anonymous", "anonymized", "anonymised", "unknown", 
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its suffix, or by the mark after its preamble."""
+    """Whether a file is a DICOM image: by its suffix, or by the mark after its preamble.
+
+    A ``DICOMDIR`` has the mark too, but is the index of a medium and holds no image.
+    """
+    if path.name.upper() == "DICOMDIR":
+        return False
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
