@@ -109,3 +109,45 @@ def test_real_pretrained_weights() -> None:
     encoder = load_encoder(NAME, weights=file)
     assert all(p.dtype == torch.float32 for p in encoder.parameters())
     assert encoder.preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", [NAME, "swin_tiny_patch4_window7_224"])
+def test_hub_weights_are_safetensors_and_nothing_else(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = timm.create_model(name, num_classes=1000)
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    asked = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(tmp_path / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    state = load_encoder(name).model.state_dict()
+    assert all(torch.equal(t, source.state_dict()[n]) for n, t in state.items())
+    assert [file for _, file in asked] == ["model.safetensors"]
+    assert asked[0][0].startswith(f"timm/{name}")
+
+
+def test_open_clip_hub_weights_are_safetensors_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    source = open_clip.create_model("ViT-S-32")
+    save_file(source.state_dict(), tmp_path / "open_clip_model.safetensors")
+    config = {"hf_hub": "somebody/clip/"}
+    monkeypatch.setattr("open_clip.list_pretrained_tags_by_model", lambda _: ["tag"])
+    monkeypatch.setattr("open_clip.get_pretrained_cfg", lambda *_: config)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda r, f: str(tmp_path / f))
+    state = load_encoder("open_clip:ViT-S-32").model.state_dict()
+    assert all(torch.equal(t, source.visual.state_dict()[n]) for n, t in state.items())
+
+
+def test_an_unreachable_hub_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, file: str) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(InputError, match=r"no route to host.*--encoder-weights"):
+        load_encoder(NAME)

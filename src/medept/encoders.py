@@ -281,16 +281,14 @@ def _load_timm(name: str, weights: str | Path | None) -> Encoder:
             + (f", such as {', '.join(close)}" if close else "")
             + ". `medept encoders` lists them"
         )
-    local = weights is not None
-    try:
-        model = timm.create_model(name, pretrained=not local, num_classes=0)
-    except Exception as error:
-        if local:
-            raise
-        raise InputError(
-            f"the weights of {name!r} could not be had from the hub ({error}). Give a local file "
-            "with --encoder-weights FILE.safetensors, or use the encoder 'embedded'"
-        ) from error
+    if weights is None:
+        repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
+        source = {"file": _from_hub(name, repository, "model"), "custom_load": False}
+        model = timm.create_model(
+            name, pretrained=True, num_classes=0, pretrained_cfg_overlay=source
+        )
+    else:
+        model = timm.create_model(name, num_classes=0)
     if weights is not None and weights != RANDOM:
         load_weights(model, Path(weights))
     config = timm.data.resolve_data_config({}, model=model)
@@ -335,16 +333,12 @@ def _load_open_clip(name: str, weights: str | Path | None) -> Encoder:
     open_clip = _optional("open_clip", "open-clip")
     if name not in open_clip.list_models():
         raise InputError(f"open_clip has no model {name!r}; open_clip.list_models() names them")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    try:
-        clip = open_clip.create_model(name, pretrained=tags[0] if weights is None else None)
-    except Exception as error:
-        if weights is not None:
-            raise
-        raise InputError(
-            f"the weights of open_clip's {name!r} could not be had from the hub ({error}). Give a "
-            "local file with --encoder-weights FILE.safetensors"
-        ) from error
+    file = None
+    if weights is None:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        found = open_clip.get_pretrained_cfg(name, tags[0]).get("hf_hub", "") if tags else ""
+        file = _from_hub(name, found.rpartition("/")[0], "open_clip_model")
+    clip = open_clip.create_model(name, pretrained=file)
     if weights is not None and weights != RANDOM:
         load_weights(clip, Path(weights))
     model = clip.visual
@@ -353,6 +347,22 @@ def _load_open_clip(name: str, weights: str | Path | None) -> Encoder:
     return Encoder(
         model, f"open_clip:{name}", Preprocessing(size=size, mean=tuple(mean), std=tuple(std))
     )
+
+
+def _from_hub(encoder: str, repository: str | None, stem: str) -> str:
+    """The path of STEM.safetensors, downloaded; a repository that has pickles alone is refused."""
+    from huggingface_hub import hf_hub_download
+
+    remedy = "Give a local file with --encoder-weights FILE.safetensors"
+    if not repository:
+        raise InputError(f"the hub has no weights of {encoder!r}. {remedy}")
+    try:
+        return hf_hub_download(repository, f"{stem}.safetensors")
+    except Exception as error:  # of the network, the hub or the disk: the remedy is the same
+        raise InputError(
+            f"{stem}.safetensors of {encoder!r} could not be had from {repository} on the hub "
+            f"({error}). {remedy}, or use the encoder 'embedded'"
+        ) from error
 
 
 def _optional(module: str, extra: str) -> Any:
