@@ -10,6 +10,7 @@ import torch
 import torchmetrics.functional as tm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn import metrics as sk
 
 from medept import InputError
@@ -365,3 +366,23 @@ def test_bad_groups_and_too_few_classes() -> None:
         evaluate(EVEN, ROW, classes=NAMES, groups=np.array(["a"]))
     with pytest.raises(InputError, match="1 classes"):
         evaluate(np.ones((2, 1)), np.zeros(2, dtype=int), classes=("a",))
+
+
+def test_the_interval_of_ece_covers_the_truth() -> None:
+    def draw(n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Outcomes drawn by known probabilities, which are then told too sharp."""
+        logits = random.normal(size=(n, 3)) * 1.5
+        truth = softmax(logits, axis=1)
+        outcome = (random.random((n, 1)) > truth.cumsum(axis=1)).sum(axis=1).clip(0, 2)
+        return softmax(2 * logits, axis=1), outcome
+
+    truth = evaluate(*draw(100_000, np.random.default_rng(0)), classes="abc", resamples=1)
+    ece, covered = truth.metrics["ece"].value, 0
+    for seed in range(1, 101):
+        drawn = draw(150, np.random.default_rng(seed))
+        found = evaluate(*drawn, classes="abc", resamples=200).metrics["ece"]
+        assert ece is not None
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= ece <= found.high
+    assert covered >= 86  # of 100; percentiles of the resamples cover it in 80

@@ -77,6 +77,9 @@ def evaluate(
 
     Intervals are the 2.5th and 97.5th percentiles of the resamples in which the metric is
     defined; None where it is undefined in more than half of them, or there is one group only.
+    Chance alone makes an ECE, and resampling makes more of it: its interval is the one reflected
+    at the value (the basic bootstrap), cut at 0, and reaches the value at least. Near perfect
+    calibration it still lies too high.
 
     Args:
         groups: (n,) ids that the bootstrap keeps together; None: every image for itself.
@@ -99,7 +102,8 @@ def evaluate(
         for name, values in _weighted_values(cases, weights).items():
             drawn[name].append(values)
     metrics = {
-        name: Metric(value, *_interval(drawn[name], value), n) for name, value in point.items()
+        name: Metric(value, *_interval(drawn[name], value, biased=name == "ece"), n)
+        for name, value in point.items()
     }
     named = {
         metric: tuple(name for name, out in zip(classes, left_out, strict=True) if out)
@@ -332,10 +336,12 @@ def _resampled(ids: np.ndarray, count: int, resamples: int, seed: int) -> Iterat
         yield times[:, ids].astype(np.float64)
 
 
-def _interval(drawn: list[np.ndarray], value: float | None) -> tuple[float | None, float | None]:
+def _interval(
+    drawn: list[np.ndarray], value: float | None, *, biased: bool = False
+) -> tuple[float | None, float | None]:
     values = np.concatenate(drawn) if drawn else np.zeros(0)
     defined = values[~np.isnan(values)]
     if value is None or not len(defined) or 2 * len(defined) < len(values):
         return None, None
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return float(low), float(high)
+    low, high = (float(end) for end in np.percentile(defined, (2.5, 97.5)))
+    return (max(0.0, 2 * value - high), max(value, 2 * value - low)) if biased else (low, high)
