@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -58,6 +58,12 @@ GroupColumn = Annotated[
     str | None,
     typer.Option(help="Column of patients, studies or lesions; never on both sides of a split."),
 ]
+SubmissionFormat = Annotated[
+    Literal["medfmc"] | None,
+    typer.Option(
+        "--format", help="medfmc: the challenge's submission files, of medfmc-TASK:FOLDER."
+    ),
+]
 AdapterFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="What `medept fit --out` wrote.")
 ]
@@ -69,8 +75,8 @@ def fit(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A CSV or Parquet table with image paths and labels, or a folder with one "
-            "subfolder per class.",
+            help="A CSV or Parquet table with image paths and labels, a folder with one subfolder "
+            "per class, or NAME:FOLDER of a data set that `medept datasets` lists.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the adapter and its results to.")],
@@ -81,10 +87,17 @@ def fit(
     shots: Annotated[
         str,
         typer.Option(
-            help="Shots per class (groups where there is a group column): the rest is the test "
-            "set. `all`: everything, or the `split` column's train rows."
+            help="Shots per class (groups where there is a group column), or a share such as 20%: "
+            "the rest is the test set. `all`: everything, or the `split` column's train rows."
         ),
     ] = "all",
+    episode: Annotated[
+        str | None,
+        typer.Option(
+            help="An official support set (exp1), or a list that `medept episodes` wrote; default: "
+            "drawn by the seed."
+        ),
+    ] = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     image_column: ImageColumn = None,
@@ -121,13 +134,14 @@ def fit(
     """Fit an adapter to labelled images, and evaluate it on images kept apart."""
     from medept import jobs
     from medept.classifier import FewShotClassifier
-    from medept.data.table import read_dataset
+    from medept.data.sources import official_list, open_dataset
 
     shot_count = _shots(shots)
+    chosen = official_list(data, shot_count, episode) if episode else None
     settings = _settings(setting or [])
     if prompt_length is not None:
         settings["length"] = prompt_length
-    table = read_dataset(
+    table = open_dataset(
         data, image_column=image_column, label_column=label_column, group_column=group_column
     )
     with progress_bars() as report:
@@ -148,7 +162,7 @@ def fit(
             precision=precision,
             progress=report,
         )
-        result = jobs.fit(table, out, classifier, shots=shot_count)
+        result = jobs.fit(table, out, classifier, shots=shot_count, episode=chosen)
     if as_json:
         metrics = result.evaluation.to_dict() if result.evaluation else None
         print_json(
@@ -180,6 +194,10 @@ def predict(
     adapter: AdapterFolder,
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(help="CSV file to write: one row an image.")],
+    form: SubmissionFormat = None,
+    names: Annotated[
+        str, typer.Option("--list", help="With --format: the list of images to predict.")
+    ] = "test_WithoutLabel.txt",
     encoder_weights: Weights = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -190,7 +208,10 @@ def predict(
 
     with progress_bars() as report:
         classifier = _load(adapter, encoder_weights, device, precision, report)
-        table = jobs.predict(classifier, jobs.find_images(images), out)
+        if form is None:
+            table = jobs.predict(classifier, jobs.find_images(images), out)
+        else:
+            table = jobs.predict_submission(classifier, str(images[0]), names, out)
     if as_json:
         print_json({"out": str(out), "predictions": table.to_dict(orient="records")})
     else:
@@ -200,7 +221,11 @@ def predict(
 @app.command()
 def evaluate(
     adapter: AdapterFolder,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Table or folder, as for `fit`.")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATA", help="What `fit` takes; with --format, submission files."),
+    ],
+    form: SubmissionFormat = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     image_column: ImageColumn = None,
@@ -209,14 +234,28 @@ def evaluate(
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
-    """Metrics of an adapter on labelled images (the test rows, where there is a split column)."""
-    from medept import evaluation as metrics
-    from medept.data.table import read_dataset
+    """Metrics of an adapter on labelled images (the test rows, where there is a split column).
 
+    With --format medfmc, of submission files: medept evaluate medfmc-colon:FOLDER FILES...
+    """
+    from medept import evaluation as metrics
+    from medept import jobs
+    from medept.data.sources import open_dataset
+
+    if form is not None:
+        scores = jobs.score_submissions(str(adapter), data)
+        if as_json:
+            print_json({str(file): result.to_dict() for file, result in scores.items()})
+        for file, result in {} if as_json else scores.items():
+            results.print(f"\n{file}", markup=False)
+            print_metrics(result)
+        return
+    if len(data) > 1:
+        raise InputError(f"{data[1]}: one table or folder is evaluated at a time")
     with progress_bars() as report:
         classifier = _load(adapter, encoder_weights, device, precision, report)
-        table = read_dataset(
-            data,
+        table = open_dataset(
+            data[0],
             image_column=image_column,
             label_column=label_column,
             group_column=group_column,
@@ -433,7 +472,7 @@ def bench(
         return
     from medept.benchmark.runner import run_suite
 
-    places = {name: _place(source) for name, source in _pairs("--data", data or []).items()}
+    places = {name: _place(name, source) for name, source in _pairs("--data", data or []).items()}
     changes: dict[str, Any] = {"data": places, "episodes": episodes}
     if encoder:
         weights = str(encoder_weights.resolve()) if encoder_weights else None
@@ -494,10 +533,10 @@ def check(
     Exit code 1 if anything would.
     """
     from medept import jobs
-    from medept.data.table import read_dataset
+    from medept.data.sources import open_dataset
     from medept.report import check_page
 
-    table = read_dataset(
+    table = open_dataset(
         data, image_column=image_column, label_column=label_column, group_column=group_column
     )
     with progress_bars() as report:
@@ -513,6 +552,47 @@ def check(
     raise typer.Exit(int(found.flatters))
 
 
+@app.command()
+def datasets(as_json: Json = False) -> None:
+    """List the data sets that are known by name: NAME:FOLDER stands wherever data is read."""
+    from medept.data.sources import SOURCES
+
+    if as_json:
+        print_json({name: source.summary for name, source in SOURCES.items()})
+        return
+    for name, source in SOURCES.items():
+        results.print(f"{name:24} {source.summary}", markup=False)
+
+
+@app.command()
+def episodes(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="What `fit` takes.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the lists to; must not exist.")],
+    shots: Annotated[
+        list[str] | None, typer.Option(help="Shots per class; several times for several.")
+    ] = None,
+    count: Annotated[int, typer.Option("--episodes", min=1, help="Support sets of each.")] = 5,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Draw support sets and write them as lists that others can use: fit --episode LIST."""
+    from medept import jobs
+    from medept.data.sources import open_dataset
+
+    table = open_dataset(
+        data, image_column=image_column, label_column=label_column, group_column=group_column
+    )
+    asked = {text: _shots(text) for text in shots or ["1", "5", "10"]}
+    written = jobs.write_episodes(table, out, asked, count)
+    if as_json:
+        print_json({"out": str(out), "lists": written})
+        return
+    for name, (support, test) in written.items():
+        results.print(f"{name}: {support} images to learn from, {test} to test on", markup=False)
+
+
 # --- helpers ---------------------------------------------------------------------------------
 
 
@@ -524,12 +604,16 @@ def _load(folder: Path, weights: Path | None, device: str, precision: str, repor
     )
 
 
-def _shots(text: str) -> int | None:
+def _shots(text: str) -> int | float | None:
     if text == "all":
         return None
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"--shots {text}: give a whole number from 1, or `all`")
-    return int(text)
+    number = text.removesuffix("%")
+    if number.isdecimal() and int(number) > 0:
+        if number == text:
+            return int(number)
+        if int(number) < 100:
+            return int(number) / 100
+    raise InputError(f"--shots {text}: give a whole number from 1, a share such as 20%, or `all`")
 
 
 def _pairs(option: str, pairs: list[str]) -> dict[str, str]:
@@ -549,8 +633,18 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _place(source: str) -> str:
-    """A path as an absolute one, so that workers elsewhere find it; anything else as it is."""
+def _place(name: str, source: str) -> str:
+    """What is read, with an absolute path, so that workers elsewhere find it.
+
+    A folder that is given for a data set known by name is read as that.
+    """
+    from medept.data.sources import SOURCES, named_source
+
+    found = named_source(source)
+    if found is None and name in SOURCES and Path(source).is_dir():
+        found = SOURCES[name], Path(source)
+    if found is not None:
+        return f"{found[0].name}:{found[1].resolve()}"
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ from medept.classifier import FewShotClassifier
 from medept.data.check import Check, quick_check
 from medept.data.check import check as look_through
 from medept.data.dicom import split_frame
-from medept.data.episodes import draw_episode
+from medept.data.episodes import draw_episode, read_episode, write_episode
+from medept.data.sources import named_source
+from medept.data.sources.medfmc import MedFMC
+from medept.data.submission import read_submission, write_submission
 from medept.data.table import LabelledImages, images_below, label_text
 from medept.encoders import EMBEDDED, load_encoder
 from medept.errors import InputError
@@ -50,19 +53,21 @@ def fit(
     out: Path,
     classifier: FewShotClassifier,
     *,
-    shots: int | None,
+    shots: int | float | None,
+    episode: Path | None = None,
 ) -> FitResult:
     """Draw a support set, fit, evaluate on the rest, and write all files of the fit to ``out``.
 
     Args:
         shots: groups (or images, where there are no groups) of each class; None for all.
+        episode: a list of the support set, instead of a draw.
 
     Raises:
         InputError: if ``out`` exists already, or the data cannot be used.
     """
     with whole_folder(out) as folder:
         checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
-        support, test = fit_episode(data, classifier, shots, checkpoint, warn=True)
+        support, test = fit_episode(data, classifier, shots, checkpoint, episode=episode, warn=True)
         classifier.save(folder)
         info = classifier.info()
         write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
@@ -75,17 +80,21 @@ def fit(
 def fit_episode(
     data: LabelledImages,
     classifier: FewShotClassifier,
-    shots: int | None,
+    shots: int | float | None,
     checkpoint: Path | None = None,
     *,
+    episode: Path | None = None,
     warn: bool = False,
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Draw an episode by the classifier's seed and fit it; returns the support and test sets.
+    """Read an episode, or draw one by the classifier's seed; fit it; its support and test sets.
 
     With ``warn``, both sets are looked through first, and what is found is logged.
     """
-    episode = draw_episode(data, shots, seed=classifier.seed)
-    support, test = data.subset(episode.support), data.subset(episode.test)
+    if episode is None:
+        drawn = draw_episode(data, shots, seed=classifier.seed)
+    else:
+        drawn = read_episode(data, episode)
+    support, test = data.subset(drawn.support), data.subset(drawn.test)
     if warn:
         for finding in quick_check(support, test):
             log.warning("%s. %s `medept check` shows them.", finding.title, finding.advice)
@@ -148,6 +157,67 @@ def predict(classifier: FewShotClassifier, images: Sequence[Path], out: Path) ->
     )
     write_table(out, table)
     return table
+
+
+def predict_submission(
+    classifier: FewShotClassifier, source: str, names: str, out: Path
+) -> pd.DataFrame:
+    """Predict the images of a list of ``medfmc-TASK:FOLDER``; a submission of the challenge.
+
+    Raises:
+        InputError: if the data set is another, or the classifier has other classes.
+    """
+    task, folder = _medfmc(source)
+    classes = tuple(str(name) for name in classifier.classes_)
+    if classes != task.classes:
+        raise InputError(
+            f"{task.name} has the classes {', '.join(task.classes)}, but the adapter has "
+            f"{', '.join(classes)}: fit it to {task.name}:FOLDER"
+        )
+    listed = task.listed(folder, names)
+    probabilities = classifier.predict_proba(task.locate(folder, listed))
+    write_submission(out, listed, probabilities)
+    return pd.DataFrame({"image": listed}).join(
+        describe_predictions(probabilities, classes, classifier.task_)
+    )
+
+
+def score_submissions(source: str, files: Sequence[Path]) -> dict[Path, Evaluation]:
+    """Metrics of submission files against ``test_WithLabel.txt`` of ``medfmc-TASK:FOLDER``."""
+    task, folder = _medfmc(source)
+    data = task.labelled_test(folder)
+    return {
+        file: evaluate(
+            read_submission(file, data), data.targets, classes=data.classes, groups=data.groups
+        )
+        for file in files
+    }
+
+
+def _medfmc(source: str) -> tuple[MedFMC, Path]:
+    found = named_source(source)
+    if found is None or not isinstance(found[0], MedFMC):
+        raise InputError(f"{source}: submissions are of medfmc-TASK:FOLDER; see `medept datasets`")
+    return found[0], found[1]
+
+
+def write_episodes(
+    data: LabelledImages, out: Path, shots: Mapping[str, int | float | None], count: int
+) -> dict[str, tuple[int, int]]:
+    """Draw ``count`` episodes of each number of shots, and write them as lists to a new folder.
+
+    Returns:
+        name of each support set's list -> images in the support set, and in the test set.
+    """
+    written = {}
+    with whole_folder(out) as folder:
+        for text, number in shots.items():
+            for seed in range(count):
+                episode = draw_episode(data, number, seed=seed)
+                stem = "all" if number is None else f"{text}-shot".replace("%-shot", "-percent")
+                file = write_episode(data, episode, folder, stem, f"exp{seed + 1}")
+                written[file.name] = (len(episode.support), len(episode.test))
+    return written
 
 
 def embed(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> np.ndarray:

@@ -166,12 +166,12 @@ def read_images(source: str) -> LabelledImages:
 
     from medept.data.images import read_image
     from medept.data.phantoms import make_phantoms
-    from medept.data.table import read_dataset
+    from medept.data.sources import open_dataset
 
     name, _, task = source.partition(":")
     if name == "phantoms":
         return make_phantoms(task, patients=120, images_per_patient=2)
-    data = read_dataset(source)
+    data = open_dataset(source)
     return replace(data, images=tuple(np.asarray(read_image(image)) for image in data.images))
 
 
@@ -206,14 +206,18 @@ def one_run(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, A
 
 
 def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
-    from medept.data.episodes import draw_episode
+    from medept.data.episodes import draw_episode, read_episode
+    from medept.data.sources import official_list
     from medept.evaluation import evaluate
 
     options = {"recipe": run.recipe, "tune": run.tune, "seed": run.seed} | run.method.recipe
     classifier = _classifier(
         run.encoder, method=run.method.method, settings=run.method.settings, **options
     )
-    episode = draw_episode(data, run.shots, seed=run.episode)  # type: ignore[arg-type]
+    if isinstance(run.episode, int):
+        episode = draw_episode(data, run.shots, seed=run.episode)
+    else:
+        episode = read_episode(data, official_list(run.source, run.shots, run.episode))
     support, test = data.subset(episode.support), data.subset(episode.test)
     began = time.perf_counter()
     classifier.fit(support.images, support.labels, groups=support.groups, classes=data.classes)

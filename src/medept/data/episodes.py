@@ -3,7 +3,8 @@
 A shot is a *group* (patient, study, lesion) where groups are known: every image of a drawn group
 that has the label joins the support set, as in MedFMC's protocol; in multi-label data each label
 has K new ones, as long as there are any. No group ever stands on both sides. The draw is a function
-of the seed and of names alone: it depends neither on the order of rows nor on the platform.
+of the seed and of names alone: it depends neither on the order of rows nor on the platform. An
+episode can be written to lists that others read, and read from theirs.
 """
 
 from __future__ import annotations
@@ -11,28 +12,31 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from medept.data.lists import read_list, write_list
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Row indices, sorted, of the support set and of the test set."""
+    """Row indices of the support set (a row may stand there twice, if a list says so) and test."""
 
     support: np.ndarray
     test: np.ndarray
 
 
-def draw_episode(data: LabelledImages, shots: int | None, seed: int = 0) -> Episode:
+def draw_episode(data: LabelledImages, shots: int | float | None, seed: int = 0) -> Episode:
     """Draw a support set of ``shots`` shots per class; the rest that shares no group is the test.
 
     With a ``split`` column shots are drawn from its train rows, and the test set is its test rows.
 
     Args:
-        shots: at least 1; None takes everything (or all train rows).
+        shots: at least 1; a fraction between 0 and 1 of each class's groups (of all groups in
+            multi-label data); None takes everything (or all train rows).
         seed: of the draw.
 
     Raises:
@@ -41,26 +45,96 @@ def draw_episode(data: LabelledImages, shots: int | None, seed: int = 0) -> Epis
     Warns:
         UserWarning: for each class that has fewer shots than asked for, or none to test on.
     """
-    if shots is not None and shots < 1:
-        raise InputError(f"{shots} shots: ask for 1 at least, or for all")
-    groups = np.array(data.names) if data.groups is None else data.groups
+    if shots is not None and not (0 < shots < 1 or shots == int(shots) >= 1):
+        raise InputError(f"{shots} shots: ask for 1 at least, for a share such as 20%, or for all")
+    groups = _groups(data)
     if data.splits is None:
         pool, test = np.arange(len(data)), np.arange(0)
     else:
         pool = np.flatnonzero(data.splits == "train")
         test = np.flatnonzero(data.splits == "test")
-        _refuse_shared_groups(data, groups, pool, test)
+        _refuse_shared_groups(groups, pool, test)
     if shots is None:
         return Episode(pool, test)
-    support = _draw(data, groups, pool, shots, seed)
+    if shots < 1 and data.task == "multilabel":
+        support = _draw_share(groups, pool, shots, seed)
+    else:
+        support = _draw(data, groups, pool, shots, seed)
     if data.splits is None:
-        test = np.flatnonzero(~np.isin(groups, groups[support]))
-        _warn_of_untested(data, test)
+        test = _rest(data, groups, support)
     return Episode(support, test)
 
 
+def write_episode(
+    data: LabelledImages, episode: Episode, folder: Path, stem: str, name: str
+) -> Path:
+    """Write ``STEM_train_NAME.txt`` and ``STEM_test_NAME.txt``; returns the first."""
+    train, test = folder / f"{stem}_train_{name}.txt", folder / f"{stem}_test_{name}.txt"
+    for file, rows in ((test, episode.test), (train, episode.support)):
+        write_list(file, [data.names[i] for i in rows], data.targets[rows])
+    return train
+
+
+def read_episode(data: LabelledImages, file: Path) -> Episode:
+    """The episode of a list of a support set.
+
+    The test set is the list beside it whose name has ``_test_`` for ``_train_``; where there is
+    none, the test rows of the ``split`` column, or else all that shares no group with the support.
+
+    Raises:
+        InputError: if a line names no image of ``data`` or another label than it has, a test image
+            is also learnt from, or shares its group with one that is.
+    """
+    support, groups = _rows(data, file), _groups(data)
+    beside = file.with_name(file.name.replace("_train_", "_test_"))
+    if beside != file and beside.is_file():
+        test = _rows(data, beside)
+    elif data.splits is not None:
+        test = np.flatnonzero(data.splits == "test")
+    else:
+        return Episode(support, _rest(data, groups, support))
+    _refuse_shared_groups(groups, support, test)
+    return Episode(support, test)
+
+
+def _rows(data: LabelledImages, file: Path) -> np.ndarray:
+    place = {name: row for row, name in enumerate(data.names)}
+    rows = []
+    listed = read_list(file, data.classes, multilabel=data.task == "multilabel")
+    for number, (name, target) in listed.items():
+        if name not in place:
+            raise InputError(
+                f"{file}, line {number}: no image {name!r} in the data; check the list"
+            )
+        row = place[name]
+        if not np.array_equal(data.targets[row], target):
+            raise InputError(
+                f"{file}, line {number}: {name} has another label here than in the data; its "
+                f"classes are numbered {', '.join(f'{i} {c}' for i, c in enumerate(data.classes))}"
+            )
+        rows.append(row)
+    return np.array(rows, dtype=np.int64)
+
+
+def _groups(data: LabelledImages) -> np.ndarray:
+    return np.array(data.names) if data.groups is None else data.groups
+
+
+def _rest(data: LabelledImages, groups: np.ndarray, support: np.ndarray) -> np.ndarray:
+    """All rows that share no group with the support set; warns of classes that have none."""
+    test = np.flatnonzero(~np.isin(groups, groups[support]))
+    _warn_of_untested(data, test)
+    return test
+
+
+def _draw_share(groups: np.ndarray, pool: np.ndarray, share: float, seed: int) -> np.ndarray:
+    ranked = sorted(set(groups[pool].tolist()), key=lambda group: _rank(seed, group))
+    taken = ranked[: max(1, round(share * len(ranked)))]
+    return pool[np.isin(groups[pool], taken)]
+
+
 def _draw(
-    data: LabelledImages, groups: np.ndarray, pool: np.ndarray, shots: int, seed: int
+    data: LabelledImages, groups: np.ndarray, pool: np.ndarray, shots: int | float, seed: int
 ) -> np.ndarray:
     has_label = _has_label(data)
     members = [set(groups[pool[has_label[pool, c]]].tolist()) for c in range(len(data.classes))]
@@ -73,12 +147,13 @@ def _draw(
             )
         kept = [] if data.splits is not None else [m for m in members if len(m) > 1]
         ranked = sorted(members[c], key=lambda group: _rank(seed, name, group))
-        taken = _take(ranked, shots, drawn, kept)
+        count = max(1, round(shots * len(ranked))) if shots < 1 else int(shots)
+        taken = _take(ranked, count, drawn, kept)
         drawn.update(taken)
         support[pool] |= has_label[pool, c] & np.isin(groups[pool], taken)
-        if len(taken) < shots:
+        if len(taken) < count:
             warnings.warn(
-                f"class {name!r} has {len(members[c])} shots in all: {len(taken)} of the {shots} "
+                f"class {name!r} has {len(members[c])} shots in all: {len(taken)} of the {count} "
                 "asked for were drawn",
                 stacklevel=3,
             )
@@ -123,9 +198,7 @@ def _rank(seed: int, *names: str) -> bytes:
     return hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
 
 
-def _refuse_shared_groups(
-    data: LabelledImages, groups: np.ndarray, train: np.ndarray, test: np.ndarray
-) -> None:
+def _refuse_shared_groups(groups: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
     if not len(train) or not len(test):
         raise InputError("the split column has no rows of train, or none of test; it needs both")
     shared = set(groups[train].tolist()) & set(groups[test].tolist())

@@ -1,0 +1,78 @@
+"""MedMNIST v2 (Yang et al., Scientific Data 2023), read by its own package, at each of its sizes.
+
+``medmnist-blood:FOLDER`` is BloodMNIST of 28 pixels, ``medmnist-blood-224:FOLDER`` that of 224,
+from the .npz files that the package downloads. The three-dimensional sets are not images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medept.data.sources.base import Source, require
+from medept.data.table import LabelledImages
+from medept.errors import InputError
+
+SIZES = (28, 64, 128, 224)
+FLAT = ("path", "chest", "derma", "oct", "pneumonia", "retina", "breast", "blood", "tissue",
+        "organa", "organc", "organs")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MedMNIST(Source):
+    """One data set at one size."""
+
+    flag: str
+    size: int
+
+    def read(self, folder: Path) -> LabelledImages:
+        medmnist = _package()
+        info = medmnist.INFO[self.flag]
+        stem = self.flag if self.size == 28 else f"{self.flag}_{self.size}"
+        download = (
+            f"medmnist.{info['python_class']}(split='train', download=True, size={self.size})"
+        )
+        require(folder, [folder / f"{stem}.npz"], f"In Python, {download} fetches it.")
+        make = getattr(medmnist, info["python_class"])
+        parts = {}
+        for split in ("train", "val", "test"):
+            try:
+                parts[split] = make(split=split, root=str(folder), size=self.size)
+            except Exception as error:  # a damaged archive raises whatever it likes
+                raise InputError(
+                    f"{folder / stem}.npz: cannot be read ({error}); download it again"
+                ) from error
+        labels = np.concatenate([part.labels for part in parts.values()])
+        many = info["task"].startswith("multi-label")
+        return LabelledImages(
+            images=tuple(image for part in parts.values() for image in part.imgs),
+            names=tuple(
+                f"{split}{i}" for split, part in parts.items() for i in range(len(part.imgs))
+            ),
+            targets=labels.astype(np.uint8) if many else labels[:, 0].astype(np.int64),
+            classes=tuple(info["label"][str(i)] for i in range(len(info["label"]))),
+            splits=np.repeat(list(parts), [len(part.imgs) for part in parts.values()]),
+        )
+
+
+def _package() -> Any:
+    try:
+        import medmnist
+    except ImportError as error:
+        raise InputError("MedMNIST needs an extra: pip install 'medept[medmnist]'") from error
+    return medmnist
+
+
+SOURCES = tuple(
+    MedMNIST(
+        f"medmnist-{name}" + ("" if size == 28 else f"-{size}"),
+        f"{name.capitalize()}MNIST, {size} pixels",
+        f"{name}mnist",
+        size,
+    )
+    for name in FLAT
+    for size in SIZES
+)
