@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
+from typer.testing import CliRunner
 
 from medept import cli
 from medept.data.phantoms import make_phantoms, write_phantoms
@@ -298,3 +299,23 @@ def test_importing_medept_loads_nothing_heavy() -> None:
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
+
+
+def test_episodes_are_written_for_others_and_fit_uses_them(tmp_path: Path) -> None:
+    run, app = CliRunner().invoke, cli.app
+    tiles = tmp_path / "tiles"
+    run(app, ["phantoms", "colon", "--out", str(tiles), "--patients", "8"])
+    table, out = str(tiles / "labels.csv"), tmp_path / "lists"
+    options = ["--shots", "1", "--shots", "20%", "--episodes", "2", "--json"]
+    done = run(app, ["episodes", table, "--out", str(out), *options])
+    assert done.exit_code == 0, done.output
+    lists = json.loads(done.stdout)["lists"]
+    assert set(lists) == {f"{s}_train_exp{n}.txt" for s in ("1-shot", "20-percent") for n in (1, 2)}
+    chosen = out / "1-shot_train_exp2.txt"
+    fit = ["fit", table, "--method", "prototype", "--out", str(tmp_path / "fit")]
+    done = run(app, [*fit, "--episode", str(chosen)])
+    assert done.exit_code == 0, done.output
+    support = pd.read_csv(tmp_path / "fit" / "support.csv")["image"].tolist()
+    assert support == [line.rsplit(" ", 1)[0] for line in chosen.read_text().splitlines()]
+    again = run(app, ["fit", table, "--out", str(tmp_path / "other"), "--episode", "exp9"])
+    assert "medept episodes" in str(again.exception)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medept import InputError
-from medept.data.episodes import draw_episode
+from medept.data.episodes import draw_episode, read_episode, write_episode
 from medept.data.table import LabelledImages
 
 
@@ -192,3 +194,78 @@ def test_a_split_without_test_rows_is_refused() -> None:
 def test_all_without_splits_is_everything() -> None:
     episode = draw_episode(table([0, 1] * 3, None), None)
     assert (len(episode.support), len(episode.test)) == (6, 0)
+
+
+@given(mixed(), st.integers(1, 3), st.integers(0, 3), st.randoms(use_true_random=False))
+def test_an_episode_that_is_written_is_read_again_whatever_the_order_of_rows(
+    data: LabelledImages, shots: int, seed: int, random: Random
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        episode = draw_episode(data, shots, seed)
+        if not len(episode.test):
+            return
+        order = list(range(len(data)))
+        random.shuffle(order)
+        shuffled = data.subset(order)
+        with tempfile.TemporaryDirectory() as folder:
+            file = write_episode(data, episode, Path(folder), "1-shot", "exp1")
+            read = read_episode(shuffled, file)
+    for side in ("support", "test"):
+        names = {data.names[i] for i in getattr(episode, side)}
+        assert {shuffled.names[i] for i in getattr(read, side)} == names
+
+
+def test_a_list_keeps_its_repeated_images_and_the_rest_is_the_test(tmp_path: Path) -> None:
+    data = table([0, 0, 1, 1, 0, 1], [0, 0, 1, 1, 2, 3])
+    (tmp_path / "mine.txt").write_text("image_2.png 1\nimage_0.png 0\nimage_2.png 1\n")
+    episode = read_episode(data, tmp_path / "mine.txt")
+    assert episode.support.tolist() == [2, 0, 2]
+    assert episode.test.tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ("image_9.png 0", None, "line 1: no image 'image_9.png'"),
+        ("image_0.png 1", None, "another label here"),
+        ("image_0.png 0", "image_1.png 0", "both train and test"),
+        ("image_0.png 0", "image_0.png 0", "both train and test"),
+        ("image_0.png", None, "line 1"),
+    ],
+)
+def test_a_list_that_does_not_fit_the_data_is_refused(
+    train: str, test: str | None, message: str, tmp_path: Path
+) -> None:
+    data = table([0, 0, 1, 1], [0, 0, 1, 1])
+    (tmp_path / "1-shot_train_exp1.txt").write_text(train)
+    if test:
+        (tmp_path / "1-shot_test_exp1.txt").write_text(test)
+    with pytest.raises(InputError, match=message):
+        read_episode(data, tmp_path / "1-shot_train_exp1.txt")
+
+
+@given(tables(), st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.integers(0, 3))
+def test_a_share_is_taken_of_each_classs_groups(
+    data: LabelledImages, share: float, seed: int
+) -> None:
+    episode = draw_episode(data, share, seed)
+    assert data.groups is not None
+    assert not set(data.groups[episode.support]) & set(data.groups[episode.test])
+    for c in range(len(data.classes)):
+        there = len(set(data.groups[data.targets == c]))
+        rows = episode.support[data.targets[episode.support] == c]
+        taken = len(set(data.groups[rows]))
+        assert taken in (max(1, round(share * there)), there - 1)
+
+
+def test_a_share_of_multi_label_data_is_taken_of_all_groups() -> None:
+    data = LabelledImages(
+        images=tuple("abcdefghij"),
+        names=tuple("abcdefghij"),
+        targets=np.array([[i % 2, i % 3 == 0] for i in range(10)], dtype=np.uint8),
+        classes=("odd", "third"),
+    )
+    episode = draw_episode(data, 0.2)
+    assert len(episode.support) == 2
+    assert len(episode.test) == 8
