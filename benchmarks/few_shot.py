@@ -42,7 +42,12 @@ def one_run(data: LabelledImages, key: dict, options: dict) -> dict:
     try:
         settings = json.loads(key["settings"])
         classifier = FewShotClassifier(
-            key["encoder"], key["method"], settings=settings, seed=key["seed"], **options
+            key["encoder"],
+            key["method"],
+            settings=settings,
+            seed=key["seed"],
+            calibrate="none",
+            **options,
         )
         support, test = fit_episode(data, classifier, key["shots"])
         result = evaluate(

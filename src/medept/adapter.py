@@ -13,10 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor
 
 from medept.errors import InputError
+from medept.evaluation.calibration import Calibration
 from medept.files import whole_file, write_text
 
 TENSORS = "adapter.safetensors"
@@ -38,9 +39,16 @@ class AdapterInfo(BaseModel):
     recipe: dict[str, Any]
     seed: int
     precision: str
+    calibration: Calibration = Calibration()
     trainable_parameters: int
     support_images: int
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _calibration_fits(self) -> AdapterInfo:
+        if not self.calibration.fits(len(self.classes)):
+            raise ValueError("the calibration is one for another number of classes")
+        return self
 
 
 def current_versions() -> dict[str, str]:

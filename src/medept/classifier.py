@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,11 @@ from medept.adapter import AdapterInfo, current_versions, load_adapter, save_ada
 from medept.data.images import ImageLike
 from medept.encoders import EMBEDDED, Encoder, load_encoder
 from medept.errors import InputError
-from medept.evaluation.temperature import to_probabilities
+from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.methods import adapt
 from medept.training.checkpoint import Checkpoint
 from medept.training.device import make_accelerator
+from medept.training.folds import make_folds
 from medept.training.loop import Progress, predict_logits, silent, train
 from medept.training.recipes import make_recipe
 from medept.training.tuning import tune
@@ -48,6 +50,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         seed: of initial values, views and order: the same seed gives the same bits on one CPU.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        calibrate: how logits become probabilities: ``temperature``, ``vector`` or ``isotonic``
+            scaling, fitted by cross-validation over groups inside the support set (which trains
+            the method two or three times more), or ``none``. Where a class has a single group
+            there is nothing to hold out, and it is ``none``.
         progress: called with (what, done, total) while it works.
 
     Attributes:
@@ -55,6 +61,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         task_: ``multiclass`` or ``multilabel``.
         model_: the adapted encoder.
         history_: one dict an epoch.
+        calibration_: how logits become probabilities.
 
     Images are paths, PIL images or uint8 arrays, in a list or an object array (n,).
     """
@@ -76,6 +83,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         seed: int = 0,
         device: str = "auto",
         precision: str = "auto",
+        calibrate: Kind = "temperature",
         progress: Progress | None = None,
     ) -> None:
         self.encoder = encoder
@@ -92,6 +100,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.seed = seed
         self.device = device
         self.precision = precision
+        self.calibrate = calibrate
         self.progress = progress
 
     def fit(
@@ -120,7 +129,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         targets = self._targets(y, classes)
         if len(X) != len(targets):
             raise InputError(f"{len(X)} images but {len(targets)} labels were given")
-        chosen = self._tuned(X, y, groups, targets) if self.tune else {}
+        if self.calibrate not in KINDS:
+            raise InputError(f"calibrate={self.calibrate!r}: use one of {', '.join(KINDS)}")
+        held = np.arange(len(targets)) if groups is None else np.asarray(groups)
+        chosen = self._tuned(X, y, held, targets) if self.tune else {}
         recipe = make_recipe(
             self.recipe,
             self.method,
@@ -140,6 +152,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         views = Views(X, encoder.preprocessing, crop_scale=recipe.crop_scale, seed=self.seed)
         self.recipe_ = recipe
         self.support_images_ = len(X)
+        self.calibration_ = Calibration()
         state = None
         if checkpoint is not None:
             key = [self.info().model_dump(), [str(x) for x in X], targets.tolist()]
@@ -163,31 +176,63 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             progress=self.progress or silent,
             checkpoint=state,
         )
+        if self.calibrate != "none":
+            self.calibration_ = self._calibrated(X, y, held, targets, chosen)
         if state:
             state.remove()
         return self
 
+    def _fold(
+        self,
+        X: Sequence[ImageLike],
+        y: Any,
+        parameters: dict[str, Any],
+        train: np.ndarray,
+        test: np.ndarray,
+    ) -> np.ndarray:
+        """Logits of the rows ``test`` by a classifier fitted to the rows ``train``.
+
+        What was given to this one stays; the rest is as in ``parameters``.
+        """
+        given = {name: getattr(self, name) or value for name, value in parameters.items()}
+        given["settings"] = parameters.get("settings", {}) | (self.settings or {})
+        fold = clone(self).set_params(tune=0, calibrate="none", progress=None, **given)
+        fold.fit([X[i] for i in train], np.asarray(y)[train], classes=list(self.classes_))
+        return fold.decision_function([X[i] for i in test])
+
+    def _calibrated(
+        self,
+        X: Sequence[ImageLike],
+        y: Any,
+        groups: np.ndarray,
+        targets: np.ndarray,
+        parameters: dict[str, Any],
+    ) -> Calibration:
+        """The calibration that logits of held-out parts of the support set ask for."""
+        count = 2 if self.model_.trains_encoder else 3
+        folds = make_folds(targets, groups, count, self.seed)
+        if not folds:
+            note = "no calibration: each class needs two shots, one of them to hold out"
+            logger.info(note)
+            return Calibration(note=note)
+        logits = np.zeros((len(targets), len(self.classes_)))
+        report = self.progress or silent
+        for i, (rows, held_out) in enumerate(folds):
+            report("calibrating", i, len(folds))
+            logits[held_out] = self._fold(X, y, parameters, rows, held_out)
+        report("calibrating", len(folds), len(folds))
+        return fit_calibration(self.calibrate, logits, targets)
+
     def _tuned(
-        self, X: Sequence[ImageLike], y: Any, groups: np.ndarray | None, targets: np.ndarray
+        self, X: Sequence[ImageLike], y: Any, groups: np.ndarray, targets: np.ndarray
     ) -> dict[str, Any]:
         """The best parameters that a search inside the support set finds."""
-        labels = np.asarray(y)
-
-        def fit_and_score(
-            parameters: dict[str, Any], train: np.ndarray, test: np.ndarray
-        ) -> np.ndarray:
-            given = {name: getattr(self, name) or value for name, value in parameters.items()}
-            given["settings"] = parameters["settings"] | (self.settings or {})
-            fold = clone(self).set_params(tune=0, progress=None, **given)
-            fold.fit([X[i] for i in train], labels[train], classes=list(self.classes_))
-            return fold.decision_function([X[i] for i in test])
-
         return tune(
-            fit_and_score,
+            partial(self._fold, X, y),
             self.method,
             self.recipe,
             targets,
-            np.arange(len(targets)) if groups is None else np.asarray(groups),
+            groups,
             trials=self.tune,
             seed=self.seed,
             progress=self.progress or silent,
@@ -229,7 +274,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Probabilities (n, C): a row sums to 1, but for multi-label data."""
-        return to_probabilities(self.decision_function(X), task=self.task_)
+        return self.calibration_.probabilities(self.decision_function(X), self.task_)
 
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
         """Probabilities (n, C) from frozen features (n, D), for methods that leave them so.
@@ -244,10 +289,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             logits = self.model_.logits(
                 torch.as_tensor(features).to(self.model_.head.weight.device)
             )
-        return to_probabilities(logits.float().cpu().numpy(), task=self.task_)
+        return self.calibration_.probabilities(logits.float().cpu().numpy(), self.task_)
 
     def predict(self, X: Sequence[ImageLike]) -> np.ndarray:
-        """Labels (n,), or (n, C) of 0 and 1 (probability at least one half)."""
+        """Labels (n,), or (n, C) of 0 and 1 (calibrated probability at least one half)."""
         probabilities = self.predict_proba(X)
         if self.task_ == "multilabel":
             return (probabilities >= 0.5).astype(np.uint8)
@@ -287,6 +332,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             recipe=self.recipe_.model_dump(),
             seed=self.seed,
             precision=self.precision,
+            calibration=self.calibration_,
             trainable_parameters=self.model_.trainable_count(),
             support_images=self.support_images_,
             versions=current_versions(),
@@ -333,6 +379,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             encoder_weights=weights,
             image_size=size[0],
             settings=info.settings,
+            calibrate=info.calibration.kind,
             seed=info.seed,
             device=device,
             precision=precision,
@@ -342,6 +389,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = np.asarray(info.classes)
         self.support_images_ = info.support_images
         self.recipe_ = make_recipe(**info.recipe)
+        self.calibration_ = info.calibration
         self.model_ = adapt(encoder, info.method, len(info.classes), info.settings)
         self.model_.load_trained_state(state)
         return self

@@ -127,6 +127,13 @@ def fit(
         int,
         typer.Option(help="Try this many settings by cross-validation inside the support set."),
     ] = 0,
+    calibrate: Annotated[
+        Literal["temperature", "vector", "isotonic", "none"],
+        typer.Option(
+            help="How logits become probabilities: fitted by cross-validation inside the support "
+            "set, which takes as long again as training (twice, where the encoder stays as it is)."
+        ),
+    ] = "temperature",
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: Json = False,
@@ -160,6 +167,7 @@ def fit(
             seed=seed,
             device=device,
             precision=precision,
+            calibrate=calibrate,
             progress=report,
         )
         result = jobs.fit(table, out, classifier, shots=shot_count, episode=chosen)
@@ -182,6 +190,7 @@ def fit(
         f"{method} on {encoder}: {result.info.trainable_parameters:,} trained parameters, "
         f"{result.support} support images, {result.test} test images"
     )
+    notes.print(f"Probabilities: {result.info.calibration}")
     if result.evaluation:
         print_metrics(result.evaluation)
     else:

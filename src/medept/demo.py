@@ -73,7 +73,7 @@ def _runs(
     for seed in seeds:
         for k in shots:
             for method in METHODS:
-                classifier = FewShotClassifier(method=method, seed=seed)
+                classifier = FewShotClassifier(method=method, seed=seed, calibrate="none")
                 _, test = jobs.fit_episode(data, classifier, k)
                 result = evaluate(
                     classifier.predict_proba(test.images), test.targets, classes=data.classes,

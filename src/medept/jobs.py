@@ -292,6 +292,7 @@ def model_card(info: AdapterInfo, support: LabelledImages, evaluation: Evaluatio
         f"- method: {info.method}, {info.trainable_parameters:,} trained parameters; "
         f"settings {json.dumps(info.settings)}",
         f"- recipe: {json.dumps(info.recipe)}, seed {info.seed}",
+        f"- probabilities: {info.calibration}",
         f"- support set: {len(support)} images{groups} (`support.csv`)",
         "",
         "## Results",

@@ -184,7 +184,11 @@ def _classifier(encoder: Any, **options: Any) -> Any:
     from medept.classifier import FewShotClassifier
 
     return FewShotClassifier(
-        encoder.name, encoder_weights=encoder.weights, image_size=encoder.image_size, **options
+        encoder.name,
+        encoder_weights=encoder.weights,
+        image_size=encoder.image_size,
+        calibrate="none",
+        **options,
     )
 
 

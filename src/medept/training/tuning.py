@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from medept.errors import InputError
-from medept.evaluation.temperature import negative_log_likelihood
+from medept.evaluation.calibration import negative_log_likelihood
 from medept.methods import find_method
+from medept.training.folds import make_folds
 from medept.training.recipes import make_recipe
 
 FOLDS = 3
@@ -46,7 +47,11 @@ def tune(
         raise InputError("--tune needs an extra: pip install 'medept[tune]'") from error
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folds = _folds(targets, groups, seed)
+    folds = make_folds(targets, groups, FOLDS, seed)
+    if not folds:
+        raise InputError(
+            "--tune cross-validates inside the support set: each class needs at least two shots"
+        )
     base = make_recipe(recipe, method)
     kind = find_method(method)
 
@@ -70,20 +75,3 @@ def tune(
     study.enqueue_trial({"lr": base.lr, "encoder_lr": base.encoder_lr})
     study.optimize(objective, n_trials=trials)
     return study.best_trial.user_attrs["parameters"]
-
-
-def _folds(
-    targets: np.ndarray, groups: np.ndarray, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
-
-    if targets.ndim == 2:
-        folds = GroupKFold(min(FOLDS, len(set(groups.tolist()))), shuffle=True, random_state=seed)
-        return list(folds.split(targets, groups=groups))
-    fewest = min(len(set(groups[targets == c].tolist())) for c in set(targets.tolist()))
-    if fewest < 2:
-        raise InputError(
-            "--tune cross-validates inside the support set: each class needs at least two shots"
-        )
-    stratified = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
-    return list(stratified.split(targets, targets, groups))
