@@ -1,0 +1,102 @@
+"""How far probabilities can be believed: reliability curves, their errors, and abstention.
+
+Everything here takes probabilities (n, C) and targets, (n,) class indices or (n, C) of 0 and 1.
+For classes that exclude each other the *confidence* is the largest probability, and it comes true
+where that class is right; of labels every one counts, and comes true where it is 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ReliabilityCurve:
+    """Bins that are not empty, in order: mean confidence, share that came true, how many (K,)."""
+
+    confidence: np.ndarray
+    frequency: np.ndarray
+    count: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: mean gap, weighted by the bins' counts."""
+        gaps = np.abs(self.confidence - self.frequency)
+        return float((gaps * self.count).sum() / self.count.sum())
+
+
+@dataclass(frozen=True)
+class BrierParts:
+    """Murphy's decomposition: score = reliability - resolution + uncertainty + within.
+
+    ``reliability`` is what miscalibration costs, ``resolution`` what telling cases apart gains,
+    ``uncertainty`` what always telling the base rate would score, and ``within`` what is left of
+    taking all cases of a bin for alike.
+    """
+
+    score: float
+    reliability: float
+    resolution: float
+    uncertainty: float
+    within: float
+
+
+def confidences(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence and whether it came true: (n,) each, or (n C,) for multi-label targets."""
+    if targets.ndim == 2:
+        return probabilities.ravel(), targets.ravel().astype(float)
+    return probabilities.max(axis=1), (probabilities.argmax(axis=1) == targets).astype(float)
+
+
+def reliability_curve(
+    confidence: np.ndarray, right: np.ndarray, *, bins: int = 10, equal_mass: bool = False
+) -> ReliabilityCurve:
+    """Bins of equal width, or of about equally many cases (ties stay together)."""
+    if equal_mass:
+        edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1]))
+    else:
+        edges = np.linspace(0, 1, bins + 1)[1:-1]
+    place = np.searchsorted(edges, confidence, side="right")
+    count = np.bincount(place, minlength=len(edges) + 1)
+    used = count > 0
+    sums = (np.bincount(place, x, minlength=len(count))[used] for x in (confidence, right))
+    mean_confidence, frequency = (total / count[used] for total in sums)
+    return ReliabilityCurve(mean_confidence, frequency, count[used])
+
+
+def classwise_error(probabilities: np.ndarray, targets: np.ndarray, *, bins: int = 10) -> float:
+    """The calibration error of each class's own probability, mean over classes.
+
+    Kull et al. 2019, "classwise-ECE".
+    """
+    truth = targets if targets.ndim == 2 else np.eye(probabilities.shape[1])[targets]
+    curves = [
+        reliability_curve(p, t, bins=bins)
+        for p, t in zip(probabilities.T, truth.T.astype(float), strict=True)
+    ]
+    return float(np.mean([curve.error for curve in curves]))
+
+
+def brier_parts(confidence: np.ndarray, right: np.ndarray, *, bins: int = 10) -> BrierParts:
+    """Murphy's decomposition of the mean squared error of confidences over equal-width bins."""
+    score, base = float(((confidence - right) ** 2).mean()), float(right.mean())
+    curve = reliability_curve(confidence, right, bins=bins)
+    weight = curve.count / curve.count.sum()
+    reliability = float((weight * (curve.confidence - curve.frequency) ** 2).sum())
+    resolution = float((weight * (curve.frequency - base) ** 2).sum())
+    uncertainty = base * (1 - base)
+    within = score - (reliability - resolution + uncertainty)
+    return BrierParts(score, reliability, resolution, uncertainty, within)
+
+
+def abstention_curve(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share answered, and accuracy among those, when the least confident are left out first.
+
+    Cases of one confidence are answered or left out together: (K,) each, the share rising to 1.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    ends = np.flatnonzero(np.r_[np.diff(confidence[order]) != 0, True])
+    answered = ends + 1
+    return answered / len(confidence), right[order].cumsum()[ends] / answered
