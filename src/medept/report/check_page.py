@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from medept.data.check import Check, Finding
-from medept.data.images import read_image
 from medept.data.table import LabelledImages, label_text
-from medept.errors import InputError
 from medept.files import whole_folder, write_table, write_text
+from medept.report.html import render, shown, thumbnail
 
 _SETS, _IMAGES, _LINES = 12, 6, 3
-_PIXELS = 112
 
 
 @dataclass(frozen=True)
@@ -115,12 +111,8 @@ def as_text(check: Check, source: str) -> RenderableType:
 
 def as_html(check: Check, source: str) -> str:
     """One page that holds its styles and small pictures, and loads nothing."""
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(
-        loader=PackageLoader("medept.report"), autoescape=True, trim_blocks=True
-    )
-    return environment.get_template("check.html.j2").render(
+    return render(
+        "check.html.j2",
         source=shown(source),
         facts=facts(check),
         flatters=check.flatters,
@@ -132,11 +124,6 @@ def as_html(check: Check, source: str) -> str:
 
 
 # --- words and numbers -----------------------------------------------------------------------
-
-
-def shown(text: str) -> str:
-    """Text that can be printed anywhere: control characters and lone surrogates as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def facts(check: Check) -> str:
@@ -255,7 +242,7 @@ def _finding(data: LabelledImages, finding: Finding) -> dict[str, Any]:
                 {
                     "name": shown(data.names[row]),
                     "about": _about(data, row),
-                    "picture": "" if finding.kind == "unreadable" else _picture(data, row),
+                    "picture": "" if finding.kind == "unreadable" else thumbnail(data.images[row]),
                 }
                 for row in rows[:_IMAGES]
             ],
@@ -271,18 +258,6 @@ def _finding(data: LabelledImages, finding: Finding) -> dict[str, Any]:
         "sets": sets,
         "more": max(0, len(finding.sets) - _SETS),
     }
-
-
-def _picture(data: LabelledImages, row: int) -> str:
-    """A small JPEG as a data URI; nothing where the image has since become unreadable."""
-    try:
-        image = read_image(data.images[row])
-    except InputError:
-        return ""
-    image.thumbnail((_PIXELS, _PIXELS))
-    file = BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _bars(table: Counts) -> dict[str, Any]:
