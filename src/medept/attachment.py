@@ -107,6 +107,18 @@ class Handle:
             )
         return {i: p.recorded for i, p in self.prompts.items() if p.recorded is not None}
 
+    def attention(self) -> dict[int, Tensor]:
+        """Attention of the last recorded forward pass, before its gate: index -> (B, T, T).
+
+        Mean over heads; the layers that hold prompts, as in :meth:`gates`.
+        """
+        self.gates()
+        return {
+            i: p.recorded_attention
+            for i, p in self.prompts.items()
+            if p.recorded_attention is not None
+        }
+
     def merge(self) -> dict[int, Tensor]:
         """Collapse every prompt to one logit per token; returns them, layer index -> (T,)."""
         for prompt in self.prompts.values():

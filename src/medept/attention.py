@@ -174,6 +174,23 @@ def gates(
     return gate if bias is None else gate.masked_fill((bias == float("-inf")).all(-1), 0)
 
 
+@torch.no_grad()
+def attention_weights(
+    q: Tensor,
+    k: Tensor,
+    *,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(u) without prompts, mean over heads: (B, T, S). To look at, not to compute with."""
+    q, k, _ = _alike(q, k, k, enable_gqa)
+    bias = _bias(q, k, attn_mask, is_causal)
+    precise = _precise(q)
+    return _logits(q.to(precise), k.to(precise), bias, _scale(q, scale)).softmax(-1).mean(-3)
+
+
 def choose_kernel(
     q: Tensor, k: Tensor, *, attn_mask: Tensor | None = None, dropout_p: float = 0.0
 ) -> str:

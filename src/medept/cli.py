@@ -562,6 +562,77 @@ def check(
 
 
 @app.command()
+def analyse(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... DATA",
+            help="Adapters' folders or encoders' names, and last the data, as for `fit`.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write tables and figures to.")],
+    of_class: Annotated[
+        str | None, typer.Option("--class", help="Of figure 2 (a) and (b); default: the largest.")
+    ] = None,
+    embedding: Annotated[
+        Literal["tsne", "pca"], typer.Option(help="How figure 2 (b) and (c) are projected.")
+    ] = "tsne",
+    separate: Annotated[
+        bool, typer.Option("--separate", help="A projection for each panel, as in the paper.")
+    ] = False,
+    images: Annotated[int, typer.Option(min=10, help="At most so many, drawn at random.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the draw and the projection.")] = 0,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    as_json: Json = False,
+) -> None:
+    """How features of a class lie together, before and after tuning, and what prompts turn down.
+
+    Adapters of one method count as episodes of it. Images that an adapter was fitted to, and
+    others of their groups, are left out.
+    """
+    from medept.adapter import DESCRIPTION, read_info
+    from medept.analysis import analyse as look_into
+    from medept.analysis import summary
+    from medept.data.sources import open_dataset
+
+    *given, source = models
+    if not given:
+        raise InputError(f"{source}: give one model at least, and the data after it")
+    adapters = [read_info(Path(name)) for name in given if (Path(name) / DESCRIPTION).exists()]
+    table = open_dataset(
+        source,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        classes=adapters[0].classes if adapters else None,
+        task=adapters[0].task if adapters else None,
+    )
+    with progress_bars() as report:
+        found = look_into(
+            given,
+            table,
+            out,
+            limit=images,
+            chosen=of_class,
+            embedding=embedding,
+            joint=not separate,
+            seed=seed,
+            progress=report,
+        )
+    if as_json:
+        print_json({"out": str(out), "models": json.loads(found.to_json(orient="records"))})
+        return
+    means = summary(found)
+    shown = Table("", *means.columns, title=f"{found.n[0]} images; mean ± deviation over episodes")
+    for name, values in means.iterrows():
+        shown.add_row(str(name).replace("_", " "), *values)
+    results.print(shown)
+    notes.print(f"Written to {out}: distribution.csv, figure2.png and, for prompts, gates.png")
+
+
+@app.command()
 def datasets(as_json: Json = False) -> None:
     """List the data sets that are known by name: NAME:FOLDER stands wherever data is read."""
     from medept.data.sources import SOURCES

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from medept import jobs
-from medept.attachment import Handle
 from medept.classifier import FewShotClassifier
 from medept.data.phantoms import TASKS, make_phantoms, write_phantoms
 from medept.data.table import LabelledImages
@@ -20,7 +18,6 @@ from medept.evaluation.metrics import evaluate
 from medept.files import whole_folder, write_table
 from medept.report import plots
 from medept.training.loop import Progress
-from medept.training.views import Views
 
 METHODS = ("linear", "ept")
 
@@ -93,24 +90,12 @@ def summary(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _pictures(
     data: LabelledImages, classifier: FewShotClassifier, runs: pd.DataFrame, folder: Path
 ) -> None:
-    samples = {task: make_phantoms(task, patients=8, images_per_patient=1).images for task in TASKS}
-    plots.contact_sheet({task: list(images) for task, images in samples.items()},  # type: ignore[arg-type]
-                        folder / "phantoms.png")  # fmt: skip
-    plots.shots_curve(runs, "balanced_accuracy", folder / "shots.png")
-    images = [np.asarray(image) for image in data.images[:4]]
-    plots.gate_maps(images, gates_over_images(classifier, images), folder / "gates.png")
-
-
-def gates_over_images(classifier: FewShotClassifier, images: list[np.ndarray]) -> np.ndarray:
-    """Mean gates over heads, (n, layers, rows, columns), of a fitted ``ept`` classifier."""
-    model = classifier.model_
-    views = Views(images, model.encoder.preprocessing)
-    pixels = torch.stack([views.plain(i) for i in range(len(images))])
-    handle = cast(Handle, model.handle)
-    with torch.inference_mode(), handle.recording():
-        model(pixels.to(next(model.parameters()).device))
-    site = handle.sites[0]
-    maps = [
-        g.mean(dim=1)[:, site.prefix :].unflatten(1, site.grid) for g in handle.gates().values()
-    ]
-    return torch.stack(maps, dim=1).float().cpu().numpy()
+    samples = {
+        task: [
+            np.asarray(image)
+            for image in make_phantoms(task, patients=8, images_per_patient=1).images
+        ]
+        for task in TASKS
+    }
+    plots.save(plots.contact_sheet(samples), folder / "phantoms.png")
+    plots.save(plots.shots_curve(runs, "balanced_accuracy"), folder / "shots.png")

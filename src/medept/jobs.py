@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from medept.adapter import AdapterInfo
+from medept.analysis import look_into_fit
 from medept.classifier import FewShotClassifier
 from medept.data.check import Check, quick_check
 from medept.data.check import check as look_through
@@ -73,6 +74,8 @@ def fit(
         write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
         write_table(folder / "support.csv", describe_rows(support))
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
+        if len(test):
+            look_into_fit(classifier, test, folder)
         write_text(folder / "README.md", model_card(info, support, evaluation))
     return FitResult(out, info, evaluation, len(support), len(test))
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from medept.attention import gates, prompted_attention, sink_attention
+from medept.attention import attention_weights, gates, prompted_attention, sink_attention
 from medept.errors import InputError
 
 Way = Literal["concat", "multiply_concat", "add", "multiply"]
@@ -148,6 +148,7 @@ class EmbeddedPrompt(nn.Module):
         self.prompt = nn.Parameter(values, requires_grad=not config.frozen)
         self.recording = False
         self.recorded: Tensor | None = None
+        self.recorded_attention: Tensor | None = None
 
     @staticmethod
     def _length(config: EmbeddedPromptConfig, tokens: int) -> int:
@@ -175,7 +176,9 @@ class EmbeddedPrompt(nn.Module):
             "enable_gqa": enable_gqa,
         }
         if self.recording:
-            self.recorded = self._gates(query.detach(), key.detach(), prompt.detach(), options)
+            query_, key_ = query.detach(), key.detach()
+            self.recorded = self._gates(query_, key_, prompt.detach(), options)
+            self.recorded_attention = attention_weights(query_, key_, **options)
         options |= {"dropout_p": dropout_p, "kernel": self.kernel}
         if self.collapsed:
             return sink_attention(query, key, value, prompt, **options)

@@ -1,0 +1,135 @@
+"""Looking into models: gates and rollout against hand-made ones, and the command on real files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from test_cli import run
+
+from medept import FewShotClassifier
+from medept.analysis import scaling_of
+from medept.data.phantoms import make_phantoms, write_phantoms
+from medept.errors import InputError
+from medept.evaluation.scaling import has_gates
+from medept.jobs import fit
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Phantoms, and adapters of two methods and two support sets of them."""
+    folder = tmp_path_factory.mktemp("analysis")
+    data = make_phantoms("colon", patients=16, images_per_patient=2, size=48)
+    table = write_phantoms(data, folder / "data")
+    for method, seed in (("ept", 0), ("ept", 1), ("linear", 0)):
+        classifier = FewShotClassifier(method=method, seed=seed, epochs=2, calibrate="none")
+        fit(data, folder / f"{method}-{seed}", classifier, shots=2)
+    return folder, table
+
+
+def test_gates_and_rollout_are_those_of_the_attention(fitted: tuple[Path, Path]) -> None:
+    classifier = FewShotClassifier.load(fitted[0] / "ept-0", device="cpu")
+    images = [Image.fromarray(np.full((64, 64, 3), value, np.uint8)) for value in (40, 200)]
+    scaling = scaling_of(classifier, images)
+    model, handle = classifier.model_, classifier.model_.handle
+    blocks = model.encoder.model.blocks
+    n, layers, tokens = len(images), len(blocks), handle.sites[0].tokens
+    assert scaling.gates.shape == (n, layers, handle.sites[0].heads, tokens)
+    assert scaling.layers == tuple(range(1, layers + 1))
+    assert ((scaling.gates > 0) & (scaling.gates < 1)).all()
+    assert np.allclose(scaling.rollout.sum(axis=1), 1, atol=1e-5)
+
+    seen: dict[int, torch.Tensor] = {}
+    for i, block in enumerate(blocks):
+        block.attn.qkv.register_forward_hook(lambda m, x, out, i=i: seen.update({i: out}))
+    pixels = torch.stack([model.encoder.preprocessing.evaluation()(image) for image in images])
+    with torch.no_grad():
+        model.encoder(pixels)
+    flow = torch.eye(tokens)
+    for i, block in enumerate(blocks):
+        q, k, _ = seen[i].unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        logits = q @ k.mT * q.shape[-1] ** -0.5
+        sums = handle.prompts[i].prompt.detach().exp()  # merged: one number per token
+        whole = logits.exp().sum(-1)
+        expected = (whole / (whole + sums)).numpy()
+        np.testing.assert_allclose(scaling.gates[:, i], expected, rtol=1e-4, atol=1e-5)
+        flow = (0.5 * logits.softmax(-1).mean(1) + 0.5 * torch.eye(tokens)) @ flow
+    np.testing.assert_allclose(scaling.rollout, flow[:, 0].numpy(), rtol=1e-3, atol=1e-5)
+    rows, columns = scaling.grid
+    assert scaling.rollout_maps().shape == (n, rows, columns)
+    patches = scaling.gates[0, 0, 0, -rows * columns :]
+    assert np.array_equal(scaling.gate_maps()[0, 0, 0].ravel(), patches)
+
+
+def test_only_prompts_of_one_grid_have_gates(fitted: tuple[Path, Path]) -> None:
+    linear = FewShotClassifier.load(fitted[0] / "linear-0")
+    assert not has_gates(linear.model_)
+    with pytest.raises(InputError, match="concat"):
+        scaling_of(linear, [])
+
+
+def test_analyse_compares_models_on_images_that_none_was_fitted_to(
+    fitted: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, table = fitted
+    models = [str(folder / name) for name in ("ept-0", "ept-1", "linear-0")]
+    assert run("analyse", *models, str(table), "--out", str(folder / "look"), "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    found = pd.read_csv(folder / "look" / "distribution.csv")
+    assert list(found.model) == ["pretrained", "ept", "ept", "linear"]
+    assert [row["model"] for row in printed["models"]] == list(found.model)
+    data = pd.read_csv(table)
+    groups = {
+        group
+        for model in models
+        for group in pd.read_csv(Path(model) / "support.csv")["group"].astype(str)
+    }
+    assert set(found.n) == {int((~data.patient.astype(str).isin(groups)).sum())}
+    plain, linear = found.iloc[0], found.iloc[3]
+    assert linear.trace == plain.trace, "a linear head leaves features as they were"
+    assert linear.scale_factor == linear.shape_factor == 1
+    ratio = found.trace[1:3] / plain.trace
+    assert ratio.to_numpy() == pytest.approx(
+        (found.scale_factor * found.shape_factor)[1:3], rel=1e-4
+    )
+    gates = pd.read_csv(folder / "look" / "gates.csv")
+    assert set(gates.model) == {"ept-0", "ept-1"}
+    assert gates.mean_gate.between(0, 1).all()
+    for name in ("figure2.png", "gates.png", "gates-by-layer.png"):
+        assert Image.open(folder / "look" / name).size[0] > 400
+
+
+def test_analyse_takes_an_encoder_as_it_comes(fitted: tuple[Path, Path]) -> None:
+    folder, table = fitted
+    out = folder / "plain"
+    assert run("analyse", "embedded", str(table), "--out", str(out), "--embedding", "pca") == 0
+    assert list(pd.read_csv(out / "distribution.csv").model) == ["pretrained"]
+    assert not (out / "gates.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["DATA"], "give one model at least"),
+        (["nothing-here", "DATA"], "nothing-here"),
+        (["FOLDER", "DATA"], "no adapter here"),
+        (["ept-0", "DATA", "--class", "zebra"], "zebra"),
+    ],
+)
+def test_bad_input_is_told(
+    fitted: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    folder, table = fitted
+    places = {"DATA": str(table), "FOLDER": str(folder), "ept-0": str(folder / "ept-0")}
+    given = [places.get(word, word) for word in arguments]
+    assert run("analyse", *given, "--out", str(folder / "no")) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "no").exists()
