@@ -133,7 +133,7 @@ def look_into_fit(
     """
     data = _sample(data, limit, classifier.seed)
     try:
-        looks = list(_looks([classifier], [str(folder)], data))
+        looks = list(_looks([classifier], [classifier.method], data))
     except InputError as reason:
         log.info("The distribution of features is not looked at: %s", reason)
         return
@@ -279,12 +279,7 @@ def _looks(
             yield _look(PRETRAINED, classifier.encoder, seen[key], None, data)
         moved = classifier.model_.trains_encoder
         features = classifier.embed(data.images) if moved else seen[key]
-        with torch.inference_mode():
-            device = next(classifier.model_.head.parameters()).device
-            logits = classifier.model_.logits(torch.as_tensor(features).to(device))
-        probabilities = classifier.calibration_.probabilities(
-            logits.float().cpu().numpy(), classifier.task_
-        )
+        probabilities = classifier.predict_proba_of_features(features)
         yield _look(classifier.method, source, features, probabilities, data)
 
 

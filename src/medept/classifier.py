@@ -277,18 +277,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self.calibration_.probabilities(self.decision_function(X), self.task_)
 
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
-        """Probabilities (n, C) from frozen features (n, D), for methods that leave them so.
-
-        Raises:
-            InputError: if the method changes the encoder.
-        """
+        """Probabilities (n, C) from features (n, D) that :meth:`embed` gave."""
         check_is_fitted(self, "model_")
-        if self.model_.trains_encoder:
-            raise InputError(f"the method {self.method!r} changes the encoder: give images")
         with torch.inference_mode():
-            logits = self.model_.logits(
-                torch.as_tensor(features).to(self.model_.head.weight.device)
-            )
+            device = next(self.model_.parameters()).device
+            logits = self.model_.logits(torch.as_tensor(features).to(device))
         return self.calibration_.probabilities(logits.float().cpu().numpy(), self.task_)
 
     def predict(self, X: Sequence[ImageLike]) -> np.ndarray:

@@ -195,7 +195,10 @@ def fit(
         print_metrics(result.evaluation)
     else:
         notes.print("No test images: give --shots K, or a table with a `split` column.")
-    notes.print(f"Written to {out}. Next: medept predict {out} IMAGES... --out predictions.csv")
+    notes.print(
+        f"Written to {out}: open {out}/report.html to read about it.\n"
+        f"Next: medept predict {out} IMAGES... --out predictions.csv"
+    )
 
 
 @app.command()
@@ -434,8 +437,9 @@ def demo(
         results.print(table)
     notes.print(
         f"Mean ± standard deviation over {result.runs.seed.nunique()} support sets of patients.\n"
-        f"Written to {out}: an adapter, all runs, and pictures (phantoms.png, shots.png, "
-        f"gates.png).\nNext: medept predict {out}/adapter {out}/colon-phantoms --out p.csv"
+        f"Written to {out}: an adapter with its report (adapter/report.html), all runs, "
+        f"and pictures (phantoms.png, shots.png).\n"
+        f"Next: medept predict {out}/adapter {out}/colon-phantoms --out p.csv"
     )
 
 
@@ -559,6 +563,35 @@ def check(
         if out is not None:
             notes.print(f"Written to {out}: check.html, findings.csv")
     raise typer.Exit(int(found.flatters))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `medept fit --out` wrote.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DATA]", help="Of a fit: for small pictures of its images."),
+    ] = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a fit again, DIR/report.html."""
+    from medept.data.sources import open_dataset
+    from medept.report.fit_page import write_fit_page
+
+    images = None
+    if data is not None:
+        table = open_dataset(
+            data, image_column=image_column, label_column=label_column, group_column=group_column
+        )
+        images = dict(zip(table.names, table.images, strict=True))
+    written = write_fit_page(folder, images)
+    if as_json:
+        print_json({"out": str(written)})
+    else:
+        notes.print(f"Written to {written}")
 
 
 @app.command()

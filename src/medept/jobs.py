@@ -32,6 +32,7 @@ from medept.encoders import EMBEDDED, load_encoder
 from medept.errors import InputError
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_file, whole_folder, write_table, write_text
+from medept.report.fit_page import write_fit_page
 from medept.training.device import make_accelerator
 from medept.training.loop import Progress, silent
 
@@ -68,7 +69,9 @@ def fit(
     """
     with whole_folder(out) as folder:
         checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
-        support, test = fit_episode(data, classifier, shots, checkpoint, episode=episode, warn=True)
+        support, test = draw(data, classifier, shots, episode)
+        findings = warned(support, test)
+        fit_support(classifier, support, checkpoint)
         classifier.save(folder)
         info = classifier.info()
         write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
@@ -77,38 +80,53 @@ def fit(
         if len(test):
             look_into_fit(classifier, test, folder)
         write_text(folder / "README.md", model_card(info, support, evaluation))
+        write_text(folder / "check.json", json.dumps(findings, indent=2) + "\n")
+        write_fit_page(folder, dict(zip(data.names, data.images, strict=True)))
     return FitResult(out, info, evaluation, len(support), len(test))
 
 
 def fit_episode(
+    data: LabelledImages, classifier: FewShotClassifier, shots: int | float | None
+) -> tuple[LabelledImages, LabelledImages]:
+    """Draw an episode by the classifier's seed, and fit it; its support and test sets."""
+    support, test = draw(data, classifier, shots)
+    fit_support(classifier, support)
+    return support, test
+
+
+def draw(
     data: LabelledImages,
     classifier: FewShotClassifier,
     shots: int | float | None,
-    checkpoint: Path | None = None,
-    *,
     episode: Path | None = None,
-    warn: bool = False,
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Read an episode, or draw one by the classifier's seed; fit it; its support and test sets.
-
-    With ``warn``, both sets are looked through first, and what is found is logged.
-    """
+    """Support and test set: drawn by the classifier's seed, or read from a list."""
     if episode is None:
         drawn = draw_episode(data, shots, seed=classifier.seed)
     else:
         drawn = read_episode(data, episode)
-    support, test = data.subset(drawn.support), data.subset(drawn.test)
-    if warn:
-        for finding in quick_check(support, test):
-            log.warning("%s. %s `medept check` shows them.", finding.title, finding.advice)
+    return data.subset(drawn.support), data.subset(drawn.test)
+
+
+def fit_support(
+    classifier: FewShotClassifier, support: LabelledImages, checkpoint: Path | None = None
+) -> None:
+    """Fit to a support set, with all classes of its data."""
     classifier.fit(
         support.images,
         support.labels,
         groups=support.groups,
-        classes=data.classes,
+        classes=support.classes,
         checkpoint=checkpoint,
     )
-    return support, test
+
+
+def warned(support: LabelledImages, test: LabelledImages) -> list[dict[str, Any]]:
+    """What a quick look through both sets finds, logged, and as it stands in ``check.json``."""
+    found = quick_check(support, test)
+    for finding in found:
+        log.warning("%s. %s `medept check` shows them.", finding.title, finding.advice)
+    return [{"title": one.title, "advice": one.advice, "flatters": one.flatters} for one in found]
 
 
 def check(

@@ -1,0 +1,176 @@
+"""The report of a fit: its numbers are those of the files, it is one file, and it can be read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score, roc_auc_score
+from test_cli import run
+
+from medept import FewShotClassifier
+from medept.data.phantoms import make_phantoms, write_phantoms
+from medept.jobs import fit
+from medept.report.fit_page import read_fit
+
+
+class Page(HTMLParser):
+    """Tables as rows of cells, by the heading before them; every attribute that loads something."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.loaded: list[str] = []
+        self.alts: list[str | None] = []
+        self.scripts = 0
+        self._cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.loaded += [given[name] or "" for name in ("src", "href") if name in given]
+        self.scripts += tag == "script"
+        if tag == "img":
+            self.alts.append(given.get("alt"))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._cell:
+            self.rows[-1][-1] += data.strip()
+
+    def row(self, name: str, cells: int) -> list[str]:
+        return next(row[1:] for row in self.rows if row and row[0] == name and len(row) == cells)
+
+
+@pytest.fixture(scope="module", params=["colon", "endo"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit of two classes, and one of several labels."""
+    place = tmp_path_factory.mktemp(request.param)
+    data = make_phantoms(request.param, patients=24, images_per_patient=2, size=48)
+    write_phantoms(data, place / "data")
+    fit(data, place / "fit", FewShotClassifier(epochs=2), shots=2)
+    return place / "fit"
+
+
+def test_metrics_are_those_of_the_file_and_of_scikit_learn(folder: Path) -> None:
+    page = Page((folder / "report.html").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = read_fit(folder)
+    for name, metric in metrics.items():
+        if name in ("undefined", "groups"):
+            continue
+        value, interval, n, _ = page.row(name.replace("_", " "), 5)
+        assert value == f"{metric['value']:.3f}"
+        assert interval == f"{metric['low']:.3f} to {metric['high']:.3f}"
+        assert n == str(metric["n"])
+    if found.info.task == "multiclass":
+        told = found.probabilities.argmax(axis=1)
+        expected = {
+            "balanced_accuracy": balanced_accuracy_score(found.targets, told),
+            "auroc": roc_auc_score(found.targets, found.probabilities[:, 1]),
+        }
+    else:
+        scores = [
+            roc_auc_score(truth, p)
+            for truth, p in zip(found.targets.T, found.probabilities.T, strict=True)
+            if 0 < truth.sum() < len(truth)
+        ]
+        expected = {"auroc": float(np.mean(scores))}
+    for name, value in expected.items():
+        assert metrics[name]["value"] == pytest.approx(value, abs=1e-5), name
+
+
+def test_classes_and_confusion_are_those_of_scikit_learn(folder: Path) -> None:
+    page, table = (
+        Page((folder / "report.html").read_text()),
+        pd.read_csv(folder / "predictions.csv"),
+    )
+    found = read_fit(folder)
+    if found.info.task == "multiclass":
+        counts = confusion_matrix(table.label, table.predicted, labels=found.info.classes)
+        for name, row in zip(found.info.classes, counts, strict=True):
+            cells = page.row(name, len(found.info.classes) + 2)
+            assert cells == [*map(str, row), str(row.sum())]
+        truth, told = np.eye(2)[found.targets], np.eye(2)[found.probabilities.argmax(axis=1)]
+    else:
+        truth, told = found.targets, found.probabilities >= 0.5
+    for name, true, yes in zip(found.info.classes, truth.T, told.T, strict=True):
+        n, sensitivity, specificity, _ = page.row(name, 5)
+        assert int(n) == true.sum()
+        if true.any():
+            assert sensitivity == f"{recall_score(true, yes):.3f}"
+        if not true.all():
+            assert specificity == f"{recall_score(1 - true, 1 - yes):.3f}"
+
+
+def test_it_is_one_light_file_that_loads_nothing(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert len(text) < 5_000_000
+    assert page.loaded
+    assert all(uri.startswith("data:image/") for uri in page.loaded)
+    assert all(page.alts), "every picture says what it shows"
+    assert not page.scripts
+    assert "Not a medical device" in text
+    assert "needed to trust it" in text
+
+
+def test_it_can_be_made_again_with_and_without_the_images(folder: Path) -> None:
+    whole = (folder / "report.html").read_text()
+    data = str(folder.parent / "data" / "labels.csv")
+    assert run("report", str(folder)) == 0
+    bare = (folder / "report.html").read_text()
+    assert bare.count("image/jpeg") == 0
+    assert "medept report DIR DATA" in bare
+    assert run("report", str(folder), data) == 0
+    assert Page((folder / "report.html").read_text()).rows == Page(whole).rows
+    assert (folder / "report.html").read_text().count("image/jpeg") > 10
+
+
+def test_names_cannot_write_into_the_page(tmp_path: Path, folder: Path) -> None:
+    copy = tmp_path / "fit"
+    shutil.copytree(folder, copy)
+    for name in ("predictions.csv", "support.csv"):
+        table = pd.read_csv(copy / name, dtype=str, keep_default_na=False)
+        table["image"] = "<script>alert(1)</script>"
+        table.to_csv(copy / name, index=False)
+    assert run("report", str(copy)) == 0
+    text = (copy / "report.html").read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.csv", "support.csv", "adapter.json"])
+def test_a_damaged_folder_is_told(
+    tmp_path: Path, folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "fit"
+    shutil.copytree(folder, copy)
+    (copy / name).write_text("{" if name.endswith("json") else "image\n")
+    before = (copy / "report.html").read_text()
+    assert run("report", str(copy)) == 2
+    error = re.sub(r"\s+", "", capsys.readouterr().err)
+    assert name in error or "support.csv" in error
+    assert (copy / "report.html").read_text() == before
+
+
+def test_without_a_test_set_it_says_so(tmp_path: Path) -> None:
+    data = make_phantoms("colon", patients=6, images_per_patient=1, size=48)
+    fit(data, tmp_path / "fit", FewShotClassifier(method="linear", epochs=1), shots=None)
+    text = (tmp_path / "fit" / "report.html").read_text()
+    assert "nothing is known of how well this works" in text
+    assert "images with known labels, of patients it has not learnt from" in text
