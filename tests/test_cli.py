@@ -48,8 +48,9 @@ def run(*arguments: object) -> int:
 
 def test_fit_writes_all_its_files(fitted: Path) -> None:
     assert sorted(p.name for p in fitted.iterdir()) == [
-        "README.md", "adapter.json", "adapter.safetensors", "history.csv", "metrics.json",
-        "predictions.csv", "support.csv",
+        "README.md", "adapter.json", "adapter.safetensors", "check.json", "distribution.csv",
+        "figure2.png", "gates-by-layer.png", "gates.csv", "gates.png", "history.csv",
+        "metrics.json", "predictions.csv", "report.html", "support.csv",
     ]  # fmt: skip
     support, predictions = (pd.read_csv(fitted / f"{n}.csv") for n in ("support", "predictions"))
     assert len(support) + len(predictions) == 24
@@ -166,8 +167,8 @@ FITTED: list[Path] = []
     ("arguments", "message"),
     [
         (["fit", "nowhere.csv"], "nowhere.csv: no such table or folder"),
-        (["fit", "TABLE", "--shots", "0"], "--shots 0: give a whole number"),
-        (["fit", "TABLE", "--shots", "many"], "--shots many"),
+        (["fit", "TABLE", "--shots", "0"], "shots 0: give a whole number"),
+        (["fit", "TABLE", "--shots", "many"], "shots many"),
         (["fit", "TABLE", "--method", "magic"], "use one of"),
         (["fit", "TABLE", "--recipe", "magic"], "medept, paper"),
         (["fit", "TABLE", "--encoder", "magic_net"], "medept encoders"),

@@ -54,9 +54,9 @@ def test_the_demo_tells_its_story(tmp_path: Path) -> None:
     assert list(summary(result.runs, "auroc").columns) == [1, 2]
     written = {p.name for p in (tmp_path / "demo").iterdir()}
     assert written == {
-        "adapter", "colon-phantoms", "gates.png", "phantoms.png", "runs.csv", "shots.png",
+        "adapter", "colon-phantoms", "phantoms.png", "runs.csv", "shots.png",
     }  # fmt: skip
-    for picture in ("gates.png", "phantoms.png", "shots.png"):
+    for picture in ("adapter/gates.png", "phantoms.png", "shots.png"):
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
 
 

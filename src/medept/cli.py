@@ -31,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-notes = Console(stderr=True, highlight=False)
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
 results = Console(highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -141,9 +141,10 @@ def fit(
     """Fit an adapter to labelled images, and evaluate it on images kept apart."""
     from medept import jobs
     from medept.classifier import FewShotClassifier
+    from medept.data.episodes import read_shots
     from medept.data.sources import official_list, open_dataset
 
-    shot_count = _shots(shots)
+    shot_count = read_shots(shots)
     chosen = official_list(data, shot_count, episode) if episode else None
     settings = _settings(setting or [])
     if prompt_length is not None:
@@ -500,7 +501,8 @@ def bench(
         print_json({"out": str(out), "runs": len(rows), "failed": len(failed)})
     else:
         notes.print(
-            f"{len(rows)} runs, {len(failed)} of them failed. Written to {out}/results.parquet"
+            f"{len(rows)} runs, {len(failed)} of them failed. Written to {out}/results.parquet\n"
+            f"Next: medept report {out}"
         )
 
 
@@ -567,7 +569,7 @@ def check(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `medept fit --out` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `fit` or `bench` wrote.")],
     data: Annotated[
         Path | None,
         typer.Argument(metavar="[DATA]", help="Of a fit: for small pictures of its images."),
@@ -577,8 +579,9 @@ def report(
     image_column: ImageColumn = None,
     as_json: Json = False,
 ) -> None:
-    """Write the report of a fit again, DIR/report.html."""
+    """Write DIR/report.html: of a fit (again), or of a benchmark, with its tables and figures."""
     from medept.data.sources import open_dataset
+    from medept.report.benchmark_page import write_benchmark
     from medept.report.fit_page import write_fit_page
 
     images = None
@@ -587,7 +590,8 @@ def report(
             data, image_column=image_column, label_column=label_column, group_column=group_column
         )
         images = dict(zip(table.names, table.images, strict=True))
-    written = write_fit_page(folder, images)
+    benchmark = (folder / "suite.json").exists()
+    written = write_benchmark(folder) if benchmark else write_fit_page(folder, images)
     if as_json:
         print_json({"out": str(written)})
     else:
@@ -692,12 +696,13 @@ def episodes(
 ) -> None:
     """Draw support sets and write them as lists that others can use: fit --episode LIST."""
     from medept import jobs
+    from medept.data.episodes import read_shots
     from medept.data.sources import open_dataset
 
     table = open_dataset(
         data, image_column=image_column, label_column=label_column, group_column=group_column
     )
-    asked = {text: _shots(text) for text in shots or ["1", "5", "10"]}
+    asked = {text: read_shots(text) for text in shots or ["1", "5", "10"]}
     written = jobs.write_episodes(table, out, asked, count)
     if as_json:
         print_json({"out": str(out), "lists": written})
@@ -715,18 +720,6 @@ def _load(folder: Path, weights: Path | None, device: str, precision: str, repor
     return FewShotClassifier.load(
         folder, encoder_weights=weights, device=device, precision=precision, progress=report
     )
-
-
-def _shots(text: str) -> int | float | None:
-    if text == "all":
-        return None
-    number = text.removesuffix("%")
-    if number.isdecimal() and int(number) > 0:
-        if number == text:
-            return int(number)
-        if int(number) < 100:
-            return int(number) / 100
-    raise InputError(f"--shots {text}: give a whole number from 1, a share such as 20%, or `all`")
 
 
 def _pairs(option: str, pairs: list[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medept.data.episodes import read_shots
 from medept.errors import InputError
 
 SHIPPED = files(__package__).joinpath("suites")
@@ -52,7 +53,7 @@ class Run(_Strict):
     label: str
     method: MethodSpec
     recipe: str
-    shots: int | None
+    shots: int | float | None
     episode: int | str
     seed: int
     tune: int
@@ -71,7 +72,7 @@ class Suite(_Strict):
         data: name -> what ``medept fit`` takes as DATA (``phantoms:TASK`` is drawn), or null where
             the user has to say where it is.
         methods: label -> method; a label alone stands for the method of that name.
-        shots: whole numbers, or ``all``.
+        shots: whole numbers, shares such as ``20%``, or ``all``.
         episodes: how many support sets, or a list of seeds or of official episodes (``exp1``).
         repeats: runs of each episode, with seeds of their own.
         recipe: ``medept`` or ``paper``.
@@ -120,7 +121,7 @@ class Suite(_Strict):
                 label=label,
                 method=method or MethodSpec(method=label),
                 recipe=self.recipe,
-                shots=None if shots == "all" else int(shots),
+                shots=read_shots(shots),
                 episode=episode,
                 seed=seed,
                 tune=self.tune,

@@ -207,3 +207,20 @@ def _refuse_shared_groups(groups: np.ndarray, train: np.ndarray, test: np.ndarra
             f"{len(shared)} groups are in both train and test, such as {sorted(shared)[0]!r}: "
             "move all images of a group to one side"
         )
+
+
+def read_shots(text: str | int) -> int | float | None:
+    """``5`` shots, a share such as ``20%`` (0.2), or ``all`` (None).
+
+    Raises:
+        InputError: if it is none of these.
+    """
+    if text == "all":
+        return None
+    number = str(text).removesuffix("%")
+    if number.isdecimal() and int(number) > 0:
+        if number == str(text):
+            return int(number)
+        if int(number) < 100:
+            return int(number) / 100
+    raise InputError(f"shots {text}: give a whole number from 1, a share such as 20%, or `all`")
