@@ -1,0 +1,268 @@
+"""Fine-tuning a ViT-B/16 at 224 pixels, side by side: the straightforward ways, and medept's.
+
+    python benchmarks/fine_tuning.py [--quick] [--json]
+
+Batches of 4 (the paper's), random weights, images from PNG files. The whole job, 234 images,
+20 epochs, and 4,355 images to evaluate on, takes hours on a laptop's cores; so a few epochs of two
+steps are timed, each way in turn, and the job is extrapolated from them: ``decode`` + ``encode``
+(what is computed once) + ``train`` + ``evaluate``. The straightforward loops encode everything in
+every step, as the published code does; LoRA runs through peft and transformers' own Trainer.
+
+The JSON has ``ratios``: how many times faster a training step (of ``linear``: an epoch after the
+first) is than the straightforward one, and ``bf16_fast``: whether bfloat16 was found to be.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from PIL import Image
+from side_by_side import arguments, machine, peak_bytes, show
+from torch.utils.flop_counter import FlopCounterMode
+from train_step import formula
+
+from medept.encoders import RANDOM, load_encoder
+from medept.methods import AdaptedEncoder, adapt
+from medept.prompts import EmbeddedPrompt
+from medept.training.device import fast_bfloat16, make_accelerator
+from medept.training.loop import predict_logits, train
+from medept.training.recipes import Recipe
+from medept.training.views import Views
+
+BATCH, EPOCHS = 4, 3
+SUPPORT, JOB_EPOCHS, TEST = 234, 20, 4355
+"""Colon at 10 shots: images to learn from, the paper's epochs, images to evaluate on."""
+
+RECIPE = Recipe(optimizer="sgd", lr=6e-4, encoder_lr=6e-4, weight_decay=1e-4, epochs=EPOCHS,
+                batch_size=BATCH, crop_scale=0.08, views=1, standardise=False)  # fmt: skip
+
+
+@dataclass
+class Job:
+    """One way to do it: its times in seconds, gathered over rounds."""
+
+    run: Callable[[], dict[str, float]]
+    rounds: list[dict[str, float]]
+
+    def median(self, what: str) -> float:
+        return statistics.median(one[what] for one in self.rounds)
+
+
+class Bench:
+    """The ways of one encoder, on the same images."""
+
+    def __init__(self, name: str, pixels: int, steps: int, folder: Path) -> None:
+        self.name, self.pixels, self.steps = name, pixels, steps
+        random = np.random.default_rng(0)
+        self.images = []
+        for i in range(BATCH * steps):
+            file = folder / f"{i}.png"
+            noise = random.integers(0, 255, (256, 256, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(file)
+            self.images.append(file)
+        self.targets = np.arange(len(self.images)) % 2
+        self.accelerator = make_accelerator()
+
+    def model(self, method: str, settings: dict[str, Any]) -> AdaptedEncoder:
+        encoder = load_encoder(self.name, weights=RANDOM, image_size=self.pixels)
+        return adapt(encoder, method, 2, settings)
+
+    def ways(self) -> dict[str, Callable[[], dict[str, float]]]:
+        """Each once: seconds a step, of what is done once, and of evaluating an image."""
+        deep = self.model("ept", {"length": 100})
+        some = self.model("ept", {"length": 100, "layers": self.upper_third()})
+        vpt, linear = self.model("vpt", {"length": 50}), self.model("linear", {})
+        return {
+            "EPT, formula": partial(self.straight, deep, by_formula=True),
+            "VPT, 50 tokens": partial(self.straight, vpt),
+            "LoRA, peft and Trainer": LoraTrainer(self).run,
+            "linear": partial(self.straight, linear),
+            "medept, EPT": partial(self.fit, deep),
+            "medept, EPT in the upper third": partial(self.fit, some),
+            "medept, linear": partial(self.fit, linear),
+        }
+
+    def upper_third(self) -> str:
+        depth = len(load_encoder(self.name, weights=RANDOM, image_size=self.pixels).blocks)
+        return f"{depth - depth // 3 + 1}-{depth}"
+
+    def fit(self, model: AdaptedEncoder, *, recipe: Recipe = RECIPE) -> dict[str, float]:
+        """medept's loop, as it is."""
+        views = Views(self.images, model.encoder.preprocessing, crop_scale=recipe.crop_scale)
+        began, cpu = time.perf_counter(), time.process_time()
+        history = train(model, views, self.targets, recipe, self.accelerator)
+        whole, cpu = time.perf_counter() - began, time.process_time() - cpu
+        epochs = [row["seconds"] for row in history]
+        began = time.perf_counter()
+        predict_logits(model, views, self.accelerator)
+        return {
+            "step": statistics.median(epochs[1:]) / self.steps,
+            "once": (whole - sum(epochs)) / len(self.images),
+            "cpu": cpu / whole,
+            "evaluate": (time.perf_counter() - began) / len(self.images),
+        }
+
+    def straight(self, model: AdaptedEncoder, *, by_formula: bool = False) -> dict[str, float]:
+        """Every view new, every block run whole in every step."""
+        recipe = RECIPE.model_copy(update={"views": EPOCHS})
+        with ExitStack() as stack:
+            stack.enter_context(patch("medept.encoders._class_row_only", nullcontext))
+            if by_formula:
+                stack.enter_context(patch.object(EmbeddedPrompt, "forward", formula))
+            found = self.fit(model, recipe=recipe)
+        if not model.trains_encoder:  # its steps were computed before they were taken
+            found["step"] += found["once"] * len(self.images) / EPOCHS / self.steps
+            found["once"] = 0.0
+        return found
+
+    def decode(self) -> float:
+        """Seconds to read one image and make a view of it."""
+        model = self.model("linear", {})
+        views = Views(self.images, model.encoder.preprocessing, crop_scale=RECIPE.crop_scale)
+        began = time.perf_counter()
+        for i in range(len(views)):
+            views.random(i, 0)
+        return (time.perf_counter() - began) / len(views)
+
+
+class LoraTrainer:
+    """LoRA on query and value of transformers' ViT, by peft, with the Trainer."""
+
+    def __init__(self, bench: Bench) -> None:
+        from peft import LoraConfig, get_peft_model
+        from transformers import ViTConfig, ViTForImageClassification
+
+        self.bench = bench
+        tiny = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+        shape = tiny if "tiny" in bench.name else {}
+        config = ViTConfig(image_size=bench.pixels, num_labels=2, **shape)
+        chosen = LoraConfig(
+            r=8, target_modules=r".*\.(query|value|q_proj|v_proj)", modules_to_save=["classifier"]
+        )
+        self.model = get_peft_model(ViTForImageClassification(config), chosen)
+        preprocessing = bench.model("linear", {}).encoder.preprocessing
+        self.views = Views(bench.images, preprocessing, crop_scale=RECIPE.crop_scale)
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {"pixel_values": self.views.random(i, 0), "labels": int(self.bench.targets[i])}
+
+    def run(self) -> dict[str, float]:
+        from transformers import Trainer, TrainerCallback, TrainingArguments
+
+        ends: list[float] = []
+
+        class Watch(TrainerCallback):
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                ends.append(time.perf_counter())
+
+        with tempfile.TemporaryDirectory() as folder:
+            options = TrainingArguments(
+                folder, per_device_train_batch_size=BATCH, num_train_epochs=EPOCHS, report_to=[],
+                save_strategy="no", logging_strategy="no", disable_tqdm=True, optim="sgd",
+                dataloader_pin_memory=False,
+            )  # fmt: skip
+            trainer = Trainer(self.model, options, train_dataset=self, callbacks=[Watch()])
+            cpu, began = time.process_time(), time.perf_counter()
+            trainer.train()
+            spent = (time.process_time() - cpu) / (time.perf_counter() - began)
+        pixels = torch.stack([self.views.plain(i) for i in range(len(self))])
+        began = time.perf_counter()
+        with torch.inference_mode():
+            self.model.eval()(pixel_values=pixels.to(self.model.device))
+        seconds = (time.perf_counter() - began) / len(self)
+        step = statistics.median(np.diff(ends)[1:].tolist())
+        return {"step": step, "once": 0.0, "cpu": spent, "evaluate": seconds}
+
+
+def matmul_peak() -> float:
+    """FLOP a second of a large float32 matrix product."""
+    a = torch.randn(2048, 2048, device="cuda" if torch.cuda.is_available() else "cpu")
+    times = []
+    for _ in range(8):
+        began = time.perf_counter()
+        (a @ a).sum().item()
+        times.append(time.perf_counter() - began)
+    return 2 * 2048**3 / min(times)
+
+
+def step_flop(model: AdaptedEncoder, pixels: torch.Tensor) -> int:
+    """Floating-point operations of a forward and backward pass."""
+    with FlopCounterMode(display=False) as counter:
+        model(pixels).sum().backward()
+    return counter.get_total_flops()
+
+
+def rows(jobs: dict[str, Job], bench: Bench) -> Iterator[dict[str, object]]:
+    """The job, extrapolated from each way's times."""
+    steps = JOB_EPOCHS * -(-SUPPORT // BATCH)
+    decode = bench.decode() * SUPPORT
+    for name, job in jobs.items():
+        straight = not name.startswith("medept")
+        train_s, evaluate_s = job.median("step") * steps, job.median("evaluate") * TEST
+        encode_s = job.median("once") * SUPPORT
+        decode_s = 0.0 if straight else decode  # straight ways decode inside their steps
+        yield {
+            "way": name,
+            "step (s)": job.median("step"),
+            "decode (s)": decode_s,
+            "encode (s)": encode_s,
+            "train (s)": train_s,
+            "evaluate (s)": evaluate_s,
+            "whole job (min)": (decode_s + encode_s + train_s + evaluate_s) / 60,
+            "cores used": job.median("cpu"),
+            "peak MB": job.median("peak") / 1e6,
+        }
+
+
+def main() -> None:
+    options = arguments(__doc__ or "")
+    name = "vit_tiny_patch16_224" if options.quick else "vit_base_patch16_224"
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(name, 224, 1 if options.quick else 2, Path(folder))
+        jobs = {way: Job(run, []) for way, run in bench.ways().items()}
+        for _ in range(2):
+            for job in jobs.values():
+                job.rounds.append(job.run())
+        for job in jobs.values():
+            peak = float(peak_bytes(job.run))
+            for one in job.rounds:
+                one["peak"] = peak
+        table = list(rows(jobs, bench))
+        peak = matmul_peak()
+        flop = step_flop(bench.model("ept", {"length": 100}), torch.randn(BATCH, 3, 224, 224))
+    step = {way: job.median("step") for way, job in jobs.items()}
+    ratios = {
+        "ept_deep_vs_formula": step["EPT, formula"] / step["medept, EPT"],
+        "ept_9_12_vs_formula": step["EPT, formula"] / step["medept, EPT in the upper third"],
+        "linear_cached_vs_uncached": step["linear"] / step["medept, linear"],
+    }
+    facts = {
+        "ratios": ratios,
+        "bf16_fast": fast_bfloat16(),
+        "matmul_gflops": peak / 1e9,
+        "share_of_matmul_peak": flop / step["medept, EPT"] / peak,
+    }
+    if options.json:
+        print(json.dumps({"machine": machine(), "encoder": name, "rows": table} | facts))
+        return
+    show(table, as_json=False)
+    print(json.dumps(facts, indent=2))
+
+
+if __name__ == "__main__":
+    main()
