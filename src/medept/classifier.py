@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,7 @@ from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.methods import adapt
 from medept.training.checkpoint import Checkpoint
+from medept.training.cost import duration, estimate_cost, peak_memory
 from medept.training.device import make_accelerator
 from medept.training.folds import make_folds
 from medept.training.loop import Progress, predict_logits, silent, train
@@ -28,6 +31,18 @@ from medept.training.tuning import tune
 from medept.training.views import Views
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Within it, medept logs warnings alone."""
+    log = logging.getLogger("medept")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
@@ -157,14 +172,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if checkpoint is not None:
             key = [self.info().model_dump(), [str(x) for x in X], targets.tolist()]
             state = Checkpoint(checkpoint, key)
+        held_out = self._folds(targets, held)
+        self.model_.to(accelerator.device)
         logger.info(
-            "%s: %s trained parameters beside %s frozen ones; %d support images, %d epochs",
+            "%s: %s trained parameters beside %s frozen ones; %d support images, %d epochs%s; "
+            "about %s",
             self.method,
             f"{self.model_.trainable_count():,}",
             f"{self.model_.encoder_identity['parameters']:,}",
             len(X),
             recipe.epochs,
+            f", and again for {len(held_out)} folds" if held_out else "",
+            estimate_cost(self.model_, len(X), recipe, len(held_out)),
         )
+        began = time.perf_counter()
         self.history_ = train(
             self.model_,
             views,
@@ -177,9 +198,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             checkpoint=state,
         )
         if self.calibrate != "none":
-            self.calibration_ = self._calibrated(X, y, held, targets, chosen)
-        if state:
+            self.calibration_ = self._calibrated(X, y, targets, held_out, chosen)
+        if state and accelerator.is_main_process:
             state.remove()
+        took, most = time.perf_counter() - began, peak_memory() / 1e9
+        logger.info("it took %s; %.1f GB of memory at most", duration(took), most)
         return self
 
     def _fold(
@@ -197,20 +220,27 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         given = {name: getattr(self, name) or value for name, value in parameters.items()}
         given["settings"] = parameters.get("settings", {}) | (self.settings or {})
         fold = clone(self).set_params(tune=0, calibrate="none", progress=None, **given)
-        fold.fit([X[i] for i in train], np.asarray(y)[train], classes=list(self.classes_))
+        with _quietly():
+            fold.fit([X[i] for i in train], np.asarray(y)[train], classes=list(self.classes_))
         return fold.decision_function([X[i] for i in test])
+
+    def _folds(
+        self, targets: np.ndarray, groups: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Parts of the support set to hold out for the calibration; none where that cannot be."""
+        if self.calibrate == "none":
+            return []
+        return make_folds(targets, groups, 2 if self.model_.trains_encoder else 3, self.seed)
 
     def _calibrated(
         self,
         X: Sequence[ImageLike],
         y: Any,
-        groups: np.ndarray,
         targets: np.ndarray,
+        folds: list[tuple[np.ndarray, np.ndarray]],
         parameters: dict[str, Any],
     ) -> Calibration:
         """The calibration that logits of held-out parts of the support set ask for."""
-        count = 2 if self.model_.trains_encoder else 3
-        folds = make_folds(targets, groups, count, self.seed)
         if not folds:
             note = "no calibration: each class needs two shots, one of them to hold out"
             logger.info(note)

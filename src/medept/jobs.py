@@ -33,7 +33,7 @@ from medept.errors import InputError
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_file, whole_folder, write_table, write_text
 from medept.report.fit_page import write_fit_page
-from medept.training.device import make_accelerator
+from medept.training.device import is_main_process, make_accelerator
 from medept.training.loop import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ def fit(
 ) -> FitResult:
     """Draw a support set, fit, evaluate on the rest, and write all files of the fit to ``out``.
 
+    Under ``accelerate launch`` every process trains, and the first one evaluates and writes.
+
     Args:
         shots: groups (or images, where there are no groups) of each class; None for all.
         episode: a list of the support set, instead of a draw.
@@ -67,9 +69,12 @@ def fit(
     Raises:
         InputError: if ``out`` exists already, or the data cannot be used.
     """
+    checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
+    support, test = draw(data, classifier, shots, episode)
+    if not is_main_process():
+        fit_support(classifier, support, checkpoint)
+        return FitResult(out, classifier.info(), None, len(support), len(test))
     with whole_folder(out) as folder:
-        checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
-        support, test = draw(data, classifier, shots, episode)
         findings = warned(support, test)
         fit_support(classifier, support, checkpoint)
         classifier.save(folder)

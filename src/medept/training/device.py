@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from functools import cache
 from typing import TYPE_CHECKING
@@ -59,6 +60,11 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
     if PartialState._shared_state and kind == "cpu" and PartialState().device.type != "cpu":
         PartialState._reset_state()
     return Accelerator(mixed_precision=mixed, cpu=kind == "cpu")
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that ``accelerate launch`` began, or the only."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 @cache

@@ -46,6 +46,8 @@ def train(
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; returns one row an epoch: loss, learning rates, seconds.
 
+    Under ``accelerate launch`` the processes share each batch, and end with the same weights.
+
     Args:
         targets: (n,) class indices, or (n, C) of 0 and 1.
         groups: (n,) ids, for methods that cross-validate within the support set.
@@ -92,13 +94,14 @@ def _epochs(
             decay = (1 + math.cos(math.pi * step / (steps * recipe.epochs))) / 2
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * decay
+            own, weight = _share(rows, accelerator)
             with accelerator.autocast():
-                logits = step_model(feed(epoch % recipe.views, rows))
-            loss = loss_of(logits.float(), wanted[rows])
+                logits = step_model(feed(epoch % recipe.views, own))
+            loss = weight * loss_of(logits.float(), wanted[own])
             stepper.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             stepper.step()
-            total += loss.item() * len(rows)
+            total += accelerator.reduce(loss.detach(), "mean").item() * len(rows)
         history.append(
             {
                 "epoch": epoch + 1,
@@ -109,9 +112,22 @@ def _epochs(
             }
         )
         progress(f"training (loss {total / len(targets):.3f})", epoch + 1, recipe.epochs)
-        if checkpoint:
+        if checkpoint and accelerator.is_main_process:
             checkpoint.save(parameters, optimizer, order, history)
     return history
+
+
+def _share(rows: Tensor, accelerator: Accelerator) -> tuple[Tensor, float]:
+    """This process's rows of a batch, and by what its loss counts.
+
+    Processes' gradients are averaged: so weighted, their mean is the gradient of the whole batch,
+    whatever the shares. One that is left without a row takes one that counts nothing.
+    """
+    count = accelerator.num_processes
+    own = rows[accelerator.process_index :: count]
+    if not len(own):
+        return rows[:1], 0.0
+    return own, count * len(own) / len(rows)
 
 
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
