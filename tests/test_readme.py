@@ -23,6 +23,7 @@ COMMANDS = [
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # some twenty commands, among them a benchmark
 def test_every_command_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(COMMANDS) >= 10
