@@ -1,0 +1,249 @@
+"""Verbs that compare methods and look inside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from medept.cli.app import COMPARE, app
+from medept.cli.console import notes, print_json, progress_bars, results
+from medept.cli.options import (
+    GroupColumn,
+    ImageColumn,
+    ImageSize,
+    Json,
+    LabelColumn,
+    Weights,
+    read_pairs,
+)
+from medept.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command(rich_help_panel=COMPARE)
+def bench(
+    suite: Annotated[
+        str, typer.Argument(help="A suite's YAML file, or the name of one: --list shows them.")
+    ] = "quick",
+    out: Annotated[
+        Path, typer.Option(help="Folder of runs and results; continued if it is there.")
+    ] = Path("medept-bench"),
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DATA", help="A data set: adds to, or fills in, the suite's."),
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Instead of the suite's encoders.")] = None,
+    encoder_weights: Weights = None,
+    image_size: ImageSize = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Only these of the suite's methods.")
+    ] = None,
+    episodes: Annotated[int | None, typer.Option(help="How many support sets.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Runs at a time; default: one a core.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; default: this machine.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="List the suites that ship with medept.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a benchmark: data sets, methods, shots, episodes; resumable; on one machine or many."""
+    from medept.benchmark.suite import read_suite, shipped_suites
+
+    if show:
+        suites = {name: found.title for name, found in shipped_suites().items()}
+        if as_json:
+            print_json(suites)
+        else:
+            results.print("\n".join(f"{name:14} {title}" for name, title in suites.items()))
+        return
+    from medept.benchmark.runner import run_suite
+
+    named = read_pairs("--data", data or [])
+    places = {name: _place(name, source) for name, source in named.items()}
+    changes: dict[str, Any] = {"data": places, "episodes": episodes}
+    if encoder:
+        weights = str(encoder_weights.resolve()) if encoder_weights else None
+        changes["encoders"] = [{"name": encoder, "weights": weights, "image_size": image_size}]
+    chosen = read_suite(suite, **changes)
+    if method:
+        chosen = chosen.only(method)
+    with progress_bars() as report:
+        rows = run_suite(chosen, out, workers=workers, address=address, progress=report)
+    failed = rows[rows.error != ""]
+    if as_json:
+        print_json({"out": str(out), "runs": len(rows), "failed": len(failed)})
+    else:
+        notes.print(
+            f"{len(rows)} runs, {len(failed)} of them failed. Written to {out}/results.parquet\n"
+            f"Next: medept report {out}"
+        )
+
+
+@app.command(rich_help_panel=COMPARE)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `fit` or `bench` wrote.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DATA]", help="Of a fit: for small pictures of its images."),
+    ] = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Write DIR/report.html: of a fit (again), or of a benchmark, with its tables and figures."""
+    from medept.data.sources import open_dataset
+    from medept.report.benchmark_page import write_benchmark
+    from medept.report.fit_page import write_fit_page
+
+    images = None
+    if data is not None:
+        table = open_dataset(
+            data, image_column=image_column, label_column=label_column, group_column=group_column
+        )
+        images = dict(zip(table.names, table.images, strict=True))
+    benchmark = (folder / "suite.json").exists()
+    written = write_benchmark(folder) if benchmark else write_fit_page(folder, images)
+    if as_json:
+        print_json({"out": str(written)})
+    else:
+        notes.print(f"Written to {written}")
+
+
+@app.command(rich_help_panel=COMPARE)
+def analyse(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... DATA",
+            help="Adapters' folders or encoders' names, and last the data, as for `fit`.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write tables and figures to.")],
+    of_class: Annotated[
+        str | None, typer.Option("--class", help="Of figure 2 (a) and (b); default: the largest.")
+    ] = None,
+    embedding: Annotated[
+        Literal["tsne", "pca"], typer.Option(help="How figure 2 (b) and (c) are projected.")
+    ] = "tsne",
+    separate: Annotated[
+        bool, typer.Option("--separate", help="A projection for each panel, as in the paper.")
+    ] = False,
+    images: Annotated[int, typer.Option(min=10, help="At most so many, drawn at random.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the draw and the projection.")] = 0,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    as_json: Json = False,
+) -> None:
+    """How features of a class lie together, before and after tuning, and what prompts turn down.
+
+    Adapters of one method count as episodes of it. Images that an adapter was fitted to, and
+    others of their groups, are left out.
+    """
+    from medept.adapter import DESCRIPTION, read_info
+    from medept.analysis import analyse as look_into
+    from medept.analysis import summary
+    from medept.data.sources import open_dataset
+
+    *given, source = models
+    if not given:
+        raise InputError(f"{source}: give one model at least, and the data after it")
+    adapters = [read_info(Path(name)) for name in given if (Path(name) / DESCRIPTION).exists()]
+    table = open_dataset(
+        source,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        classes=adapters[0].classes if adapters else None,
+        task=adapters[0].task if adapters else None,
+    )
+    with progress_bars() as report:
+        found = look_into(
+            given,
+            table,
+            out,
+            limit=images,
+            chosen=of_class,
+            embedding=embedding,
+            joint=not separate,
+            seed=seed,
+            progress=report,
+        )
+    if as_json:
+        print_json({"out": str(out), "models": json.loads(found.to_json(orient="records"))})
+        return
+    means = summary(found)
+    shown = Table("", *means.columns, title=f"{found.n[0]} images; mean ± deviation over episodes")
+    for name, values in means.iterrows():
+        shown.add_row(str(name).replace("_", " "), *values)
+    results.print(shown)
+    notes.print(f"Written to {out}: distribution.csv, figure2.png and, for prompts, gates.png")
+
+
+@app.command(rich_help_panel=COMPARE)
+def methods(as_json: Json = False) -> None:
+    """Names that --method takes, and their settings."""
+    from medept.methods import METHODS
+    from medept.training.recipes import make_recipe
+
+    if as_json:
+        print_json(
+            {
+                name: {
+                    "summary": method.summary,
+                    "settings": method.Settings().model_dump(),
+                    "recipe": make_recipe(method=name).model_dump(),
+                }
+                for name, method in METHODS.items()
+            }
+        )
+        return
+    table = Table("method", "what is trained", "settings (--set NAME=VALUE) and their defaults")
+    for name, method in METHODS.items():
+        settings = ", ".join(f"{k}={v}" for k, v in method.Settings().model_dump().items())
+        table.add_row(name, method.summary, settings)
+    results.print(table)
+
+
+@app.command(rich_help_panel=COMPARE)
+def encoders(
+    pattern: Annotated[
+        str, typer.Argument(help="Show timm names with this in them, `*` for any text.")
+    ] = "vit_*",
+    as_json: Json = False,
+) -> None:
+    """Names that --encoder takes."""
+    import timm
+
+    names = ["embedded", *timm.list_models(pattern if "*" in pattern else f"*{pattern}*")]
+    if as_json:
+        print_json({"encoders": names})
+        return
+    results.print("embedded        ships inside medept, needs no network")
+    results.print("\n".join(names[1:]) or f"no timm model has {pattern!r} in its name")
+
+
+def _place(name: str, source: str) -> str:
+    """What is read, with an absolute path, so that workers elsewhere find it.
+
+    A folder that is given for a data set known by name is read as that.
+    """
+    from medept.data.sources import SOURCES, named_source
+
+    found = named_source(source)
+    if found is None and name in SOURCES and Path(source).is_dir():
+        found = SOURCES[name], Path(source)
+    if found is not None:
+        return f"{found[0].name}:{found[1].resolve()}"
+    return str(Path(source).resolve()) if Path(source).exists() else source

@@ -1,0 +1,153 @@
+"""Verbs about data: look at it, draw it, cut it, share support sets of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medept.cli.app import DATA, app
+from medept.cli.console import notes, print_json, progress_bars, results
+from medept.cli.options import (
+    Device,
+    GroupColumn,
+    ImageColumn,
+    Json,
+    LabelColumn,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command(rich_help_panel=DATA)
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Table or folder, as for `fit`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write check.html and findings.csv to.")
+    ] = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Look for what would flatter a result: copies, patients on both sides, labels that look wrong.
+
+    Exit code 1 if anything would.
+    """
+    from medept import jobs
+    from medept.data.sources import open_dataset
+    from medept.report import check_page
+
+    table = open_dataset(
+        data, image_column=image_column, label_column=label_column, group_column=group_column
+    )
+    with progress_bars() as report:
+        found = jobs.check(table, device=device, progress=report)
+    if out is not None:
+        check_page.write_check(found, data.name, out)
+    if as_json:
+        print_json(check_page.as_dict(found))
+    else:
+        results.print(check_page.as_text(found, data.name))
+        if out is not None:
+            notes.print(f"Written to {out}: check.html, findings.csv")
+    raise typer.Exit(int(found.flatters))
+
+
+@app.command(rich_help_panel=DATA)
+def datasets(as_json: Json = False) -> None:
+    """List the data sets that are known by name: NAME:FOLDER stands wherever data is read."""
+    from medept.data.sources import SOURCES
+
+    if as_json:
+        print_json({name: source.summary for name, source in SOURCES.items()})
+        return
+    for name, source in SOURCES.items():
+        results.print(f"{name:24} {source.summary}", markup=False)
+
+
+@app.command(rich_help_panel=DATA)
+def episodes(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="What `fit` takes.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the lists to; must not exist.")],
+    shots: Annotated[
+        list[str] | None, typer.Option(help="Shots per class; several times for several.")
+    ] = None,
+    count: Annotated[int, typer.Option("--episodes", min=1, help="Support sets of each.")] = 5,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Draw support sets and write them as lists that others can use: fit --episode LIST."""
+    from medept import jobs
+    from medept.data.episodes import read_shots
+    from medept.data.sources import open_dataset
+
+    table = open_dataset(
+        data, image_column=image_column, label_column=label_column, group_column=group_column
+    )
+    asked = {text: read_shots(text) for text in shots or ["1", "5", "10"]}
+    written = jobs.write_episodes(table, out, asked, count)
+    if as_json:
+        print_json({"out": str(out), "lists": written})
+        return
+    for name, (support, test) in written.items():
+        results.print(f"{name}: {support} images to learn from, {test} to test on", markup=False)
+
+
+@app.command(rich_help_panel=DATA)
+def phantoms(
+    task: Annotated[str, typer.Argument(help="colon, chest or endo.")],
+    out: Annotated[Path, typer.Option(help="Folder to write images and labels.csv to.")],
+    patients: Annotated[int, typer.Option(help="How many patients.")] = 60,
+    images_per_patient: Annotated[int, typer.Option(help="Images of each.")] = 4,
+    size: Annotated[int, typer.Option(help="Pixels a side.")] = 96,
+    difficulty: Annotated[float, typer.Option(help="From 0 (easy) to 1.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same bytes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw a data set of made-up patients, to try things on."""
+    from medept.data.phantoms import make_phantoms, write_phantoms
+
+    data = make_phantoms(
+        task,
+        patients=patients,
+        images_per_patient=images_per_patient,
+        size=size,
+        difficulty=difficulty,
+        seed=seed,
+    )
+    table = write_phantoms(data, out)
+    if as_json:
+        print_json({"table": str(table), "images": len(data), "classes": list(data.classes)})
+    else:
+        notes.print(f"{len(data)} images of {patients} patients. Next: medept fit {table} ...")
+
+
+@app.command(rich_help_panel=DATA)
+def tiles(
+    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A whole-slide file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write tiles and their table to.")],
+    size: Annotated[int, typer.Option(help="Pixels along a tile's side.")] = 224,
+    mpp: Annotated[float, typer.Option(help="Micrometres a pixel of the tiles.")] = 0.5,
+    slide_mpp: Annotated[
+        float | None, typer.Option(help="Of the slide's finest level; default: what it says.")
+    ] = None,
+    tissue: Annotated[float, typer.Option(help="Least share of tissue in a tile, 0 to 1.")] = 0.25,
+    as_json: Json = False,
+) -> None:
+    """Cut the tissue of a whole slide into tiles; run it again to go on after a stop."""
+    from medept.data.slides import write_tiles
+
+    with progress_bars() as report:
+        table = write_tiles(
+            slide, out, size=size, mpp=mpp, slide_mpp=slide_mpp, tissue=tissue, progress=report
+        )
+    if as_json:
+        print_json({"out": str(out), "tiles": len(table)})
+    else:
+        notes.print(f"{len(table)} tiles. Their table: {out / slide.stem}.csv")
