@@ -16,6 +16,7 @@ from rich.progress import track
 from safetensors.torch import load_file
 
 from medept.files import write_text
+from medept.training.device import fast_bfloat16
 
 
 def decode(data: Path, work: Path) -> None:
@@ -49,7 +50,8 @@ def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: 
     model.load_state_dict(load_file(weights))
     model.reset_classifier(0)
     model.set_input_size(img_size=(teacher["pixels"],) * 2)
-    model.eval()
+    dtype = torch.bfloat16 if fast_bfloat16() else torch.float32
+    model.to(dtype).eval()
     if done == 0:
         np.save(work / "order.npy", np.random.default_rng(0).permutation(len(images)))
     order = np.load(work / "order.npy")
@@ -67,7 +69,7 @@ def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: 
         rows = np.sort(order[start : start + batch])
         pixels = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
         pixels = F.interpolate(pixels, size=teacher["pixels"], mode="bicubic").clamp(-1, 1)
-        tokens = model.forward_features(pixels)
+        tokens = model.forward_features(pixels.to(dtype)).float()
         patches = tokens[:, 1:].transpose(1, 2).reshape(len(rows), -1, side, side)
         patches = F.interpolate(patches, size=grid, mode="bilinear", antialias=True)
         files["cls"][rows] = tokens[:, 0].half().numpy()

@@ -3,10 +3,11 @@
     python pretraining/pretrain.py --data DATA --teacher FILE --work WORK --minutes 360
     python pretraining/pretrain.py --data DATA --teacher FILE --work WORK --minutes 20 --cooldown
 
-The learning rate warms up and then stays: training can go on for as long as there are hours. A
-cooldown takes the last checkpoint, lets the rate fall to zero with all tokens kept, and writes
-``cooled.pt``, from which export.py makes the package's files. The stable run is not touched by
-it, and can be continued afterwards.
+A first run can begin with the encoder of the package (``--from-package``). The learning rate warms
+up and then stays: training can go on for as long as there are hours. A cooldown takes the last
+checkpoint, lets the rate fall to zero, in its second half with all tokens kept, and writes
+``cooled.pt``, from which export.py makes the package's files. The stable run is not touched by it,
+and can be continued afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from prepare import decode, teach
 from torch import Tensor, nn
 
 from medept import embedded
+from medept.attachment import Divert
 from medept.files import whole_file
+from medept.training.device import fast_bfloat16
 
 MINUTES_BETWEEN_CHECKPOINTS = 5
 STEPS_BETWEEN_LOG_ROWS = 50
@@ -53,6 +56,12 @@ class Student(nn.Module):
             patches = x[:, 1:].gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
             x = torch.cat([x[:, :1], patches], dim=1)
         return encoder.norm(encoder.blocks(x))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """Attention in float32: its backward is several times slower in bfloat16 on a CPU."""
+    with torch.autocast(q.device.type, enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **options)
 
 
 def loss_of(
@@ -82,47 +91,65 @@ def loss_of(
 class Run:
     """The state of a run: what is trained, its moving average, the optimiser, how far it is."""
 
-    def __init__(self, work: Path, config: dict[str, Any], teacher_width: int) -> None:
+    def __init__(
+        self, work: Path, config: dict[str, Any], teacher_width: int, from_package: bool
+    ) -> None:
         torch.manual_seed(0)
         self.work, self.settings = work, config["training"]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         student = Student(config["architecture"], teacher_width)
         self.student = student.to(self.device, memory_format=torch.channels_last).train()
+        if from_package:
+            self.student.encoder.load_state_dict(embedded.load()[0].state_dict())
         self.average = copy.deepcopy(self.student)
-        parameters = list(self.student.parameters())
-        groups = [
-            {
-                "params": [p for p in parameters if p.ndim >= 2],
-                "weight_decay": self.settings["weight_decay"],
-            },
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.settings["lr"], betas=(0.9, 0.98))
+        self.optimizers = self._optimizers()
         self.step, self.seconds = 0, 0.0
         if (work / "last.pt").exists():
             self._resume(torch.load(work / "last.pt", weights_only=True))
 
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices of the blocks, AdamW for all else, at the same rate."""
+        matrices = [p for p in self.student.encoder.blocks.parameters() if p.ndim == 2]
+        taken = {id(p) for p in matrices}
+        rest = [p for p in self.student.parameters() if id(p) not in taken]
+        rate, decay = self.settings["lr"], self.settings["weight_decay"]
+        groups = [
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return [
+            torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)),
+        ]
+
     def _resume(self, state: dict[str, Any]) -> None:
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self, file: Path, seconds: float) -> None:
         """All that is needed to go on, written whole or not at all."""
-        parts = ("student", "average", "optimizer")
-        state = {name: getattr(self, name).state_dict() for name in parts}
+        state = {
+            "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds + seconds,
+        }
         with whole_file(file) as partial:
-            torch.save(state | {"step": self.step, "seconds": self.seconds + seconds}, partial)
+            torch.save(state, partial)
 
     def advance(self, loss: Tensor, rate: float) -> None:
         """One step of the optimiser and of the moving average."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        self.student.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
         self.step += 1
         keep = min(self.settings["ema"], self.step / (self.step + 10))
         pairs = zip(self.average.state_dict().values(), self.student.state_dict().values(),
@@ -132,20 +159,25 @@ class Run:
                 mean.lerp_(new, 1 - keep) if mean.is_floating_point() else mean.copy_(new)
 
 
-def train(work: Path, config: dict[str, Any], minutes: float, cooldown: bool) -> None:
+def train(
+    work: Path, config: dict[str, Any], minutes: float, cooldown: bool, from_package: bool
+) -> None:
     """Train for ``minutes``, from the last checkpoint where there is one."""
     data = Data(work, config["training"]["batch"])
-    run = Run(work, config, data.width)
+    run = Run(work, config, data.width, from_package)
+    fast = run.device == "cuda" or fast_bfloat16()
     settings, first, losses = config["training"], run.step, []
     started = saved = time.monotonic()
     with (work / ("cooldown.csv" if cooldown else "log.csv")).open("a", newline="") as file:
         log = csv.writer(file)
         while (elapsed := time.monotonic() - started) < 60 * minutes:
             rate = settings["lr"] * min(1.0, (run.step + 1) / settings["warmup"])
+            late = elapsed > 30 * minutes
             rate *= 1 - elapsed / 60 / minutes if cooldown else 1.0
             torch.manual_seed(run.step)
             batch = tuple(part.to(run.device) for part in data.batch(run.step))
-            loss = loss_of(run.student, batch, config, every_token=cooldown)
+            with torch.autocast(run.device, torch.bfloat16, enabled=fast), Divert(attend):
+                loss = loss_of(run.student, batch, config, every_token=cooldown and late)
             run.advance(loss, rate)
             losses.append(loss.item())
             if run.step % STEPS_BETWEEN_LOG_ROWS == 0:
@@ -174,13 +206,15 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.yaml"))
     parser.add_argument("--minutes", type=float, default=360)
     parser.add_argument("--cooldown", action="store_true", help="end, in a branch of its own")
+    parser.add_argument("--from-package", action="store_true", help="begin with its encoder")
     arguments = parser.parse_args()
     config = yaml.safe_load(arguments.config.read_text())
     arguments.work.mkdir(parents=True, exist_ok=True)
     decode(arguments.data, arguments.work)
     grid = config["architecture"]["img_size"] // 8
     teach(arguments.teacher, arguments.work, config["teacher"], grid)
-    train(arguments.work, config, arguments.minutes, arguments.cooldown)
+    train(arguments.work, config, arguments.minutes, arguments.cooldown,
+          arguments.from_package)  # fmt: skip
 
 
 if __name__ == "__main__":
