@@ -19,6 +19,8 @@ from medept.data.suspects import Suspects
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 
+TOLD = 0.3
+"""How far from guessing (0) to perfect (1) the size of images has to tell their classes."""
 MARKED = 128
 """From this grey on a mask's pixel belongs to the object."""
 
@@ -188,10 +190,11 @@ def _advice_oncopies(kind: str, flatters: bool) -> str:
 def told_by_size(data: LabelledImages, seen: Sequence[tuple[int, int] | None]) -> list[Finding]:
     """Whether the size of an image gives its class away, by leave-one-out votes of equal sizes."""
     rows = [row for row, size in enumerate(seen) if size is not None]
-    if data.task == "multilabel" or not rows:
+    targets = data.targets[rows]
+    present = np.unique(targets)
+    if data.task == "multilabel" or len(rows) < 20 or len(present) < 2:
         return []
     sizes = [size for size in seen if size is not None]
-    targets = data.targets[rows]
     votes: dict[tuple[int, int], Counter[int]] = {}
     for size, target in zip(sizes, targets.tolist(), strict=True):
         votes.setdefault(size, Counter())[target] += 1
@@ -202,10 +205,9 @@ def told_by_size(data: LabelledImages, seen: Sequence[tuple[int, int] | None]) -
         most = max(others.values())
         tied = [c for c, n in others.items() if n == most and n > 0]
         hits[i] = (target in tied) / len(tied) if tied else 1 / len(data.classes)
-    present = np.unique(targets)
-    chance = 1 / max(len(present), 2)
+    chance = 1 / len(present)
     accuracy = float(np.mean([hits[targets == c].mean() for c in present]))
-    if (accuracy - chance) / (1 - chance) < 0.3 or len(rows) < 20:
+    if (accuracy - chance) / (1 - chance) < TOLD:
         return []
     return [
         Finding(
