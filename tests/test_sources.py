@@ -14,9 +14,12 @@ from typer.testing import CliRunner
 
 from medept import InputError
 from medept.cli import app
-from medept.data.check import quick_check
+from medept.data.check import check, quick_check
 from medept.data.episodes import draw_episode, read_episode
+from medept.data.images import read_image
 from medept.data.sources import SOURCES, official_list, open_dataset
+from medept.data.sources.medmnist import MedMNIST
+from medept.data.table import LabelledImages
 
 TASKS = {"chest": (19, 95, 190), "colon": (30, 234, 512), "endo": (46, 174, 422)}
 """Lines of the official lists of exp1 with 1, 5 and 10 shots."""
@@ -60,6 +63,13 @@ def test_medfmc_is_read_with_its_studies_and_splits(tmp_path: Path) -> None:
     assert (data.splits == "test").sum() == 18
 
 
+def test_medfmc_is_found_in_the_folder_of_all_its_tasks(tmp_path: Path) -> None:
+    folder = small_colon(tmp_path / "MedFMC" / "colon")
+    inner, outer = f"medfmc-colon:{folder}", f"medfmc-colon:{folder.parent}"
+    assert open_dataset(outer).images == open_dataset(inner).images
+    assert official_list(outer, 1, "exp2") == official_list(inner, 1, "exp2")
+
+
 def test_an_official_episode_is_what_its_list_says(tmp_path: Path) -> None:
     source = f"medfmc-colon:{small_colon(tmp_path / 'colon')}"
     data = open_dataset(source)
@@ -70,6 +80,20 @@ def test_an_official_episode_is_what_its_list_says(tmp_path: Path) -> None:
         official_list(source, 5, "exp2")
     with pytest.raises(InputError, match="20%"):
         official_list(source, None, "exp2")
+
+
+def assert_whole_shots(data: LabelledImages, support: np.ndarray, shots: int) -> None:
+    """At least K groups of each label are there with all their training images that have it."""
+    groups = np.array(data.names) if data.groups is None else data.groups
+    labels = data.targets if data.task == "multilabel" else np.eye(2)[data.targets]
+    assert data.splits is not None
+    for c in range(len(data.classes)):
+        rows = np.flatnonzero((labels[:, c] == 1) & (data.splits == "train"))
+        lacking = set(groups[np.setdiff1d(rows, support)].tolist())
+        whole = set(groups[np.intersect1d(rows, support)].tolist()) - lacking
+        assert len(whole) >= shots
+        if data.task == "multiclass":
+            assert len(whole) == shots
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -93,11 +117,14 @@ def test_the_real_lists_have_the_published_counts(task: str, tmp_path: Path) -> 
             episode = read_episode(data, file)
             if n == 1:
                 assert len(episode.support) == count
+            assert_whole_shots(data, episode.support, shots)
             assert data.splits is not None
             assert (data.splits[episode.test] == "test").all()
     share = read_episode(data, source.official_list(tmp_path / task, 0.2, "official"))
     assert len(share.support) == len((lists / "train_20.txt").read_text().splitlines())
-    draw_episode(data, 1)  # no study stands in both the training and the test set
+    for shots in (1, 5, 10):  # no study stands in both the training and the test set
+        drawn = draw_episode(data, shots)
+        assert_whole_shots(data, drawn.support, shots)
 
 
 def test_what_is_missing_is_named_with_its_origin(tmp_path: Path) -> None:
@@ -147,7 +174,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 def isic(folder: Path) -> Path:
     classes = ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
-    for part, count in {"Training": 21, "Test": 7}.items():
+    for part, count in {"Training": 21, "Validation": 7, "Test": 7}.items():
         stem = f"ISIC2018_Task3_{part}"
         names = [f"ISIC_{part}_{i:04}" for i in range(count)]
         table = pd.DataFrame(np.eye(7)[np.arange(count) % 7], columns=classes)
@@ -165,13 +192,13 @@ def isic(folder: Path) -> Path:
 
 def test_isic_2018_has_lesions_as_groups(tmp_path: Path) -> None:
     data = open_dataset(f"isic2018:{isic(tmp_path)}")
-    assert len(data) == 28
+    assert len(data) == 35
     assert data.classes[:2] == ("MEL", "NV")
-    assert data.targets.tolist() == [i % 7 for i in range(21)] + list(range(7))
+    assert data.targets.tolist() == [i % 7 for i in range(35)]
     assert data.groups is not None
     assert data.groups[:21].tolist() == [f"L{i // 14}" for i in range(21)]
     assert data.splits is not None
-    assert (data.splits == "test").sum() == 7
+    assert data.splits.tolist() == ["train"] * 21 + ["val"] * 7 + ["test"] * 7
     shutil.rmtree(tmp_path / "ISIC2018_Task3_Test_GroundTruth")
     assert open_dataset(f"isic2018:{tmp_path}").splits is None
 
@@ -193,32 +220,88 @@ def test_a_wrong_isic_table_names_its_row(tmp_path: Path) -> None:
         open_dataset(f"isic2018:{tmp_path}")
 
 
-@pytest.mark.parametrize(("name", "size", "shape"), [("blood", 28, (3,)), ("chest", 64, ())])
-def test_medmnist_is_read_through_its_package(
-    name: str, size: int, shape: tuple[int, ...], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("source", [name for name in SOURCES if name.startswith("medmnist-")])
+def test_medmnist_is_read_through_its_package(source: str, tmp_path: Path) -> None:
     medmnist = pytest.importorskip("medmnist")
+    name, _, size = source.removeprefix("medmnist-").partition("-")
+    info, size = medmnist.INFO[f"{name}mnist"], int(size or 28)
+    shape, count = (3,) * (info["n_channels"] == 3), len(info["label"])
+    many = info["task"].startswith("multi-label")
     random = np.random.default_rng(0)
-    labels = len(medmnist.INFO[f"{name}mnist"]["label"])
     arrays = {}
     for split, n in {"train": 9, "val": 2, "test": 4}.items():
         arrays[f"{split}_images"] = random.integers(0, 256, (n, size, size, *shape), dtype=np.uint8)
-        many = random.integers(0, 2, (n, labels)) if name == "chest" else np.arange(n)[:, None] % 8
-        arrays[f"{split}_labels"] = many.astype(np.uint8)
-    stem = f"{name}mnist" if size == 28 else f"{name}mnist_{size}"
-    np.savez(tmp_path / f"{stem}.npz", **arrays)
-    source = f"medmnist-{name}" if size == 28 else f"medmnist-{name}-{size}"
+        labels = random.integers(0, 2, (n, count)) if many else np.arange(n)[:, None] % count
+        arrays[f"{split}_labels"] = labels.astype(np.uint8)
+    file = tmp_path / (f"{name}mnist.npz" if size == 28 else f"{name}mnist_{size}.npz")
+    with pytest.raises(InputError, match=f"{file.name}.*download=True"):
+        open_dataset(f"{source}:{tmp_path}")
+    np.savez(file, **arrays)
     data = open_dataset(f"{source}:{tmp_path}")
     assert len(data) == 15
-    assert len(data.classes) == labels
-    assert data.task == ("multilabel" if name == "chest" else "multiclass")
+    assert len(data.classes) == count
+    assert data.task == ("multilabel" if many else "multiclass")
     assert np.array_equal(np.asarray(data.images[0]), arrays["train_images"][0])
     assert np.array_equal(data.targets[11:], arrays["test_labels"].squeeze())
-    (tmp_path / f"{stem}.npz").write_bytes(b"PK broken")
+    assert read_image(data.images[0]).size == (size, size)
+    file.write_bytes(b"PK broken")
     with pytest.raises(InputError, match="download it again"):
         open_dataset(f"{source}:{tmp_path}")
-    with pytest.raises(InputError, match="download=True"):
-        open_dataset(f"medmnist-path:{tmp_path}")
+
+
+def test_every_flat_medmnist_at_every_size_has_a_name() -> None:
+    medmnist = pytest.importorskip("medmnist")
+    flat = [flag for flag in medmnist.INFO if not flag.endswith("3d")]
+    sizes = medmnist.dataset.MedMNIST2D.available_sizes
+    named = {(s.flag, s.size) for s in SOURCES.values() if isinstance(s, MedMNIST)}
+    assert named == {(flag, size) for flag in flat for size in sizes}
+
+
+def kvasir(folder: Path, count: int = 6) -> Path:
+    """Pictures with discs, as Kvasir-SEG unpacks: JPEG for both, so masks are not quite binary."""
+    names = [f"cju{i}.jpg" for i in range(count)]
+    draw_images(folder / "images", names, size=32)
+    (folder / "masks").mkdir()
+    rows, columns = np.mgrid[:32, :32]
+    for i, name in enumerate(names):
+        disc = (rows - 16) ** 2 + (columns - 16) ** 2 < (4 + i) ** 2
+        Image.fromarray(disc.astype(np.uint8) * 255).save(folder / "masks" / name)
+    return folder
+
+
+def test_kvasir_seg_is_read_with_its_masks_and_checked(tmp_path: Path) -> None:
+    folder = kvasir(tmp_path / "Kvasir-SEG")
+    data = open_dataset(f"kvasir-seg:{tmp_path}")
+    assert data.classes == ("polyp",)
+    assert data.masks == tuple(folder / "masks" / name for name in data.names)
+    assert data.subset([2]).masks == data.masks[2:3]
+    assert not check(data).findings
+    Image.new("L", (32, 32)).save(folder / "masks" / "cju1.jpg")
+    Image.new("L", (30, 32), 255).save(folder / "masks" / "cju3.jpg")
+    (folder / "masks" / "cju4.jpg").write_bytes(b"no mask")
+    (finding,) = check(data).findings
+    assert (finding.kind, finding.flatters) == ("masks", False)
+    assert finding.sets == ((1,), (3,), (4,))
+    assert finding.notes[0] == "marks nothing"
+    assert finding.notes[1] == "30 x 32 pixels, its image 32 x 32"
+    assert "cju4.jpg: not an image" in finding.notes[2]
+    (folder / "masks" / "cju5.jpg").unlink()
+    with pytest.raises(InputError, match=r"1 files are missing: masks/cju5\. .*https://"):
+        open_dataset(f"kvasir-seg:{folder}")
+
+
+def test_one_class_cannot_be_classified(tmp_path: Path) -> None:
+    kvasir(tmp_path)
+    command = ["fit", f"kvasir-seg:{tmp_path}", "--out", str(tmp_path / "fit"), "--shots", "2"]
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, InputError)
+    assert "all labels are 'polyp': at least two classes" in str(done.exception)
+
+
+def test_the_real_kvasir_seg_has_a_mask_for_each_picture() -> None:
+    data = open_dataset(f"kvasir-seg:{shared_data('data', 'kvasir-seg')}")
+    assert len(data) == 300
+    assert not check(data).findings
 
 
 def test_columns_cannot_be_named_for_a_data_set_that_knows_its_own(tmp_path: Path) -> None:

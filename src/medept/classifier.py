@@ -291,9 +291,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             self.classes_ = np.asarray(classes)
             place = {name: i for i, name in enumerate(classes)}
             targets = np.array([place[label] for label in labels])
-        elif len(self.classes_) < 2:
+        if len(self.classes_) < 2:
             raise InputError(
-                f"all labels are {self.classes_[0]!r}: at least two classes are needed"
+                f"all labels are {str(self.classes_[0])!r}: at least two classes are needed"
             )
         return targets.astype(np.int64)
 

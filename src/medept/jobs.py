@@ -24,10 +24,11 @@ from medept.data.check import Check, quick_check
 from medept.data.check import check as look_through
 from medept.data.dicom import split_frame
 from medept.data.episodes import draw_episode, read_episode, write_episode
+from medept.data.folders import images_below
 from medept.data.sources import named_source
 from medept.data.sources.medfmc import MedFMC
 from medept.data.submission import read_submission, write_submission
-from medept.data.table import LabelledImages, images_below, label_text
+from medept.data.table import LabelledImages, label_text
 from medept.encoders import EMBEDDED, load_encoder
 from medept.errors import InputError
 from medept.evaluation.metrics import Evaluation, evaluate

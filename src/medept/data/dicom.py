@@ -12,13 +12,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from medept.errors import InputError
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+FIRST_ELEMENTS = tuple(
+    group.to_bytes(2, "little") + element.to_bytes(2, "little")
+    for group, element in ((2, 0), (2, 1), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16), (8, 0x18))
+)
+"""What a file without a preamble begins with: its meta information, or its data set."""
+
 PERCENTILES = (1.0, 99.0)
 """The window of a grey image that names none, padding aside."""
 
@@ -41,9 +47,9 @@ PLACEHOLDERS = ("", "anon", "anonymous", "anonymized", "anonymised", "unknown", 
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is a DICOM image: by its suffix, or by the mark after its preamble.
+    """Whether a file is taken for DICOM: by its suffix, or by how it begins.
 
-    A ``DICOMDIR`` has the mark too, but is the index of a medium and holds no image.
+    A ``DICOMDIR`` begins so too, but is the index of a medium and holds no image.
     """
     if path.name.upper() == "DICOMDIR":
         return False
@@ -53,9 +59,16 @@ def is_dicom(path: Path) -> bool:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return begins_as_dicom(file)
     except OSError:
         return False
+
+
+def begins_as_dicom(file: BinaryIO) -> bool:
+    """Whether the mark stands after the preamble, or (in old files) an element without either."""
+    head = file.read(132)
+    file.seek(0)
+    return head[128:] == b"DICM" or head[:4] in FIRST_ELEMENTS
 
 
 def split_frame(path: Path) -> tuple[Path, int | None]:
@@ -66,10 +79,11 @@ def split_frame(path: Path) -> tuple[Path, int | None]:
     return path.with_name(found[1]), int(found[2])
 
 
-def read_frame(path: Path, frame: int | None = None) -> np.ndarray:
+def read_frame(file: BinaryIO, frame: int | None = None) -> np.ndarray:
     """A frame as uint8, (H, W) or (H, W, 3).
 
     Args:
+        file: opened, at its beginning.
         frame: counted from 1; default: the middle one (a volume's ends are often air, and a cine
             loop begins before the contrast arrives).
 
@@ -77,7 +91,7 @@ def read_frame(path: Path, frame: int | None = None) -> np.ndarray:
         InputError: if pydicom or a decoder is missing, there are no pixels or not that many
             frames, or the image is beyond Pillow's bound; without the file's name.
     """
-    data = _read(path, PIXELS + DISPLAY)
+    data = _read(file, PIXELS + DISPLAY)
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise InputError("a DICOM file without an image in it; remove it from the data")
     _check_size(data)
@@ -91,58 +105,78 @@ def read_frame(path: Path, frame: int | None = None) -> np.ndarray:
     return _grey(data, stored, index)
 
 
-def groups_of(paths: Sequence[Path]) -> np.ndarray:
+def groups_of(paths: Sequence[Path]) -> np.ndarray | None:
     """(n,) whose each file is: ``patient-`` (else ``study-``, ``series-``) and a digest of the id.
 
     The digest is the first 16 hexadecimal digits of the id's SHA-256, without a salt: the same
     patient has the same group in every table, and the id itself is written nowhere. Who can list
-    all ids of a hospital can still find out which is whose. A file without any id is a group of
-    its own.
+    all ids of a hospital can still find out which is whose. A file without any id, or of another
+    kind, is a group of its own. None where no file is DICOM.
+
+    Raises:
+        InputError: if a DICOM file cannot be read, with its name.
     """
-    return np.array([_group_of(split_frame(path)[0]) for path in paths])
+    owners = [_owner(split_frame(path)[0]) for path in paths]
+    if all(owner is None for owner in owners):
+        return None
+    return np.array(
+        [owner or f"file-{_digest(str(path))}" for owner, path in zip(owners, paths, strict=True)]
+    )
 
 
-def _group_of(path: Path) -> str:
+def _owner(path: Path) -> str | None:
+    """Whose a DICOM file is, ``""`` where it does not say; None for a file of another kind."""
     if not is_dicom(path):
-        return f"file-{_digest(str(path))}"
+        return None
     try:
-        data = _read(path, tuple(OWNERS))
+        with path.open("rb") as file:
+            data = _read(file, tuple(OWNERS))
+    except OSError as error:
+        raise InputError(f"{path}: may not be read; check its permissions") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     for attribute, kind in OWNERS.items():
         value = str(data.get(attribute) or "").strip()
         if value.lower() not in PLACEHOLDERS:
             return f"{kind}-{_digest(value)}"
-    return f"file-{_digest(str(path))}"
+    return ""
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _read(path: Path, attributes: Sequence[str]) -> Any:
+def _read(file: BinaryIO, attributes: Sequence[str]) -> Any:
     pydicom = _pydicom()
+    if not begins_as_dicom(file):
+        raise InputError("not a DICOM file, whatever its suffix; remove or replace it")
     try:
-        return pydicom.dcmread(
-            path,
+        data = pydicom.dcmread(
+            file,
             specific_tags=list(attributes),
             stop_before_pixels="PixelData" not in attributes,
+            force=True,  # a preamble may be missing
         )
-    except FileNotFoundError:
-        raise
-    except PermissionError:
-        raise
-    except pydicom.errors.InvalidDicomError as error:
-        raise InputError("not a DICOM file, whatever its suffix; remove or replace it") from error
     except Exception as error:  # a parser given damaged bytes raises whatever it likes
         raise InputError(f"damaged ({type(error).__name__}); remove or replace it") from error
+    if "TransferSyntaxUID" not in data.file_meta:
+        data.file_meta.TransferSyntaxUID = _syntax(*data.original_encoding)
+    return data
+
+
+def _syntax(implicit: bool, little: bool) -> str:
+    """The transfer syntax of a file that names none: what its first elements look like."""
+    uid = _pydicom().uid
+    if implicit:
+        return uid.ImplicitVRLittleEndian
+    return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
 
 
 def _pydicom() -> ModuleType:
     try:
         import pydicom
-        import pydicom.errors
         import pydicom.pixels
+        import pydicom.uid
     except ImportError as error:
         raise InputError("DICOM needs pydicom: pip install 'medept[dicom]'") from error
     return pydicom

@@ -210,12 +210,12 @@ def _refuse_shared_groups(groups: np.ndarray, train: np.ndarray, test: np.ndarra
 
 
 def read_shots(text: str | int) -> int | float | None:
-    """``5`` shots, a share such as ``20%`` (0.2), or ``all`` (None).
+    """``5`` shots, a share such as ``20%`` (0.2), or ``all`` or ``100%`` (None).
 
     Raises:
         InputError: if it is none of these.
     """
-    if text == "all":
+    if text in ("all", "100%"):
         return None
     number = str(text).removesuffix("%")
     if number.isdecimal() and int(number) > 0:

@@ -18,7 +18,13 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medept.data.dicom import is_dicom, read_frame, split_frame
+from medept.data.dicom import (
+    DICOM_SUFFIXES,
+    begins_as_dicom,
+    is_dicom,
+    read_frame,
+    split_frame,
+)
 from medept.errors import InputError
 
 T = TypeVar("T")
@@ -110,18 +116,20 @@ def is_image(path: Path) -> bool:
 
 def _from_file(path: Path) -> Image.Image:
     path, frame = split_frame(path)
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file():  # a pipe would be waited for
         raise InputError("a folder or a device; give the path of an image file")
-    if path.exists() and path.stat().st_size == 0:
-        raise InputError("empty file; remove or replace it")
-    if path.exists() and is_dicom(path):
-        return Image.fromarray(read_frame(path, frame)).convert("RGB")
-    if frame is not None and path.exists():
-        raise InputError(f"#{frame} chooses a frame of a DICOM file, which this is not; drop it")
-    with Image.open(path, formats=FORMATS) as image:
-        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise InputError(_too_large())
-        return _to_rgb(image)
+    with path.open("rb") as file:
+        if not file.read(1):
+            raise InputError("empty file; remove or replace it")
+        file.seek(0)
+        if path.suffix.lower() in DICOM_SUFFIXES or begins_as_dicom(file):
+            return Image.fromarray(read_frame(file, frame)).convert("RGB")
+        if frame is not None:
+            raise InputError(f"#{frame} is a frame of a DICOM file, which this is not; drop it")
+        with Image.open(file, formats=FORMATS) as image:
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise InputError(_too_large())
+            return _to_rgb(image)
 
 
 def _too_large() -> str:

@@ -14,7 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from medept.data.check import Check, Finding
+from medept.data.check import Check
+from medept.data.findings import Finding
 from medept.data.table import LabelledImages, label_text
 from medept.files import whole_folder, write_table, write_text
 from medept.report.html import render, shown, thumbnail
@@ -24,11 +25,15 @@ _SETS, _IMAGES, _LINES = 12, 6, 3
 
 @dataclass(frozen=True)
 class Counts:
-    """A table of numbers of images: a heading, columns, rows of cells that end in the number."""
+    """A table of numbers of images: a heading, columns, rows of cells that end in the number.
+
+    sums: rows that stand for several others.
+    """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    sums: tuple[tuple[str, ...], ...] = ()
 
 
 def write_check(check: Check, source: str, out: Path) -> None:
@@ -60,7 +65,8 @@ def as_dict(check: Check) -> dict[str, Any]:
             for finding in check.findings
         ],
         "counts": {
-            table.title: [list(row) for row in table.rows] for table in counts(check, limit=None)
+            table.title: [list(row) for row in table.rows + table.sums]
+            for table in counts(check, limit=None)
         },
         "probe_balanced_accuracy": check.probe_accuracy,
     }
@@ -102,7 +108,7 @@ def as_text(check: Check, source: str) -> RenderableType:
         parts += [Text(f"   - {line}") for line in _lines(check.data, finding)]
     for counted in counts(check, limit=12):
         table = Table(*counted.head, title=counted.title, title_justify="left", box=None)
-        for row in counted.rows:
+        for row in counted.rows + counted.sums:
             table.add_row(*(Text(cell) for cell in row))
         parts += [Text(""), table]
     parts += [Text(""), Text(method(check), "dim")]
@@ -129,7 +135,10 @@ def as_html(check: Check, source: str) -> str:
 def facts(check: Check) -> str:
     """How much there is."""
     data = check.data
-    parts = [f"{len(data):,} images", f"{len(data.classes)} classes"]
+    parts = [
+        f"{len(data):,} images",
+        f"{len(data.classes)} class{'es' if len(data.classes) > 1 else ''}",
+    ]
     if data.groups is not None:
         parts.append(f"{len(set(data.groups.tolist())):,} groups")
     elif data.splits is None:
@@ -188,8 +197,8 @@ def _classes(data: LabelledImages) -> Counts:
         rows.append((shown(name), *_numbers(data, has, sides)))
     if data.task == "multilabel":
         rows.append(("(none)", *_numbers(data, data.targets.sum(axis=1) == 0, sides)))
-    rows.append(("all", *_numbers(data, np.ones(len(data), bool), sides)))
-    return Counts("Classes", tuple(head), tuple(rows))
+    every = ("all", *_numbers(data, np.ones(len(data), bool), sides))
+    return Counts("Classes", tuple(head), tuple(rows), (every,))
 
 
 def _numbers(data: LabelledImages, has: np.ndarray, sides: Sequence[str]) -> list[str]:
@@ -203,11 +212,10 @@ def _counted(
     title: str, head: tuple[str, str], rows: Iterable[tuple[str, int]], limit: int | None
 ) -> Counts:
     every = list(rows)
-    cells = [(shown(name), f"{n:,}") for name, n in every[:limit]]
-    if limit is not None and len(every) > limit:
-        rest = sum(n for _, n in every[limit:])
-        cells.append((f"{len(every) - limit} others", f"{rest:,}"))
-    return Counts(title, head, tuple(cells))
+    cells = tuple((shown(name), f"{n:,}") for name, n in every[:limit])
+    rest = every[len(cells) :]
+    others = (f"{len(rest)} others", f"{sum(n for _, n in rest):,}")
+    return Counts(title, head, cells, (others,) if rest else ())
 
 
 def _about(data: LabelledImages, row: int) -> str:
@@ -262,9 +270,10 @@ def _finding(data: LabelledImages, finding: Finding) -> dict[str, Any]:
 
 def _bars(table: Counts) -> dict[str, Any]:
     numbers = [int(row[-1].replace(",", "")) for row in table.rows]
-    most = max([n for n, row in zip(numbers, table.rows, strict=True) if row[0] != "all"] + [1])
+    most = max([*numbers, 1])
     rows = [
-        {"cells": row, "share": 0 if row[0] == "all" else round(100 * n / most, 1)}
+        {"cells": row, "share": round(100 * n / most, 1)}
         for row, n in zip(table.rows, numbers, strict=True)
     ]
+    rows += [{"cells": row, "share": 0} for row in table.sums]
     return {"title": table.title, "head": table.head, "rows": rows}

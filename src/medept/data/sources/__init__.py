@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medept.data.sources import isic2018, medfmc, medmnist
+from medept.data.sources import isic2018, kvasirseg, medfmc, medmnist
 from medept.data.sources.base import Source
 from medept.data.table import LabelledImages, read_dataset
 from medept.errors import InputError
 
 SOURCES = {
-    source.name: source for module in (medfmc, isic2018, medmnist) for source in module.SOURCES
+    source.name: source
+    for module in (medfmc, isic2018, kvasirseg, medmnist)
+    for source in module.SOURCES
 }
 
 
 def named_source(text: str | Path) -> tuple[Source, Path] | None:
-    """``NAME:FOLDER`` as the data set of that name and its folder; None for anything else.
+    """``NAME:FOLDER`` as the data set of that name and where its files are; None for anything else.
 
     Raises:
         InputError: if the folder does not exist.
@@ -27,7 +29,7 @@ def named_source(text: str | Path) -> tuple[Source, Path] | None:
     folder = Path(place)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; {name} is read from the one it unpacks to")
-    return SOURCES[name], folder
+    return SOURCES[name], SOURCES[name].home(folder)
 
 
 def open_dataset(text: str | Path, **columns: Any) -> LabelledImages:

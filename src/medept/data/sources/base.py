@@ -17,6 +17,10 @@ class Source:
     name: str
     summary: str
 
+    def home(self, folder: Path) -> Path:
+        """Where in the folder given its files are: the folder itself, or a known one inside."""
+        return folder
+
     def read(self, folder: Path) -> LabelledImages:
         """All labelled images, with groups and splits where the data set has them.
 

@@ -2,8 +2,8 @@
 
 The folder holds the archives as they unpack: ``ISIC2018_Task3_Training_Input`` and
 ``..._GroundTruth``, the lesion groupings beside the training labels or in the folder itself, and
-``ISIC2018_Task3_Test_Input`` and ``..._GroundTruth`` where a test set is wanted. A lesion is the
-group: several pictures of one never stand on both sides.
+``ISIC2018_Task3_Validation_Input``, ``..._Test_Input`` and their ``..._GroundTruth`` where they are
+wanted. A lesion is the group: several pictures of one never stand on both sides.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from medept.data.sources.base import Source, require
-from medept.data.table import LabelledImages
+from medept.data.table import SPLITS, LabelledImages
 from medept.errors import InputError
 
 ORIGIN = "ISIC 2018 task 3 is at https://challenge.isic-archive.com/data/#2018"
@@ -22,12 +22,12 @@ CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 
 class ISIC2018(Source):
-    """Training images, and the test images where they are there."""
+    """Training images, and those of validation and test where they are there."""
 
     def read(self, folder: Path) -> LabelledImages:
-        parts = [_part(folder, "Training")]
-        if (folder / "ISIC2018_Task3_Test_GroundTruth").is_dir():
-            parts.append(_part(folder, "Test"))
+        there = [part for part in ("Validation", "Test")
+                 if (folder / f"ISIC2018_Task3_{part}_GroundTruth").is_dir()]  # fmt: skip
+        parts = [_part(folder, part) for part in ("Training", *there)]
         table = pd.concat(parts, ignore_index=True)
         lesions = _lesions(folder)
         ids = table["image"].tolist()
@@ -41,7 +41,7 @@ class ISIC2018(Source):
             targets=table[list(CLASSES)].to_numpy().argmax(axis=1).astype(np.int64),
             classes=CLASSES,
             groups=np.array([lesions.get(name, name) for name in ids]),
-            splits=table["split"].to_numpy() if len(parts) == 2 else None,
+            splits=table["split"].to_numpy() if "Test" in there else None,
         )
 
 
@@ -62,7 +62,7 @@ def _part(folder: Path, part: str) -> pd.DataFrame:
     require(folder, files, ORIGIN)
     table[list(CLASSES)] = flags
     table["file"] = pd.Series(files, index=table.index, dtype=object)
-    table["split"] = part.removesuffix("ing").lower()
+    table["split"] = SPLITS[part.lower()]
     return table
 
 

@@ -1,10 +1,11 @@
 """MedFMC (Wang et al., Scientific Data 2023): chest radiographs, colon tiles, endoscopies.
 
-A folder a task, as the challenge lays it out: ``images/`` with the pictures, beside it
-``trainval.txt``, ``test_WithLabel.txt``, ``train_20.txt`` and ``TASK_K-shot_train_expN.txt``, the
-official support sets. The test set shares no study with the training set. The official *validation*
-lists do share studies, and even images, with the support sets of chest and endo (76 of the 91
-images of chest's first 5-shot set): nothing is evaluated on them here.
+A folder a task (``chest``, ``colon``, ``endo``), as the challenge lays it out: ``images/`` with the
+pictures, beside it ``trainval.txt``, ``test_WithLabel.txt``, ``train_20.txt`` and
+``TASK_K-shot_train_expN.txt``, the official support sets. The test set shares no study with the
+training set. The official *validation* lists do share studies, and even images, with the support
+sets of chest and endo (76 of the 91 images of chest's first 5-shot set): nothing is evaluated on
+them here.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class MedFMC(Source):
     classes: tuple[str, ...]
     multilabel: bool
     study: Callable[[str], str] | None = None
+
+    def home(self, folder: Path) -> Path:
+        """The task's folder, given itself or the one of all tasks."""
+        return folder / self.task if (folder / self.task).is_dir() else folder
 
     def read(self, folder: Path) -> LabelledImages:
         """Training and test set, with their splits; the training set alone if that is all."""

@@ -1,0 +1,115 @@
+"""A table as it stands in its file: cells as text, by the row numbers that a spreadsheet shows."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medept.errors import InputError
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where it is, and its cells; the index is the row numbers (the header is row 1)."""
+
+    path: Path
+    frame: pd.DataFrame
+
+    @property
+    def columns(self) -> list[str]:
+        """Their names, without spaces at their ends."""
+        return list(self.frame.columns)
+
+    def texts(self, column: str) -> dict[int, str]:
+        """The cells of a column as text, by row number; nothing is ``""``.
+
+        Raises:
+            InputError: if a cell holds a file or a list.
+        """
+        texts = {}
+        for row, value in zip(self.frame.index.tolist(), self.frame[column], strict=True):
+            if isinstance(value, bytes) or not pd.api.types.is_scalar(value):
+                raise InputError(
+                    f"{self.path}, row {row}: column {column!r} holds {type(value).__name__}, not "
+                    "text or numbers; save images as files, and name another column or their "
+                    "paths in this one"
+                )
+            texts[row] = _text(value)
+        return texts
+
+    def filled(self, column: str) -> dict[int, str]:
+        """The same, of a column without empty cells.
+
+        Raises:
+            InputError: if there is one.
+        """
+        texts = self.texts(column)
+        for row, text in texts.items():
+            if not text:
+                raise InputError(f"{self.path}, row {row}: column {column!r} is empty; fill it in")
+        return texts
+
+
+def _text(value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    return str(int(value) if isinstance(value, bool | np.bool_) else value).strip()
+
+
+def read_table(path: Path) -> Table:
+    """The table of a CSV (commas, semicolons or tabs) or Parquet file.
+
+    Raises:
+        InputError: if it cannot be read, has no rows, or two columns of one name.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".txt", ".parquet"):
+        raise InputError(f"{path}: a table must be .csv, .tsv or .parquet; save it as one")
+    try:
+        frame = _read_parquet(path) if suffix == ".parquet" else _read_csv(path)
+    except InputError:
+        raise
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 text; save it again, as 'CSV UTF-8' or as Parquet"
+        ) from error
+    except Exception as error:  # a damaged Parquet file raises whatever it likes
+        raise InputError(f"{path}: cannot be read as a table ({error}); save it again") from error
+    frame.columns = [str(name).strip() for name in frame.columns]
+    if frame.empty:
+        raise InputError(f"{path}: no rows; the table needs one row an image")
+    doubled = frame.columns[frame.columns.duplicated()]
+    if len(doubled):
+        raise InputError(f"{path}: two columns are named {doubled[0]!r}; rename one")
+    return Table(path, frame)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    table = pd.read_parquet(path).astype(object)  # so that damaged text is met here
+    return table.set_axis(pd.RangeIndex(2, len(table) + 2), axis="index")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = next((line for line in file if line.strip()), "")
+        file.seek(0)
+        separator = max(",;\t", key=first.count)
+        numbered = enumerate(csv.reader(file, delimiter=separator, strict=True), start=1)
+        rows = {row: cells for row, cells in numbered if any(cell.strip() for cell in cells)}
+    if not rows:
+        raise InputError(f"{path}: cannot be read as a table (it is empty); give a header and rows")
+    header = rows.pop(next(iter(rows)))
+    for row, cells in rows.items():
+        if len(cells) != len(header):
+            raise InputError(
+                f"{path}, row {row}: {len(cells)} cells, but the header has {len(header)}; "
+                "add or remove separators, or quote a cell that holds one"
+            )
+    table = pd.DataFrame(list(rows.values()), index=list(rows), columns=header, dtype=object)
+    used = [bool(name.strip()) or table.iloc[:, c].any() for c, name in enumerate(header)]
+    return table.loc[:, used]

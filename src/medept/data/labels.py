@@ -1,0 +1,132 @@
+"""Labels as they are written, and what they come to: names of classes, and targets."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medept.data.cells import Table
+from medept.errors import InputError
+
+
+def read_targets(
+    table: Table, columns: list[str], classes: Sequence[str] | None, task: str | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Targets (n,) or (n, C), and the names of the classes.
+
+    Args:
+        columns: one of classes or of labels joined by ``|``, or several of 0 and 1.
+        classes: the only ones allowed, in this order; default: those found.
+        task: what one column means; default: ``multilabel`` if a ``|`` stands anywhere in it.
+
+    Raises:
+        InputError: for a label that is missing, unknown, or cannot be used.
+    """
+    if len(columns) > 1:
+        return _targets_of_flags(table, columns, classes)
+    path, texts = table.path, {row: label(text) for row, text in table.texts(columns[0]).items()}
+    if task == "multilabel" or (task is None and any("|" in text for text in texts.values())):
+        return _targets_of_lists(path, texts, classes)
+    for row, text in texts.items():
+        if not text:
+            raise InputError(
+                f"{path}, row {row}: no label in column {columns[0]!r}; fill it in or remove the "
+                "row"
+            )
+    names = class_names(path, sorted(set(texts.values()), key=natural), classes)
+    place = {name: i for i, name in enumerate(names)}
+    for row, text in texts.items():
+        if text not in place:
+            raise _unknown_label(path, row, text, names)
+    return np.array([place[text] for text in texts.values()], dtype=np.int64), names
+
+
+def _targets_of_lists(
+    path: Path, texts: dict[int, str], classes: Sequence[str] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    labels = {
+        row: [name for part in text.split("|") if (name := label(part.strip()))]
+        for row, text in texts.items()
+    }
+    found = sorted({name for names in labels.values() for name in names}, key=natural)
+    names = class_names(path, found, classes)
+    place = {name: i for i, name in enumerate(names)}
+    targets = np.zeros((len(labels), len(names)), dtype=np.uint8)
+    for i, (row, given) in enumerate(labels.items()):
+        for name in given:
+            if name not in place:
+                raise _unknown_label(path, row, name, names)
+            targets[i, place[name]] = 1
+    return targets, names
+
+
+def _targets_of_flags(
+    table: Table, columns: list[str], classes: Sequence[str] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    path = table.path
+    names = class_names(path, columns, classes)
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r} for this label; add it, of 0 and 1")
+    targets = np.zeros((len(table.frame), len(names)), dtype=np.uint8)
+    for c, name in enumerate(names):
+        for i, (row, text) in enumerate(table.texts(name).items()):
+            if label(text) not in ("0", "1"):
+                raise InputError(
+                    f"{path}, row {row}: {text!r} in column {name!r}; labels in several columns "
+                    "are 0 or 1"
+                )
+            targets[i, c] = label(text) == "1"
+    return targets, names
+
+
+def _unknown_label(path: Path, row: int, label: str, names: Sequence[str]) -> InputError:
+    return InputError(
+        f"{path}, row {row}: unknown label {label!r}; the classes are {', '.join(names)}"
+    )
+
+
+def class_names(
+    source: Path, found: Sequence[str], classes: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The classes asked for, or those found if they can be used."""
+    if classes is not None:
+        return tuple(classes)
+    if len(set(found)) < len(found):
+        raise InputError(f"{source}: a label is named twice in {', '.join(found)}; name it once")
+    for name in found:
+        if any(unicodedata.category(c).startswith("C") for c in name):
+            raise InputError(f"{source}: the label {name!r} holds a control character; rename it")
+        if name[0] in "=+-@" and not _is_number(name):
+            raise InputError(
+                f"{source}: the label {name!r} would be a formula in a spreadsheet; rename it"
+            )
+    if len(found) < 2:
+        raise InputError(
+            f"{source}: the only label is {', '.join(found) or 'none'}; at least two are needed"
+        )
+    return tuple(found)
+
+
+def label(text: str) -> str:
+    """A label in one spelling: 1.0 is 1, and nan is no label."""
+    if text.lower() == "nan":
+        return ""
+    return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def natural(text: str) -> tuple[int, float, str]:
+    """Numbers in the order of their values, before texts in the order of their letters."""
+    return (0, float(text), text) if _is_number(text) else (1, 0.0, text)
