@@ -25,6 +25,7 @@ GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "stu
                  "lesion", "lesion_id", "case", "case_id")  # fmt: skip
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val",
           "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
+NO_LABEL = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})
 MASK_COLUMNS = ("mask", "masks", "mask_path", "segmentation")
 
 
@@ -508,8 +509,8 @@ def _class_names(
 
 
 def _label(text: str) -> str:
-    """A label in one spelling: 1.0 is 1, and nan is no label."""
-    if text.lower() == "nan":
+    """A label in one spelling: 1.0 is 1, and what programs write for no value is no label."""
+    if text.lower() in NO_LABEL:
         return ""
     return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", text)
 
