@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils import estimator_checks as checks
 
 from medept import FewShotClassifier, InputError
 from medept.data.phantoms import make_phantoms
@@ -109,6 +111,49 @@ def test_scikit_learn_takes_it(tiles) -> None:
     assert scores.shape == (2,)
 
 
+CONVENTIONS = [
+    checks.check_no_attributes_set_in_init,
+    checks.check_parameters_default_constructible,
+    checks.check_get_params_invariance,
+    checks.check_set_params,
+    checks.check_estimator_cloneable,
+    checks.check_estimator_repr,
+    checks.check_estimator_tags_renamed,
+    checks.check_valid_tag_types,
+    checks.check_estimators_unfitted,
+]
+"""The checks of scikit-learn that feed no tables of numbers."""
+
+
+@pytest.mark.parametrize("check", CONVENTIONS, ids=lambda check: check.__name__)
+def test_conventions_of_scikit_learn(check) -> None:
+    check("FewShotClassifier", FewShotClassifier())
+
+
+def test_a_grid_search_over_methods(tiles) -> None:
+    """Paths or images may come as a pandas column, whose slices keep their labels."""
+    images, labels = tiles
+    column = pd.Series(list(images), index=range(100, 100 + len(images)))
+    search = GridSearchCV(quick(calibrate="none"), {"method": ["linear", "prototype"]}, cv=2)
+    search.fit(column, pd.Series(labels))
+    assert search.best_params_["method"] in ("linear", "prototype")
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.predict_proba(column).shape == (len(images), 2)
+
+
+def test_every_part_of_a_recipe_can_be_set_and_is_kept(tiles, tmp_path: Path) -> None:
+    images, labels = tiles
+    parts = {"optimizer": "sgd", "weight_decay": 0.5, "crop_scale": 0.9, "views": 1,
+             "standardise": False}  # fmt: skip
+    fitted = quick(method="linear", lr=0.5, recipe_settings=parts).fit(images, labels)
+    recipe = fitted.recipe_.model_dump()
+    assert recipe | parts | {"lr": 0.5, "epochs": 2} == recipe
+    fitted.save(tmp_path)
+    again = clone(FewShotClassifier.load(tmp_path, device="cpu")).fit(images, labels)
+    assert again.recipe_ == fitted.recipe_
+    np.testing.assert_array_equal(again.decision_function(images), fitted.decision_function(images))
+
+
 def test_paths_images_and_arrays_are_the_same(tiles, tmp_path: Path) -> None:
     images, labels = tiles
     paths = []
@@ -156,6 +201,8 @@ def test_linear_on_cached_views_is_linear_on_views(tiles, monkeypatch: pytest.Mo
     ("changes", "message"),
     [({"epochs": 0}, "epochs"), ({"recipe": "secret"}, "medept, paper"), ({"lr": -1.0}, "lr"),
      ({"device": "tpu"}, "not available"), ({"precision": "int3"}, "float32"),
+     ({"lr": 0.0}, "lr"), ({"seed": -1}, "seed"), ({"tune": -1}, "tune"),
+     ({"calibrate": "magic"}, "temperature"), ({"recipe_settings": {"magic": 1}}, "not known"),
      ({"method": "magic"}, "linear"), ({"encoder": "vit_huge_secret"}, "medept encoders"),
      ({"encoder_weights": "x.safetensors"}, "leave --encoder-weights out")],
 )  # fmt: skip
@@ -169,6 +216,10 @@ def test_labels_that_leave_nothing_to_learn(tiles) -> None:
     images, labels = tiles
     with pytest.raises(InputError, match="at least two classes"):
         quick().fit(images, ["x"] * len(images))
+    with pytest.raises(InputError, match="at least two classes"):
+        quick().fit(images, ["x"] * len(images), classes=["x", "y"])
+    with pytest.raises(InputError, match=r"label 1 .* is missing"):
+        quick().fit(images, ["x", None, *["y"] * (len(images) - 2)])
     with pytest.raises(InputError, match="16 images but 3 labels"):
         quick().fit(images, labels[:3])
     with pytest.raises(InputError, match="0 or 1"):

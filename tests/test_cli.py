@@ -5,14 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
 from sklearn.metrics import accuracy_score, roc_auc_score
 from typer.testing import CliRunner
 
@@ -59,7 +65,9 @@ def test_fit_writes_all_its_files(fitted: Path) -> None:
     adapter = json.loads((fitted / "adapter.json").read_text())
     assert adapter["classes"] == ["normal", "tumour"]
     assert len(adapter["encoder"]["sha256"]) == 64
-    assert "Not a medical device" in (fitted / "README.md").read_text()
+    card = (fitted / "README.md").read_text()
+    assert "Not a medical device" in card
+    assert "http" not in card
 
 
 def test_metrics_are_those_of_the_predictions(fitted: Path) -> None:
@@ -121,7 +129,7 @@ def test_info(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", fitted, "--json") == 0
     assert json.loads(capsys.readouterr().out)["method"] == "ept"
     assert run("info", fitted) == 0
-    assert "normal" in capsys.readouterr().out
+    assert "normal, tumour" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".csv", ".parquet"])
@@ -180,6 +188,39 @@ FITTED: list[Path] = []
         (["fit", "TABLE", "--set", "size=3"], "settings are"),
         (["fit", "TABLE", "--prompt-length", "0"], "at least 1"),
         (["fit", "TABLE", "--set", "layers=99"], "layers 1 to"),
+        (["fit", "TABLE", "--set", "=3"], "NAME=VALUE"),
+        (["fit", "TABLE", "--set-recipe", "magic=3"], "magic: not known .*optimizer"),
+        (["fit", "TABLE", "--method", "linear", "--prompt-length", "9"], "length: not known"),
+        (["fit", "TABLE", "--shots", "-1"], "shots -1: give a whole number"),
+        (["fit", "TABLE", "--shots", "100%"], "shots 100%: give a whole number"),
+        (["fit", "TABLE", "--seed", "-1"], "seed -1: give a whole number from 0"),
+        (["fit", "TABLE", "--seed", str(10**20)], "give a whole number from 0"),
+        (["fit", "TABLE", "--tune", "-1"], "tune=-1: give the number of trials"),
+        (["fit", "TABLE", "--lr", "0"], "lr: .*greater than 0"),
+        (["fit", "TABLE", "--lr", "inf"], "lr: .*finite"),
+        (["fit", "TABLE", "--episode", "exp1"], "exp1: no such list"),
+        (
+            ["fit", "TABLE", "--group-column", "label", "--label-column", "label"],
+            "'label' cannot be the label and something else",
+        ),
+        (["fit", "TABLE", "--label-column", "image"], "--image-column"),
+        (["fit", "TABLE_FOLDER/patient-000_0.png"], r"must be \.csv"),
+        (["fit", "TABLE_FOLDER"], "no subfolders"),
+        (["fit", "TABLE", "--encoder-weights", "w.pth"], "leave --encoder-weights out"),
+        (
+            ["fit", "TABLE", "--encoder", "vit_tiny_patch16_224", "--encoder-weights", "w.pth"],
+            "safetensors files alone",
+        ),
+        (
+            ["embed", "TABLE_FOLDER", "--adapter", "FIT", "--encoder", "vit_tiny_patch16_224"],
+            "brings its own encoder",
+        ),
+        (["predict", "FIT", "TABLE"], "labels.csv: not an image"),
+        (["evaluate", "FIT", "FIT/support.csv"], "images are missing"),
+        (["evaluate", "FIT", "TABLE", "TABLE"], "one table or folder"),
+        (["report", "TABLE_FOLDER"], "no adapter here"),
+        (["bench", "magic"], "no suite 'magic'"),
+        (["phantoms", "colon", "--size", "1000000"], "at most 4096"),
         (["predict", "FIT", "no.png"], "no.png: no such file"),
         (["predict", "nowhere", "TABLE"], "no adapter here"),
         (["evaluate", "nowhere", "TABLE"], "no adapter here"),
@@ -192,19 +233,17 @@ def test_refusals(
     arguments: list[str], message: str,
 ) -> None:  # fmt: skip
     places = {"TABLE": str(table), "FIT": str(fitted), "TABLE_FOLDER": str(table.parent)}
-    arguments = [places.get(a, a) for a in arguments]
-    out = tmp_path / "out"
+    arguments = [re.sub("^(TABLE_FOLDER|TABLE|FIT)", lambda m: places[m[0]], a) for a in arguments]
+    out = tmp_path / ("out.npy" if arguments[0] == "embed" else "out.csv")
     if arguments[-1] == "--out-suffix":
         arguments, out = arguments[:-1], tmp_path / "out.xlsx"
-    if arguments[0] in ("fit", "predict", "embed"):
+    if arguments[0] in ("fit", "predict", "embed", "phantoms", "bench"):
         arguments += ["--out", str(out)]
     refuse(capsys, arguments, message)
     assert list(tmp_path.iterdir()) == []
 
 
 def refuse(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
-    import re
-
     assert run(*arguments) == 2
     printed = capsys.readouterr()
     assert printed.err.splitlines()[-1].startswith("error: ") or "error:" in printed.err
@@ -219,7 +258,12 @@ def refuse(capsys: pytest.CaptureFixture[str], arguments: list[str], message: st
         ("adapter.json", b"{", "not an adapter that this version can read"),
         ("adapter.json", b'{"format": 99}', "not an adapter that this version can read"),
         ("adapter.json", None, "no adapter here"),
+        ("adapter.json", b"[]", "not an adapter that this version can read"),
+        ("adapter.json", b"\xff{", "not an adapter that this version can read"),
         ("adapter.safetensors", b"\x08", "damaged"),
+        ("adapter.safetensors", pickle.dumps({"head.weight": [0.0]}) * 9, "damaged"),
+        ("adapter.safetensors", save({"head.weight": torch.full((2, 192), torch.nan)}), "NaN"),
+        ("adapter.safetensors", save({"x": torch.zeros(2)}), "does not fit"),
         ("adapter.safetensors", None, "copied whole"),
     ],
 )
@@ -230,6 +274,17 @@ def test_damaged_adapters(
     FITTED[:] = [fitted]
     copy = damaged(tmp_path, name, content)
     refuse(capsys, ["evaluate", str(copy), str(table)], message)
+
+
+@pytest.mark.parametrize("part", ["name", "sha256", "parameters", "preprocessing"])
+def test_an_adapter_that_does_not_say_its_encoder(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    FITTED[:] = [fitted]
+    content = json.loads((fitted / "adapter.json").read_text())
+    del content["encoder"][part]
+    copy = damaged(tmp_path, "adapter.json", json.dumps(content).encode())
+    refuse(capsys, ["evaluate", str(copy), str(table)], f"encoder.{part}: Field required")
 
 
 def test_other_encoder_weights_are_noticed(
@@ -251,6 +306,108 @@ def test_a_damaged_image_is_named_and_nothing_is_written(
     refuse(capsys, ["fit", str(tmp_path / "d" / "labels.csv"), "--out", str(tmp_path / "o"),
                     "--shots", "1", "--epochs", "1"], "patient-001_0.png: damaged")  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_images_to_test_on_are_looked_at_before_training(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medept.classifier.train", lambda *_, **__: pytest.fail("trained"))
+    for name in ("a4.png", "b4.png"):
+        (small.parent / name).write_bytes(b"no image")
+    list_file = small.parent / "list.txt"
+    list_file.write_text("a0.png 0\nb0.png 1\n")
+    refuse(capsys, ["fit", str(small), "--out", str(tmp_path / "o"), "--episode", str(list_file)],
+           "a4.png: not an image .* .2 images cannot be read")  # fmt: skip
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Ten small images, half of them of class b, without groups."""
+    random, folder = np.random.default_rng(0), tmp_path / "small"
+    folder.mkdir()
+    names = [f"{label}{i}.png" for label in "ab" for i in range(5)]
+    for name in names:
+        pixels = random.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    table = folder / "t.csv"
+    table.write_text("image,label\n" + "".join(f"{name},{name[0]}\n" for name in names))
+    return table
+
+
+def test_a_support_set_of_one_class_is_refused(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list_file = tmp_path / "list.txt"
+    list_file.write_text("a0.png 0\na1.png 0\n")
+    refuse(capsys, ["fit", str(small), "--out", str(tmp_path / "o"), "--method", "linear",
+                    "--episode", str(list_file)], "all labels are 'a'")  # fmt: skip
+    assert {p.name for p in tmp_path.iterdir()} == {"small", "list.txt"}
+
+
+@pytest.mark.parametrize("shots", [4, 1000])
+def test_more_shots_than_there_are_leave_little_to_test_on(
+    small: Path, tmp_path: Path, shots: int
+) -> None:
+    """One image of each class: nothing varies within a class, and nothing divides by that."""
+    code = run("fit", small, "--out", tmp_path / "o", "--shots", shots, "--epochs", 1,
+               "--method", "linear", "--calibrate", "none")  # fmt: skip
+    assert code == 0
+    assert len(pd.read_csv(tmp_path / "o" / "predictions.csv")) == 2
+
+
+def test_training_that_diverges_is_said(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse(capsys, ["fit", str(small), "--out", str(tmp_path / "o"), "--shots", "2", "--method",
+                    "linear", "--lr", "1e38", "--epochs", "3"], "diverged: .*--lr")  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir()] == ["small"]
+
+
+def test_too_little_memory_is_said(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate ...")
+
+    monkeypatch.setattr("medept.classifier.train", exhausted)
+    refuse(capsys, ["fit", str(small), "--out", str(tmp_path / "o"), "--shots", "1"],
+           "not enough memory .*--batch-size")  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir()] == ["small"]
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("there.csv", "there.csv: exists already"), ("p.xlsx", r"written as .csv or .parquet"),
+     ("there.csv/p.csv", "there.csv: part of this path is a file"), ("/proc/p.csv", "/proc/p.csv")],
+)  # fmt: skip
+def test_where_predictions_cannot_be_written(
+    fitted: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str,
+    message: str,
+) -> None:  # fmt: skip
+    (tmp_path / "there.csv").write_text("mine")
+    image = str(small.parent / "a0.png")
+    refuse(capsys, ["predict", str(fitted), image, "--out", str(tmp_path / out)], message)
+    assert (tmp_path / "there.csv").read_text() == "mine"
+    assert {p.name for p in tmp_path.iterdir()} == {"small", "there.csv"}
+
+
+def test_evaluate_leaves_out_what_was_learnt_from(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run("evaluate", fitted, table, "--json") == 0
+    printed = capsys.readouterr()
+    saved = json.loads((fitted / "metrics.json").read_text())
+    assert json.loads(printed.out)["accuracy"]["n"] == saved["accuracy"]["n"] < 24
+    assert "images are left out" in printed.err
+    learnt = table.parent / "learnt.csv"
+    support = pd.read_csv(fitted / "support.csv")
+    rows = pd.read_csv(table)
+    rows[rows.image.isin(support.image)].to_csv(learnt, index=False)
+    refuse(capsys, ["evaluate", str(fitted), str(learnt)], "no image is left")
+    rows.assign(split="train").to_csv(learnt, index=False)
+    refuse(capsys, ["evaluate", str(fitted), str(learnt)], "no row of test")
+    learnt.unlink()
 
 
 def test_what_is_there_is_not_overwritten(

@@ -161,6 +161,8 @@ BAD = {
     "too few cells": ("image,label\na.png,x\nb.png\n", "row 3: 1 cells, but the header has 2"),
     "open quote": ('image,label\na.png,x\n"b.png,y\n', "cannot be read as a table"),
     "nan as label": ("image,label\na.png,x\nb.png,nan\n", "row 3: no label"),
+    "NA as label": ("image,label\na.png,x\nb.png,NA\n", "row 3: no label"),
+    "what Excel writes for an error": ("image,label\na.png,x\nb.png,#N/A\n", "row 3: no label"),
     "no group": ("image,label,patient\na.png,x,p\nb.png,y,\n", "row 3: column 'patient' is empty"),
     "long name": ("image,label\na.png,x\n" + "b" * 300 + ".png,y\n", "row 3: .*no usable file"),
     "folder as image": ("image,label\na.png,x\nsub,y\n", "1 of 2 images are missing: sub"),

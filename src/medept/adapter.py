@@ -16,12 +16,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor
 
-from medept.errors import InputError
+from medept.encoders import Preprocessing
+from medept.errors import InputError, problems
 from medept.evaluation.calibration import Calibration
 from medept.files import whole_file, write_text
 
 TENSORS = "adapter.safetensors"
 DESCRIPTION = "adapter.json"
+
+
+class EncoderIdentity(BaseModel):
+    """What :meth:`medept.encoders.Encoder.identity` says."""
+
+    name: str
+    sha256: str
+    parameters: int
+    preprocessing: Preprocessing
 
 
 class AdapterInfo(BaseModel):
@@ -30,7 +40,7 @@ class AdapterInfo(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Literal[1] = 1
-    encoder: dict[str, Any]
+    encoder: EncoderIdentity
     encoder_weights: str | None = None
     task: Literal["multiclass", "multilabel"]
     classes: list[str]
@@ -78,11 +88,19 @@ def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     info = read_info(folder)
     file = folder / TENSORS
     try:
-        return load_file(file), info
+        state = load_file(file)
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such file; was the folder copied whole?") from error
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: damaged ({error}); fit again or copy it again") from error
+    if not is_finite(state):
+        raise InputError(f"{file}: damaged (it holds NaN); fit again or copy it again")
+    return state, info
+
+
+def is_finite(state: dict[str, Tensor]) -> bool:
+    """Whether all numbers are neither infinite nor NaN."""
+    return all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 
 def read_info(folder: Path) -> AdapterInfo:
@@ -100,4 +118,8 @@ def read_info(folder: Path) -> AdapterInfo:
             "`medept fit --out` wrote"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise InputError(f"{file}: not an adapter that this version can read: {error}") from error
+        why = problems(error) if isinstance(error, ValidationError) else error
+        raise InputError(
+            f"{file}: not an adapter that this version can read ({why}); copy it again, or fit "
+            "with this version"
+        ) from error

@@ -108,7 +108,7 @@ def analyse(
                 f"{model} tells {', '.join(map(str, classifier.classes_))}, but the data have "
                 f"{', '.join(data.classes)}"
             )
-    data = _unseen(data, [Path(m) for m, c in zip(models, classifiers, strict=True) if _fitted(c)])
+    data = unseen(data, [Path(m) for m, c in zip(models, classifiers, strict=True) if _fitted(c)])
     data = _sample(data, limit, seed)
     if chosen is not None and chosen not in data.classes:
         raise InputError(f"class {chosen!r} is none of {', '.join(data.classes)}")
@@ -156,12 +156,17 @@ def describe(looks: Sequence[Look], data: LabelledImages) -> pd.DataFrame:
             before = look.distribution
         else:
             now = look.distribution
-            row["scale_factor"] = (now.trace + now.between) / (before.trace + before.between)
-            row["shape_factor"] = now.equal_scale_trace / before.equal_scale_trace
+            row["scale_factor"] = _factor(now.trace + now.between, before.trace + before.between)
+            row["shape_factor"] = _factor(now.equal_scale_trace, before.equal_scale_trace)
         rows.append(row)
     table = pd.DataFrame(rows)
     last = [name for name in ("balanced_accuracy", "map") if name in table]
     return table[[*table.columns.drop(last), *last]]
+
+
+def _factor(now: float, before: float) -> float:
+    """By what a number changed; NaN where it was 0, as within classes of one image each."""
+    return now / before if before else float("nan")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -232,9 +237,18 @@ def _fitted(classifier: FewShotClassifier) -> bool:
     return hasattr(classifier, "model_")
 
 
-def _unseen(data: LabelledImages, folders: Sequence[Path]) -> LabelledImages:
-    """Without support images of the adapters and, where there are groups, others of theirs."""
+def unseen(data: LabelledImages, folders: Sequence[Path]) -> LabelledImages:
+    """Without support images of the adapters and, where there are groups, others of theirs.
+
+    With a ``split`` column, of its test rows alone. How many are left out is logged.
+
+    Raises:
+        InputError: if none is left.
+    """
     left = np.ones(len(data), bool) if data.splits is None else np.equal(data.splits, "test")
+    if not left.any():
+        raise InputError("the split column has no row of test; it needs some")
+    wanted = left.sum()
     for folder in folders:
         file = folder / "support.csv"
         if not file.exists():
@@ -247,6 +261,11 @@ def _unseen(data: LabelledImages, folders: Sequence[Path]) -> LabelledImages:
         left &= ~seen
     if not left.any():
         raise InputError("no image is left that none of the models was fitted to")
+    if left.sum() < wanted:
+        log.info(
+            "%d images are left out: they, or others of their groups, were learnt from",
+            wanted - left.sum(),
+        )
     return data.subset(np.flatnonzero(left))
 
 

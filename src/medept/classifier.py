@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from medept.adapter import AdapterInfo, current_versions, load_adapter, save_adapter
+from medept.adapter import (
+    AdapterInfo,
+    EncoderIdentity,
+    current_versions,
+    is_finite,
+    load_adapter,
+    save_adapter,
+)
 from medept.data.images import ImageLike
 from medept.encoders import EMBEDDED, Encoder, load_encoder
 from medept.errors import InputError
@@ -34,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Within it, medept logs warnings alone."""
     log = logging.getLogger("medept")
     level = log.level
@@ -55,11 +63,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         encoder_weights: a local safetensors file, ``"random"``, or None for the encoder's own.
         image_size: pixels a side; None for the encoder's own.
         settings: of the method, such as ``{"length": 100, "layers": "9-12"}`` for ``ept``.
-        recipe: ``medept`` or ``paper``; the next five replace one of its values each.
+        recipe: ``medept`` or ``paper``; the next four replace one of its values each.
         epochs: passes over the support set.
         batch_size: images a step.
         lr: learning rate of the head.
         encoder_lr: learning rate of what is trained inside the encoder.
+        recipe_settings: other values of the recipe (:class:`medept.training.recipes.Recipe`), such
+            as ``{"optimizer": "sgd", "views": 4}``.
         tune: how many settings and learning rates to try by cross-validation over groups inside
             the support set; 0: take those given. What is given is not searched over.
         seed: of initial values, views and order: the same seed gives the same bits on one CPU.
@@ -94,6 +104,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         batch_size: int | None = None,
         lr: float | None = None,
         encoder_lr: float | None = None,
+        recipe_settings: dict[str, Any] | None = None,
         tune: int = 0,
         seed: int = 0,
         device: str = "auto",
@@ -111,6 +122,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.lr = lr
         self.encoder_lr = encoder_lr
+        self.recipe_settings = recipe_settings
         self.tune = tune
         self.seed = seed
         self.device = device
@@ -141,69 +153,98 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: if an image cannot be read, or the labels leave nothing to learn.
         """
-        targets = self._targets(y, classes)
-        if len(X) != len(targets):
-            raise InputError(f"{len(X)} images but {len(targets)} labels were given")
-        if self.calibrate not in KINDS:
-            raise InputError(f"calibrate={self.calibrate!r}: use one of {', '.join(KINDS)}")
+        self._check()
+        images, targets = list(X), self._targets(y, classes)
+        if len(images) != len(targets):
+            raise InputError(f"{len(images)} images but {len(targets)} labels were given")
         held = np.arange(len(targets)) if groups is None else np.asarray(groups)
-        chosen = self._tuned(X, y, held, targets) if self.tune else {}
-        recipe = make_recipe(
-            self.recipe,
-            self.method,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr or chosen.get("lr"),
-            encoder_lr=self.encoder_lr or chosen.get("encoder_lr"),
-        )
-        settings = {**chosen.get("settings", {}), **(self.settings or {})}
         accelerator = make_accelerator(self.device, self.precision)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            encoder = load_encoder(
-                self.encoder, weights=self.encoder_weights, image_size=self.image_size
-            )
-            self.model_ = adapt(encoder, self.method, len(self.classes_), settings)
-        views = Views(X, encoder.preprocessing, crop_scale=recipe.crop_scale, seed=self.seed)
-        self.recipe_ = recipe
-        self.support_images_ = len(X)
+        found = self._tuned(images, y, held, targets) if self.tune else {}
+        self._build(self._merged(found))
+        self.support_images_ = len(images)
         self.calibration_ = Calibration()
         state = None
         if checkpoint is not None:
-            key = [self.info().model_dump(), [str(x) for x in X], targets.tolist()]
+            key = [self.info().model_dump(), [str(x) for x in images], targets.tolist()]
             state = Checkpoint(checkpoint, key)
-        held_out = self._folds(targets, held)
+        folds = self._folds(targets, held)
         self.model_.to(accelerator.device)
+        self._announce(len(images), len(folds))
+        began = time.perf_counter()
+        self.history_ = train(
+            self.model_,
+            Views(
+                images,
+                self.model_.encoder.preprocessing,
+                crop_scale=self.recipe_.crop_scale,
+                seed=self.seed,
+            ),
+            targets,
+            self.recipe_,
+            accelerator,
+            groups=groups,
+            seed=self.seed,
+            progress=self._report,
+            checkpoint=state,
+        )
+        diverged = not is_finite(self.model_.trained_state())
+        if self.calibrate != "none" and not diverged:
+            self.calibration_ = self._calibrated(images, y, targets, folds, found)
+        if state and accelerator.is_main_process:
+            state.remove()
+        if diverged:
+            raise InputError("training diverged: give a smaller lr (--lr) or encoder_lr")
+        took, most = time.perf_counter() - began, peak_memory() / 1e9
+        logger.info("it took %s; %.1f GB of memory in all at most", duration(took), most)
+        return self
+
+    @property
+    def _report(self) -> Progress:
+        return self.progress or silent
+
+    def _check(self) -> None:
+        """Refuse what no other part would refuse in words."""
+        if self.calibrate not in KINDS:
+            raise InputError(f"calibrate={self.calibrate!r}: use one of {', '.join(KINDS)}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed {self.seed}: give a whole number from 0 to {2**32 - 1}")
+        if self.tune < 0:
+            raise InputError(f"tune={self.tune}: give the number of trials, or 0 for none")
+
+    def _merged(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Rates and settings: those given, and for what was not given, what a search found."""
+        rates = {
+            name: found.get(name) if getattr(self, name) is None else getattr(self, name)
+            for name in ("lr", "encoder_lr")
+        }
+        return rates | {"settings": found.get("settings", {}) | (self.settings or {})}
+
+    def _build(self, parameters: dict[str, Any]) -> None:
+        """Set the recipe and the adapted encoder, untrained."""
+        settings = parameters.pop("settings")
+        parameters |= {"epochs": self.epochs, "batch_size": self.batch_size}
+        given = {name: value for name, value in parameters.items() if value is not None}
+        changes = (self.recipe_settings or {}) | given
+        self.recipe_ = make_recipe(self.recipe, self.method, **changes)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self.model_ = adapt(self._encoder(), self.method, len(self.classes_), settings)
+
+    def _encoder(self) -> Encoder:
+        return load_encoder(self.encoder, weights=self.encoder_weights, image_size=self.image_size)
+
+    def _announce(self, images: int, folds: int) -> None:
         logger.info(
             "%s: %s trained parameters beside %s frozen ones; %d support images, %d epochs%s; "
             "about %s",
             self.method,
             f"{self.model_.trainable_count():,}",
             f"{self.model_.encoder_identity['parameters']:,}",
-            len(X),
-            recipe.epochs,
-            f", and again for {len(held_out)} folds" if held_out else "",
-            estimate_cost(self.model_, len(X), recipe, len(held_out)),
+            images,
+            self.recipe_.epochs,
+            f", and again for {folds} folds" if folds else "",
+            estimate_cost(self.model_, images, self.recipe_, folds),
         )
-        began = time.perf_counter()
-        self.history_ = train(
-            self.model_,
-            views,
-            targets,
-            recipe,
-            accelerator,
-            groups=groups,
-            seed=self.seed,
-            progress=self.progress or silent,
-            checkpoint=state,
-        )
-        if self.calibrate != "none":
-            self.calibration_ = self._calibrated(X, y, targets, held_out, chosen)
-        if state and accelerator.is_main_process:
-            state.remove()
-        took, most = time.perf_counter() - began, peak_memory() / 1e9
-        logger.info("it took %s; %.1f GB of memory at most", duration(took), most)
-        return self
 
     def _fold(
         self,
@@ -217,10 +258,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
         What was given to this one stays; the rest is as in ``parameters``.
         """
-        given = {name: getattr(self, name) or value for name, value in parameters.items()}
-        given["settings"] = parameters.get("settings", {}) | (self.settings or {})
-        fold = clone(self).set_params(tune=0, calibrate="none", progress=None, **given)
-        with _quietly():
+        fold = clone(self).set_params(
+            tune=0, calibrate="none", progress=None, **self._merged(parameters)
+        )
+        with quietly():
             fold.fit([X[i] for i in train], np.asarray(y)[train], classes=list(self.classes_))
         return fold.decision_function([X[i] for i in test])
 
@@ -246,11 +287,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             logger.info(note)
             return Calibration(note=note)
         logits = np.zeros((len(targets), len(self.classes_)))
-        report = self.progress or silent
         for i, (rows, held_out) in enumerate(folds):
-            report("calibrating", i, len(folds))
+            self._report("calibrating", i, len(folds))
             logits[held_out] = self._fold(X, y, parameters, rows, held_out)
-        report("calibrating", len(folds), len(folds))
+        self._report("calibrating", len(folds), len(folds))
         return fit_calibration(self.calibrate, logits, targets)
 
     def _tuned(
@@ -265,7 +305,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             groups,
             trials=self.tune,
             seed=self.seed,
-            progress=self.progress or silent,
+            progress=self._report,
         )
 
     def _targets(self, y: Any, classes: Sequence[str] | None) -> np.ndarray:
@@ -282,8 +322,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(
                 f"labels of shape {labels.shape}: give (n,) labels or (n, C) of 0 and 1"
             )
+        missing = np.flatnonzero(pd.isna(labels))
+        if len(missing):
+            raise InputError(f"label {missing[0]} (from 0) is missing: give one, or drop the image")
         self.task_ = "multiclass"
         self.classes_, targets = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise InputError(
+                f"all labels are {str(self.classes_[0])!r}: at least two classes are needed"
+            )
         if classes is not None:
             unknown = set(self.classes_) - set(classes)
             if unknown:
@@ -291,10 +338,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             self.classes_ = np.asarray(classes)
             place = {name: i for i, name in enumerate(classes)}
             targets = np.array([place[label] for label in labels])
-        if len(self.classes_) < 2:
-            raise InputError(
-                f"all labels are {str(self.classes_[0])!r}: at least two classes are needed"
-            )
         return targets.astype(np.int64)
 
     def decision_function(self, X: Sequence[ImageLike]) -> np.ndarray:
@@ -304,7 +347,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Probabilities (n, C): a row sums to 1, but for multi-label data."""
-        return self.calibration_.probabilities(self.decision_function(X), self.task_)
+        logits = self.decision_function(X)
+        return self.calibration_.probabilities(logits, self.task_)
 
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
         """Probabilities (n, C) from features (n, D) that :meth:`embed` gave."""
@@ -325,17 +369,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Features (n, D) of the encoder: as adapted once fitted, and frozen as it came before."""
         if hasattr(self, "model_"):
             return self._run(self.model_.encoder, X)
-        encoder = load_encoder(
-            self.encoder, weights=self.encoder_weights, image_size=self.image_size
-        )
-        return self._run(encoder, X)
+        return self._run(self._encoder(), X)
 
     def _run(self, model: Any, X: Sequence[ImageLike]) -> np.ndarray:
         encoder: Encoder = getattr(model, "encoder", model)
         accelerator = make_accelerator(self.device, self.precision)
-        views = Views(X, encoder.preprocessing)
+        views = Views(list(X), encoder.preprocessing)
         model.to(accelerator.device)
-        return predict_logits(model, views, accelerator, progress=self.progress or silent)
+        return predict_logits(model, views, accelerator, progress=self._report)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter (``adapter.safetensors``, ``adapter.json``) into ``folder``."""
@@ -346,7 +387,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """What ``adapter.json`` says."""
         local = self.encoder_weights
         return AdapterInfo(
-            encoder=self.model_.encoder_identity,
+            encoder=EncoderIdentity.model_validate(self.model_.encoder_identity),
             encoder_weights=None if local is None else str(local),
             task=self.task_,
             classes=[str(name) for name in self.classes_],
@@ -386,22 +427,23 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         state, info = load_adapter(Path(folder))
         weights = encoder_weights or info.encoder_weights
-        size = tuple(info.encoder["preprocessing"]["size"])
-        encoder = load_encoder(info.encoder["name"], weights=weights)
+        size = info.encoder.preprocessing.size
+        encoder = load_encoder(info.encoder.name, weights=weights)
         if encoder.preprocessing.size != size:
-            encoder = load_encoder(info.encoder["name"], weights=weights, image_size=size[0])
-        if encoder.fingerprint != info.encoder["sha256"]:
+            encoder = load_encoder(info.encoder.name, weights=weights, image_size=size[0])
+        if encoder.fingerprint != info.encoder.sha256:
             raise InputError(
                 f"{folder}: this adapter was trained on other weights of {encoder.name!r} "
-                f"(SHA-256 {info.encoder['sha256'][:12]}..., here {encoder.fingerprint[:12]}...): "
+                f"(SHA-256 {info.encoder.sha256[:12]}..., here {encoder.fingerprint[:12]}...): "
                 "give the right file with --encoder-weights"
             )
         self = cls(
-            info.encoder["name"],
+            info.encoder.name,
             info.method,
             encoder_weights=weights,
             image_size=size[0],
             settings=info.settings,
+            recipe_settings=info.recipe,
             calibrate=info.calibration.kind,
             seed=info.seed,
             device=device,

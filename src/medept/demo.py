@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medept import jobs
-from medept.classifier import FewShotClassifier
+from medept.classifier import FewShotClassifier, quietly
 from medept.data.phantoms import TASKS, make_phantoms, write_phantoms
 from medept.data.table import LabelledImages
 from medept.evaluation.metrics import evaluate
@@ -71,7 +71,8 @@ def _runs(
         for k in shots:
             for method in METHODS:
                 classifier = FewShotClassifier(method=method, seed=seed, calibrate="none")
-                _, test = jobs.fit_episode(data, classifier, k)
+                with quietly():
+                    _, test = jobs.fit_episode(data, classifier, k)
                 result = evaluate(
                     classifier.predict_proba(test.images), test.targets, classes=data.classes,
                     groups=test.groups, resamples=1,

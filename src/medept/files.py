@@ -14,14 +14,23 @@ from medept.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+PARTIAL = ".partial-"
+"""Before the name of what is not yet whole."""
+
 _NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """A temporary path beside ``file`` that becomes it when the block ends well."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".partial-{file.name}")
+    """A temporary path beside ``file`` that becomes it when the block ends well.
+
+    Raises:
+        InputError: if ``file`` is a folder, or below a file.
+    """
+    if file.is_dir():
+        raise InputError(f"{file}: a folder; name a file to write")
+    _make_folder(file.parent)
+    partial = file.with_name(f"{PARTIAL}{file.name}")
     try:
         yield partial
         partial.replace(file)
@@ -34,13 +43,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` when the block ends well.
 
     Raises:
-        InputError: if ``folder`` is there already and is not an empty folder.
+        InputError: if ``folder`` is there already and is not an empty folder, or is below a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists already; name another or remove it")
-    partial = folder.with_name(f".partial-{folder.name}")
+    partial = folder.with_name(f"{PARTIAL}{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    _make_folder(partial)
     try:
         yield partial
         if folder.exists():
@@ -48,6 +57,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        shown = str(folder).replace(PARTIAL, "")
+        raise InputError(f"{shown}: part of this path is a file; name another folder") from error
 
 
 def write_text(file: Path, text: str) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from medept.adapter import AdapterInfo
-from medept.analysis import look_into_fit
+from medept.analysis import look_into_fit, unseen
 from medept.classifier import FewShotClassifier
 from medept.data.check import Check, quick_check
 from medept.data.check import check as look_through
@@ -72,6 +72,7 @@ def fit(
     """
     checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
     support, test = draw(data, classifier, shots, episode)
+    _warn_of_unlearnt(support)
     if not is_main_process():
         fit_support(classifier, support, checkpoint)
         return FitResult(out, classifier.info(), None, len(support), len(test))
@@ -127,10 +128,24 @@ def fit_support(
     )
 
 
+def _warn_of_unlearnt(support: LabelledImages) -> None:
+    multilabel = support.task == "multilabel"
+    learnt = np.flatnonzero(support.targets.any(axis=0)) if multilabel else support.targets
+    for c in set(range(len(support.classes))).difference(learnt.tolist()):
+        log.warning("class %r has no image to learn from", support.classes[c])
+
+
 def warned(support: LabelledImages, test: LabelledImages) -> list[dict[str, Any]]:
-    """What a quick look through both sets finds, logged, and as it stands in ``check.json``."""
+    """What a quick look through both sets finds, logged, and as it stands in ``check.json``.
+
+    Raises:
+        InputError: if an image cannot be read; now, and not when training is done.
+    """
     found = quick_check(support, test)
     for finding in found:
+        if finding.kind == "unreadable":
+            more = f" ({finding.title})" if len(finding.notes) > 1 else ""
+            raise InputError(f"{finding.notes[0]}{more}")
         log.warning("%s. %s `medept check` shows them.", finding.title, finding.advice)
     return [{"title": one.title, "advice": one.advice, "flatters": one.flatters} for one in found]
 
@@ -161,6 +176,22 @@ class _Frozen:
             return self.encoder(torch.stack(prepared).to(self.device)).float().cpu().numpy()
 
 
+def evaluate_unseen(
+    classifier: FewShotClassifier, data: LabelledImages, folder: Path
+) -> Evaluation:
+    """Metrics of the adapter in ``folder`` on images that it was not fitted to.
+
+    Its support images, and others of their groups, are left out; with a ``split`` column all but
+    the test rows are.
+
+    Raises:
+        InputError: if no image is left.
+    """
+    data = unseen(data, [folder])
+    probabilities = classifier.predict_proba(data.images)
+    return evaluate(probabilities, data.targets, classes=data.classes, groups=data.groups)
+
+
 def write_evaluation(
     classifier: FewShotClassifier, data: LabelledImages, folder: Path
 ) -> Evaluation:
@@ -176,7 +207,12 @@ def write_evaluation(
 
 
 def predict(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> pd.DataFrame:
-    """Probabilities of each image, written to the CSV file ``out``."""
+    """Probabilities of each image, written to the new table ``out``: .csv or .parquet.
+
+    Raises:
+        InputError: if ``out`` has another suffix or exists.
+    """
+    _refuse(out, "predictions", ".csv", ".parquet")
     probabilities = classifier.predict_proba(images)
     classes = tuple(str(name) for name in classifier.classes_)
     table = pd.DataFrame({"image": [str(image) for image in images]}).join(
@@ -192,8 +228,9 @@ def predict_submission(
     """Predict the images of a list of ``medfmc-TASK:FOLDER``; a submission of the challenge.
 
     Raises:
-        InputError: if the data set is another, or the classifier has other classes.
+        InputError: if the data set is another, the classifier has other classes, or ``out`` exists.
     """
+    _refuse(out, "submissions", ".csv")
     task, folder = _medfmc(source)
     classes = tuple(str(name) for name in classifier.classes_)
     if classes != task.classes:
@@ -248,13 +285,15 @@ def write_episodes(
 
 
 def embed(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> np.ndarray:
-    """Features of each image, written to ``out``: .npy (n, D), or .csv / .parquet with names.
+    """Features of each image, written to the new file ``out``.
+
+    Args:
+        out: .npy (n, D), or .csv or .parquet with the images' names.
 
     Raises:
-        InputError: if the suffix is another one.
+        InputError: if ``out`` has another suffix or exists.
     """
-    if out.suffix not in (".npy", ".csv", ".parquet"):
-        raise InputError(f"{out}: features are written as .npy, .csv or .parquet")
+    _refuse(out, "features", ".npy", ".csv", ".parquet")
     features = classifier.embed(images)
     if out.suffix == ".npy":
         with whole_file(out) as partial, partial.open("wb") as file:
@@ -264,6 +303,14 @@ def embed(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> n
         table.insert(0, "image", [str(image) for image in images])
         write_table(out, table)
     return features
+
+
+def _refuse(out: Path, what: str, *suffixes: str) -> None:
+    """Before anything is computed: a file of another kind, or one that is there already."""
+    if out.suffix not in suffixes:
+        raise InputError(f"{out}: {what} are written as {' or '.join(suffixes)}")
+    if out.exists():
+        raise InputError(f"{out}: exists already; name another or remove it")
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -308,14 +355,14 @@ def model_card(info: AdapterInfo, support: LabelledImages, evaluation: Evaluatio
     """The adapter's ``README.md``."""
     groups = "" if support.groups is None else f" of {len(set(support.groups))} groups"
     lines = [
-        f"# {info.method} adapter on {info.encoder['name']}",
+        f"# {info.method} adapter on {info.encoder.name}",
         "",
-        "Made with [medept](https://pypi.org/project/medept/). **Not a medical device**: not for "
+        f"Made with medept {info.versions['medept']}. **Not a medical device**: not for "
         "diagnosis or treatment; check it on your own patients before relying on it.",
         "",
         f"- task: {info.task}, classes: {', '.join(info.classes)}",
-        f"- encoder: {info.encoder['name']}, {info.encoder['parameters']:,} frozen parameters, "
-        f"SHA-256 of its weights {info.encoder['sha256'][:16]}...",
+        f"- encoder: {info.encoder.name}, {info.encoder.parameters:,} frozen parameters, "
+        f"SHA-256 of its weights {info.encoder.sha256[:16]}...",
         f"- method: {info.method}, {info.trainable_parameters:,} trained parameters; "
         f"settings {json.dumps(info.settings)}",
         f"- recipe: {json.dumps(info.recipe)}, seed {info.seed}",

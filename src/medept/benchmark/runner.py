@@ -237,7 +237,7 @@ def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> d
         "test": len(test),
         "fit_seconds": fitted,
         "trainable_parameters": info.trainable_parameters,
-        "encoder_sha256": info.encoder["sha256"],
+        "encoder_sha256": info.encoder.sha256,
         "recipe": json.dumps(info.recipe),
         "final_loss": classifier.history_[-1]["loss"] if classifier.history_ else None,
     }

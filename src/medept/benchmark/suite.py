@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medept.data.episodes import read_shots
-from medept.errors import InputError
+from medept.errors import InputError, problems
 
 SHIPPED = files(__package__).joinpath("suites")
 
@@ -170,8 +170,7 @@ def read_suite(name: str, **changes: Any) -> Suite:
     try:
         suite = Suite(**(content | {"data": data} | given))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"suite {name}: {problems}") from error
+        raise InputError(f"suite {name}: {problems(error)}") from error
     for label, method in suite.methods.items():
         read_settings(method.method if method else label, method.settings if method else {})
     return suite

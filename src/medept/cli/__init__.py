@@ -5,27 +5,31 @@ from __future__ import annotations
 import logging
 import warnings
 
-from rich.logging import RichHandler
-from rich.markup import escape
-
 from medept.cli import adapt, compare, data  # noqa: F401 (their verbs register themselves)
 from medept.cli.app import app
-from medept.cli.console import notes
+from medept.cli.console import Notes, fail
 from medept.errors import InputError
+from medept.files import PARTIAL
 
 
 def main() -> None:
     """Run the command line; exit code 2 and one clear message for bad input."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn in its place
     log = logging.getLogger("medept")
     log.setLevel(logging.INFO)
-    log.handlers = [RichHandler(console=notes, show_time=False, show_level=False, show_path=False)]
+    log.handlers = [Notes()]
     try:
         app()
     except InputError as error:
-        notes.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(2) from None
+        fail(str(error))
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        notes.print(f"[bold red]error:[/] {place}{error.strerror or error}", soft_wrap=True)
-        raise SystemExit(2) from None
+        place = f"{error.filename}: ".replace(PARTIAL, "") if error.filename else ""
+        fail(f"{place}{error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        fail(
+            f"not enough memory ({error}); try a smaller --batch-size, --image-size or "
+            "--prompt-length, or another device"
+        )

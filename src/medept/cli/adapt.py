@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from medept.cli.app import ADAPT, app
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from medept.training.loop import Progress as Report
 
 
+SUPPORT, METHOD, TRAINING = "Support set", "Method", "Training"
+
+
 @app.command(rich_help_panel=ADAPT)
 def fit(
     data: Annotated[
@@ -42,58 +45,113 @@ def fit(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the adapter and its results to.")],
-    encoder: EncoderName = "embedded",
-    encoder_weights: Weights = None,
-    image_size: ImageSize = None,
-    method: Annotated[str, typer.Option(help="`medept methods` lists them.")] = "ept",
     shots: Annotated[
         str,
         typer.Option(
-            help="Shots per class (groups where there is a group column), or a share such as 20%: "
-            "the rest is the test set. `all`: everything, or the `split` column's train rows."
+            metavar="K|all",
+            help="Shots per class (patients, where there is a column of them), or a share such as "
+            "20%: the rest is the test set. `all`: everything, or the `split` column's train rows.",
+            rich_help_panel=SUPPORT,
         ),
     ] = "all",
     episode: Annotated[
         str | None,
         typer.Option(
+            metavar="LIST",
             help="An official support set (exp1), or a list that `medept episodes` wrote; default: "
-            "drawn by the seed."
+            "drawn by the seed.",
+            rich_help_panel=SUPPORT,
         ),
     ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Of the support set, initial values and views.",
+            rich_help_panel=SUPPORT,
+        ),
+    ] = 0,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     image_column: ImageColumn = None,
-    seed: Annotated[int, typer.Option(help="Of the support set, initial values and views.")] = 0,
-    recipe: Annotated[
-        str, typer.Option(help="How to train: medept (simply works) or paper (Zu et al. 2024).")
-    ] = "medept",
-    epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate of the head; default: the recipe's.")
-    ] = None,
-    encoder_lr: Annotated[
-        float | None,
-        typer.Option(help="Learning rate inside the encoder (prompts); default: the recipe's."),
-    ] = None,
+    encoder: EncoderName = "embedded",
+    encoder_weights: Weights = None,
+    image_size: ImageSize = None,
+    method: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="`medept methods` lists them.", rich_help_panel=METHOD),
+    ] = "ept",
     prompt_length: Annotated[
-        int | None, typer.Option(help="Prompt length L; default: in proportion to the tokens.")
+        int | None,
+        typer.Option(
+            metavar="L",
+            help="Length of a prompt; default: in proportion to the tokens.",
+            rich_help_panel=METHOD,
+        ),
     ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="A setting of the method, e.g. layers=9-12."
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the method, e.g. layers=9-12; again for more.",
+            rich_help_panel=METHOD,
         ),
     ] = None,
     tune: Annotated[
         int,
-        typer.Option(help="Try this many settings by cross-validation inside the support set."),
+        typer.Option(
+            metavar="N",
+            help="Try so many settings by cross-validation inside the support set.",
+            rich_help_panel=METHOD,
+        ),
     ] = 0,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="medept (simply works) or paper (Zu et al. 2024). It gives what is left out of "
+            "the next four.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "medept",
+    epochs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Passes over the support set.", rich_help_panel=TRAINING),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images a step.", rich_help_panel=TRAINING)
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Learning rate of the head.", rich_help_panel=TRAINING),
+    ] = None,
+    encoder_lr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Learning rate inside the encoder (prompts).",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    recipe_setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set-recipe",
+            metavar="NAME=VALUE",
+            help="Another part of the recipe: optimizer, weight_decay, crop_scale, views or "
+            "standardise; again for more.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     calibrate: Annotated[
         Literal["temperature", "vector", "isotonic", "none"],
         typer.Option(
-            help="How logits become probabilities: fitted by cross-validation inside the support "
-            "set, which takes as long again as training (twice, where the encoder stays as it is)."
+            metavar="KIND",
+            help="How logits become probabilities: temperature, vector, isotonic or none. Fitted "
+            "by cross-validation inside the support set, which takes as long again as training "
+            "(twice, where the encoder stays as it is).",
+            rich_help_panel=TRAINING,
         ),
     ] = "temperature",
     device: Device = "auto",
@@ -108,7 +166,7 @@ def fit(
 
     shot_count = read_shots(shots)
     chosen = official_list(data, shot_count, episode) if episode else None
-    settings = read_settings(setting or [])
+    settings = read_settings("--set", setting or [])
     if prompt_length is not None:
         settings["length"] = prompt_length
     table = open_dataset(
@@ -126,6 +184,7 @@ def fit(
             batch_size=batch_size,
             lr=lr,
             encoder_lr=encoder_lr,
+            recipe_settings=read_settings("--set-recipe", recipe_setting or []),
             tune=tune,
             seed=seed,
             device=device,
@@ -157,7 +216,11 @@ def fit(
     if result.evaluation:
         print_metrics(result.evaluation)
     else:
-        notes.print("No test images: give --shots K, or a table with a `split` column.")
+        notes.print(
+            "No test images: give --shots K, or a table with a `split` column."
+            if shot_count is None
+            else "No test images: every image, or another of its group, is in the support set."
+        )
     notes.print(
         f"Written to {out}: open {out}/report.html to read about it.\n"
         f"Next: medept predict {out} IMAGES... --out predictions.csv"
@@ -167,7 +230,9 @@ def fit(
 @app.command(rich_help_panel=ADAPT)
 def predict(
     adapter: AdapterFolder,
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES", help="Image files, or folders of them.")
+    ],
     out: Annotated[Path, typer.Option(help="CSV file to write: one row an image.")],
     form: SubmissionFormat = None,
     names: Annotated[
@@ -209,11 +274,13 @@ def evaluate(
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
-    """Metrics of an adapter on labelled images (the test rows, where there is a split column).
+    """Metrics of an adapter on labelled images that it was not fitted to.
+
+    Its support images, and others of their patients, are left out; so are all but the test rows
+    where there is a split column.
 
     With --format medfmc, of submission files: medept evaluate medfmc-colon:FOLDER FILES...
     """
-    from medept import evaluation as metrics
     from medept import jobs
     from medept.data.sources import open_dataset
 
@@ -237,14 +304,7 @@ def evaluate(
             classes=[str(name) for name in classifier.classes_],
             task=classifier.task_,
         )
-        if table.splits is not None:
-            table = table.subset((table.splits == "test").nonzero()[0])
-        result = metrics.evaluate(
-            classifier.predict_proba(table.images),
-            table.targets,
-            classes=table.classes,
-            groups=table.groups,
-        )
+        result = jobs.evaluate_unseen(classifier, table, adapter)
     if as_json:
         print_json(result.to_dict())
     else:
@@ -253,7 +313,9 @@ def evaluate(
 
 @app.command(rich_help_panel=ADAPT)
 def embed(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES", help="Image files, or folders of them.")
+    ],
     out: Annotated[Path, typer.Option(help="File to write: .npy, .csv or .parquet.")],
     adapter: Annotated[
         Path | None, typer.Option(help="Features as adapted by this fit, not as they came.")
@@ -269,6 +331,8 @@ def embed(
     from medept import jobs
     from medept.classifier import FewShotClassifier
 
+    if adapter and (encoder != "embedded" or image_size):
+        raise InputError("--adapter brings its own encoder: leave --encoder and --image-size out")
     with progress_bars() as report:
         classifier = (
             _load(adapter, encoder_weights, device, precision, report)
@@ -294,13 +358,14 @@ def info(adapter: AdapterFolder, as_json: Json = False) -> None:
     """What an adapter is: encoder, classes, method, settings, how it was trained."""
     from medept.adapter import read_info
 
-    description = read_info(adapter).model_dump()
+    description = read_info(adapter)
     if as_json:
-        print_json(description)
+        print_json(description.model_dump())
         return
     table = Table(show_header=False, box=None)
-    for key, value in description.items():
-        table.add_row(key.replace("_", " "), value if isinstance(value, str) else json.dumps(value))
+    shown = description.model_dump() | {"calibration": str(description.calibration)}
+    for key, value in shown.items():
+        table.add_row(key.replace("_", " "), escape(_plain(value)))
     results.print(table)
 
 
@@ -332,6 +397,17 @@ def demo(
         f"and pictures (phantoms.png, shots.png).\n"
         f"Next: medept predict {out}/adapter {out}/colon-phantoms --out p.csv"
     )
+
+
+def _plain(value: Any) -> str:
+    """A value of ``adapter.json`` as a person would write it."""
+    if isinstance(value, dict):
+        return "\n".join(f"{key.replace('_', ' ')}: {_plain(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else str(value)
 
 
 def _load(folder: Path, weights: Path | None, device: str, precision: str, report: Report) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -22,14 +22,14 @@ from medept.cli.options import (
 )
 from medept.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-
 
 @app.command(rich_help_panel=COMPARE)
 def bench(
     suite: Annotated[
-        str, typer.Argument(help="A suite's YAML file, or the name of one: --list shows them.")
+        str,
+        typer.Argument(
+            metavar="SUITE", help="A suite's YAML file, or the name of one: --list shows them."
+        ),
     ] = "quick",
     out: Annotated[
         Path, typer.Option(help="Folder of runs and results; continued if it is there.")
@@ -42,7 +42,8 @@ def bench(
     encoder_weights: Weights = None,
     image_size: ImageSize = None,
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="Only these of the suite's methods.")
+        list[str] | None,
+        typer.Option("--method", metavar="NAME", help="Only this of the suite's; again for more."),
     ] = None,
     episodes: Annotated[int | None, typer.Option(help="How many support sets.")] = None,
     workers: Annotated[
@@ -94,7 +95,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `fit` or `bench` wrote.")],
     data: Annotated[
         Path | None,
-        typer.Argument(metavar="[DATA]", help="Of a fit: for small pictures of its images."),
+        typer.Argument(metavar="DATA", help="Of a fit: for small pictures of its images."),
     ] = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
@@ -219,7 +220,10 @@ def methods(as_json: Json = False) -> None:
 @app.command(rich_help_panel=COMPARE)
 def encoders(
     pattern: Annotated[
-        str, typer.Argument(help="Show timm names with this in them, `*` for any text.")
+        str,
+        typer.Argument(
+            metavar="PATTERN", help="Show timm names with this in them, `*` for any text."
+        ),
     ] = "vit_*",
     as_json: Json = False,
 ) -> None:

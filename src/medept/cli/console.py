@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -18,6 +20,21 @@ if TYPE_CHECKING:
 
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 results = Console(highlight=False)
+
+
+class Notes(logging.Handler):
+    """Log records as notes, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        before = "warning: " if record.levelno >= logging.WARNING else ""
+        notes.print(before + self.format(record), markup=False)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong with the input, and exit with code 2."""
+    notes.print(f"[bold red]error:[/] {escape(message)}")
+    raise SystemExit(2)
 
 
 def print_json(value: Any) -> None:
@@ -39,14 +56,15 @@ def print_metrics(evaluation: Evaluation) -> None:
 
 @contextmanager
 def progress_bars() -> Iterator[Report]:
-    """Progress bars with an estimate of the time left, on standard error."""
+    """Progress bars with an estimate of the time left, on standard error if it is a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes, transient=True) as bars:
+    quiet = not notes.is_terminal
+    with Progress(*columns, console=notes, transient=True, disable=quiet) as bars:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from medept.cli.app import DATA, app
 from medept.cli.console import notes, print_json, progress_bars, results
-from medept.cli.options import (
-    Device,
-    GroupColumn,
-    ImageColumn,
-    Json,
-    LabelColumn,
-)
-
-if TYPE_CHECKING:
-    pass
+from medept.cli.options import Device, GroupColumn, ImageColumn, Json, LabelColumn
 
 
 @app.command(rich_help_panel=DATA)
@@ -74,7 +65,8 @@ def episodes(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="What `fit` takes.")],
     out: Annotated[Path, typer.Option(help="Folder to write the lists to; must not exist.")],
     shots: Annotated[
-        list[str] | None, typer.Option(help="Shots per class; several times for several.")
+        list[str] | None,
+        typer.Option(metavar="K", help="Shots per class; again for more. Default: 1, 5 and 10."),
     ] = None,
     count: Annotated[int, typer.Option("--episodes", min=1, help="Support sets of each.")] = 5,
     label_column: LabelColumn = None,
@@ -101,7 +93,7 @@ def episodes(
 
 @app.command(rich_help_panel=DATA)
 def phantoms(
-    task: Annotated[str, typer.Argument(help="colon, chest or endo.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="colon, chest or endo.")],
     out: Annotated[Path, typer.Option(help="Folder to write images and labels.csv to.")],
     patients: Annotated[int, typer.Option(help="How many patients.")] = 60,
     images_per_patient: Annotated[int, typer.Option(help="Images of each.")] = 4,
@@ -125,7 +117,10 @@ def phantoms(
     if as_json:
         print_json({"table": str(table), "images": len(data), "classes": list(data.classes)})
     else:
-        notes.print(f"{len(data)} images of {patients} patients. Next: medept fit {table} ...")
+        notes.print(
+            f"{len(data)} images of {patients} patients. Written to {out}\n"
+            f"Next: medept fit {table} --out my-fit --shots 5"
+        )
 
 
 @app.command(rich_help_panel=DATA)

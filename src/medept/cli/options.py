@@ -10,29 +10,73 @@ import typer
 
 from medept.errors import InputError
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+COLUMNS, ENCODER, MACHINE = "Columns of the table", "Encoder", "Machine and output"
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=MACHINE),
+]
 EncoderName = Annotated[
-    str, typer.Option("--encoder", help="Encoder by name: `medept encoders` lists them.")
+    str,
+    typer.Option(
+        "--encoder",
+        metavar="NAME",
+        help="`medept encoders` lists them.",
+        rich_help_panel=ENCODER,
+    ),
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option("--encoder-weights", help="Local .safetensors file with the encoder's weights."),
+    typer.Option(
+        "--encoder-weights",
+        metavar="FILE",
+        help="Local .safetensors file; default: the encoder's own, or those of the hub.",
+        rich_help_panel=ENCODER,
+    ),
 ]
 ImageSize = Annotated[
-    int | None, typer.Option("--image-size", help="Pixels a side; default: the encoder's own.")
+    int | None,
+    typer.Option(
+        "--image-size",
+        metavar="PIXELS",
+        help="A side; default: the encoder's own.",
+        rich_help_panel=ENCODER,
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="auto, cpu, cuda or mps.", rich_help_panel=MACHINE),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="auto, float32, bfloat16 or float16.", rich_help_panel=MACHINE
+    ),
+]
 ImageColumn = Annotated[
-    str | None, typer.Option(help="Column of image paths; found by its name if not given.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Of image paths; default: found by its name (image, path, file, ...).",
+        rich_help_panel=COLUMNS,
+    ),
 ]
 LabelColumn = Annotated[
     str | None,
-    typer.Option(help="Column of labels, or several 0/1 columns joined by commas (multi-label)."),
+    typer.Option(
+        metavar="NAME",
+        help="Of labels (label, class, diagnosis, ...), or several 0/1 columns joined by commas.",
+        rich_help_panel=COLUMNS,
+    ),
 ]
 GroupColumn = Annotated[
     str | None,
-    typer.Option(help="Column of patients, studies or lesions; never on both sides of a split."),
+    typer.Option(
+        metavar="NAME",
+        help="Of patients, studies or lesions (patient, group, study, ...): never on both sides "
+        "of a split.",
+        rich_help_panel=COLUMNS,
+    ),
 ]
 SubmissionFormat = Annotated[
     Literal["medfmc"] | None,
@@ -48,15 +92,15 @@ AdapterFolder = Annotated[
 def read_pairs(option: str, pairs: list[str]) -> dict[str, str]:
     """NAME=VALUE pairs of an option that may be given several times."""
     for pair in pairs:
-        if "=" not in pair:
+        if pair.find("=") < 1:
             raise InputError(f"{option} {pair}: write NAME=VALUE")
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def read_settings(pairs: list[str]) -> dict[str, Any]:
-    """Of --set: values as JSON where they read as that, else as text."""
+def read_settings(option: str, pairs: list[str]) -> dict[str, Any]:
+    """The same, with values as JSON where they read as that, and else as text."""
     settings: dict[str, Any] = {}
-    for name, value in read_pairs("--set", pairs).items():
+    for name, value in read_pairs(option, pairs).items():
         try:
             settings[name] = json.loads(value)
         except json.JSONDecodeError:

@@ -13,6 +13,8 @@ import numpy as np
 from medept.data.cells import Table
 from medept.errors import InputError
 
+NO_LABEL = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})
+
 
 def read_targets(
     table: Table, columns: list[str], classes: Sequence[str] | None, task: str | None
@@ -114,8 +116,8 @@ def class_names(
 
 
 def label(text: str) -> str:
-    """A label in one spelling: 1.0 is 1, and nan is no label."""
-    if text.lower() == "nan":
+    """A label in one spelling: 1.0 is 1, and what programs write for no value is no label."""
+    if text.lower() in NO_LABEL:
         return ""
     return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", text)
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medept.encoders import Encoder
-from medept.errors import InputError
+from medept.errors import InputError, problems
 from medept.methods.adaptformer import AdaptFormer
 from medept.methods.base import AdaptedEncoder, MethodSettings
 from medept.methods.ept import EmbeddedPromptTuning
@@ -49,11 +49,10 @@ def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSett
     try:
         return method.Settings(**(_split(name)[1] | (values or {})))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()
-        )
         known = ", ".join(method.Settings.model_fields) or "none"
-        raise InputError(f"method {name!r}: {problems} (its settings are: {known})") from error
+        raise InputError(
+            f"method {name!r}: {problems(error)} (its settings are: {known})"
+        ) from error
 
 
 def _split(name: str) -> tuple[str, dict[str, Any]]:

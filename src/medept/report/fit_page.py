@@ -147,7 +147,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
     n = len(fit.names)
     return render(
         "fit.html.j2",
-        title=f"{info.method} on {info.encoder['name']}",
+        title=f"{info.method} on {info.encoder.name}",
         asked=_asked(fit),
         findings=fit.findings,
         metrics=_metrics(fit),
@@ -225,11 +225,11 @@ def _needed(fit: Fit) -> list[str]:
 
 def _settings(info: AdapterInfo) -> list[tuple[str, str]]:
     encoder = info.encoder
-    size = encoder["preprocessing"]["size"]
+    size = encoder.preprocessing.size
     recipe = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in info.recipe.items())
     return [
-        ("encoder", f"{encoder['name']}, {encoder['parameters']:,} frozen parameters"),
-        ("its weights", f"SHA-256 {encoder['sha256']}"),
+        ("encoder", f"{encoder.name}, {encoder.parameters:,} frozen parameters"),
+        ("its weights", f"SHA-256 {encoder.sha256}"),
         ("images", f"{size[0]} x {size[1]} pixels"),
         ("method", f"{info.method}, {info.trainable_parameters:,} trained parameters"),
         ("settings", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in info.settings.items())),

@@ -28,7 +28,7 @@ class Cost:
     memory: int
 
     def __str__(self) -> str:
-        return f"{duration(self.seconds)} and {self.memory / 1e9:.1f} GB of memory"
+        return f"{duration(self.seconds)} and {self.memory / 1e9:.1f} GB more memory"
 
 
 def estimate_cost(model: AdaptedEncoder, images: int, recipe: Recipe, folds: int = 0) -> Cost:

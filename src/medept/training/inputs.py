@@ -84,8 +84,6 @@ def _keep(batches: Iterable[Tensor], views: int, images: int, stack: ExitStack) 
 
 def _room(shape: tuple[int, ...], stack: ExitStack) -> np.ndarray:
     size = 4 * int(np.prod(shape))
-    where = "memory" if size <= IN_MEMORY else "a temporary file"
-    logger.info("what stays the same in training takes %.2f GB, kept in %s", size / 1e9, where)
     if size <= IN_MEMORY:
         return np.empty(shape, dtype=np.float32)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medept-")))
@@ -94,4 +92,5 @@ def _room(shape: tuple[int, ...], stack: ExitStack) -> np.ndarray:
             f"{size / 1e9:.1f} GB of encoded views do not fit into {folder.parent}: take fewer "
             "images or views, or set TMPDIR to a folder with more room"
         )
+    logger.info("encoded views take %.1f GB in a temporary file", size / 1e9)
     return np.lib.format.open_memmap(folder / "views.npy", mode="w+", dtype=np.float32, shape=shape)

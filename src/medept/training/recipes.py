@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medept.errors import InputError
+from medept.errors import InputError, problems
 from medept.methods import find_method
 
 
@@ -34,8 +34,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     optimizer: Literal["sgd", "adamw"]
-    lr: float = Field(gt=0)
-    encoder_lr: float = Field(gt=0)
+    lr: float = Field(gt=0, allow_inf_nan=False)
+    encoder_lr: float = Field(gt=0, allow_inf_nan=False)
     weight_decay: float = Field(ge=0)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -88,5 +88,5 @@ def make_recipe(name: str = "medept", method: str = "ept", **changes: Any) -> Re
     try:
         return Recipe(**(RECIPES[name].model_dump() | own | given))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"recipe: {problems}") from error
+        parts = ", ".join(Recipe.model_fields)
+        raise InputError(f"recipe: {problems(error)} (its parts are: {parts})") from error

@@ -10,8 +10,6 @@ random stream of its own: asking for more of them changes none of the others.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +20,7 @@ from PIL import Image
 from medept.data.phantoms import chest, colon, endo
 from medept.data.table import LabelledImages
 from medept.errors import InputError
+from medept.files import whole_folder
 
 TASKS = ("colon", "chest", "endo")
 
@@ -49,7 +48,7 @@ def make_phantoms(
         task: one of :data:`TASKS`.
         patients: how many, at least 2.
         images_per_patient: at least 1.
-        size: of the images, in pixels a side, at least 32.
+        size: of the images, in pixels a side, from 32 to 4096.
         difficulty: 0 (signs plain to see) to 1 (hardly any).
         seed: the same one draws the same images.
 
@@ -100,9 +99,6 @@ def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path
     Raises:
         InputError: if the folder holds something already, or is a file; or a name is a path.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists and is not an empty folder; name a new one")
     outside = [name for name in data.names if Path(name).name != name]
     if outside:
         raise InputError(f"the image name {outside[0]!r} is a path; names must be plain file names")
@@ -112,19 +108,11 @@ def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path
         labels = [label + "|" for label in labels]  # else they would be read as classes
     table = pd.DataFrame({"image": data.names, "label": labels, "patient": data.groups})
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with whole_folder(Path(folder)) as new:
         for name, image in zip(data.names, data.images, strict=True):
             Image.fromarray(np.asarray(image)).save(new / name)
         table.to_csv(new / "labels.csv", index=False)
-        new.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        new.replace(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    return folder / "labels.csv"
+    return Path(folder) / "labels.csv"
 
 
 def _check(
@@ -137,6 +125,8 @@ def _check(
     for name, (value, minimum) in least.items():
         if value < minimum:
             raise InputError(f"{name} is {value}; it must be at least {minimum}")
+    if size > 4096:
+        raise InputError(f"size is {size}; it must be at most 4096")
     if not 0.0 <= difficulty <= 1.0:
         raise InputError(f"difficulty is {difficulty}; it must be between 0 and 1")
 
