@@ -101,7 +101,7 @@ def _pictures(
     plots.save(plots.contact_sheet(samples), folder / "phantoms.png")
     table = runs.rename(columns={"method": "label", "balanced_accuracy": "score"})
     curve = plots.lines(
-        table.assign(data="colon phantoms"), "shots", over=list(dict.fromkeys(runs["shots"])),
-        xlabel="shots (patients per class)", ylabel="balanced accuracy",
+        table.assign(data="colon phantoms", metric="balanced accuracy"), "shots",
+        over=list(dict.fromkeys(runs["shots"])), xlabel="shots (patients per class)",
     )  # fmt: skip
     plots.save(curve, folder / "shots.png")

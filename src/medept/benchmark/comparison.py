@@ -9,20 +9,28 @@ share most of their test images, so pairs are not wholly independent: read p as 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from medept.benchmark.results import read_rows, read_suite_of
 from medept.benchmark.suite import Suite
 from medept.errors import InputError
 
 REFERENCE = "linear"
 """What changes are told against, as in the paper."""
+
+KEYS = ("encoder", "data", "shots", "label", "episode", "metric")
+"""What a score is of."""
+
+MEAN = "mean"
+"""In place of shots: the mean over all of them."""
 
 
 def read_benchmark(folder: Path) -> tuple[Suite, pd.DataFrame]:
@@ -31,30 +39,20 @@ def read_benchmark(folder: Path) -> tuple[Suite, pd.DataFrame]:
     Raises:
         InputError: if ``medept bench`` has not written there, or a file is damaged.
     """
-    try:
-        suite = Suite.model_validate_json((folder / "suite.json").read_text(encoding="utf-8"))
-        rows = [
-            json.loads(file.read_text(encoding="utf-8"))
-            for file in sorted((folder / "runs").glob("*.json"))
-        ]
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{folder}: no benchmark here; give what `medept bench --out` wrote"
-        ) from error
-    except ValueError as error:
-        raise InputError(
-            f"{folder}: damaged ({error}); remove the file and run bench again"
-        ) from error
+    suite, rows = read_suite_of(folder), read_rows(folder)
     if not rows:
         raise InputError(f"{folder}: no run has ended yet")
     return suite, pd.DataFrame(rows)
 
 
-def scores(runs: pd.DataFrame, *, as_in_paper: bool = False) -> pd.DataFrame:
+def scores(
+    runs: pd.DataFrame, *, as_in_paper: bool = False, of: Literal["episode", "run"] = "episode"
+) -> pd.DataFrame:
     """One row an episode of a method: data, encoder, shots (text), label, episode, score, metric.
 
-    The score is the mean over repeats of ``map`` for multi-label data, else of ``accuracy`` where
-    the paper reports that, else of ``balanced_accuracy``. Failed runs are left out.
+    The score is the mean over repeats (with ``of="run"`` each has a row) of ``map`` for multi-label
+    data, else of ``accuracy`` where the paper reports that, else of ``balanced_accuracy``. Failed
+    runs are left out.
     """
     good = runs[runs["error"] == ""].copy()
     if good.empty:
@@ -66,8 +64,15 @@ def scores(runs: pd.DataFrame, *, as_in_paper: bool = False) -> pd.DataFrame:
             has = good[metric].notna()
             good.loc[has, "metric"], good.loc[has, "score"] = metric, good.loc[has, metric]
     good["shots"] = [shots_text(shots) for shots in good["shots"]]
-    keys = ["encoder", "data", "shots", "label", "episode", "metric"]
+    keys = [*KEYS, "seed"] if of == "run" else [*KEYS]
     return good.groupby(keys, sort=False)["score"].mean().reset_index()
+
+
+def over_shots(table: pd.DataFrame) -> pd.DataFrame:
+    """Scores with one row for all shots of an episode, their mean; those without all left out."""
+    each = table.groupby(["label", "data", "episode"])["shots"].transform("nunique")
+    whole = table[each == table.groupby("data")["shots"].transform("nunique")]
+    return whole.assign(shots=MEAN).groupby([*KEYS], sort=False)["score"].mean().reset_index()
 
 
 def shots_text(shots: Any) -> str:
@@ -77,17 +82,22 @@ def shots_text(shots: Any) -> str:
     return f"{shots:.0%}" if shots < 1 else str(int(shots))
 
 
+def metric_text(metric: str) -> str:
+    """``mAP`` or ``balanced accuracy``."""
+    return "mAP" if metric == "map" else metric.replace("_", " ")
+
+
 def task_names(table: pd.DataFrame) -> list[tuple[str, str]]:
     """Every (data, shots) in the paper's order: by data set, then from few shots to all."""
     found = set(zip(table["data"], table["shots"], strict=True))
     order = list(dict.fromkeys(table["data"]))
-    return sorted(found, key=lambda task: (order.index(task[0]), _amount(task[1])))
+    return sorted(found, key=lambda task: (order.index(task[0]), amount(task[1])))
 
 
-def _amount(shots: str) -> float:
-    return (
-        1e9 if shots == "all" else 1e6 + float(shots[:-1]) if shots.endswith("%") else float(shots)
-    )
+def amount(shots: str) -> float:
+    """A number to sort shots by, as :func:`shots_text` writes them."""
+    last = {"all": 1e9, MEAN: 1e10}
+    return last.get(shots) or float(shots.rstrip("%")) + 1e6 * shots.endswith("%")
 
 
 def means(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -104,12 +114,14 @@ def means(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return wide(grouped.mean()), wide(grouped.std())
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
+def summary(mean: pd.DataFrame) -> pd.DataFrame:
     """Labels down: ``average`` over tasks, ``change`` against linear in %, and mean ``rank``.
 
     Of methods that were run on every task; the others have NaN.
+
+    Args:
+        mean: labels down, tasks across, as :func:`means` gives it.
     """
-    mean, _ = means(table)
     complete = mean.dropna()
     average = complete.mean(axis=1)
     base = average.get(REFERENCE, np.nan)
@@ -119,7 +131,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired_tests(table: pd.DataFrame) -> pd.DataFrame:
-    """For every two methods: pairs, mean difference, its standard error, wins, p and Holm's p."""
+    """For every two methods: pairs, mean difference, its standard error, p and Holm's p.
+
+    In so many pairs the first is ``ahead``, and in so many ``behind``.
+    """
     from scipy.stats import wilcoxon
 
     wide = table.pivot_table(
@@ -139,7 +154,8 @@ def paired_tests(table: pd.DataFrame) -> pd.DataFrame:
                 "pairs": len(apart),
                 "difference": apart.mean(),
                 "standard_error": error,
-                "wins": int((apart > 0).sum()),
+                "ahead": int((apart > 0).sum()),
+                "behind": int((apart < 0).sum()),
                 "p": p,
             }
         )
@@ -161,13 +177,19 @@ def _paper() -> dict[str, Any]:
     return json.loads(files(__package__).joinpath("paper.json").read_text(encoding="utf-8"))
 
 
-def paper_values(table: str | None) -> dict[str, dict[tuple[str, str], float]]:
-    """A table of the paper, as shares of 1: label -> (data, shots) -> value. Empty if unknown."""
+def paper_values(table: str | None, drawn: Collection[str] = ()) -> pd.DataFrame:
+    """A table of the paper, as shares of 1: labels down, (data, shots) across. Empty if unknown.
+
+    Args:
+        drawn: data sets that are not the paper's, whatever their names: they are left out.
+    """
     values = _paper()["tables"].get(table, {})
-    return {
+    rows = {
         label: {_task(name): value / 100 for name, value in row.items()}
         for label, row in values.items()
     }
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    return found[[task for task in found.columns if task[0] not in drawn]]
 
 
 def paper_seconds(table: str | None) -> dict[str, float]:

@@ -1,35 +1,34 @@
 """Runs a suite on Ray: one machine by default, a cluster by its address.
 
-Each run that ends is a JSON file of its own in ``DIR/runs``, written whole, and a row of
-``DIR/results.parquet``, which can be read at any time. A suite that was killed goes on where it
-stopped: what has its file is not repeated. A run that fails is tried once more, and is then a row
-with its traceback.
+Each run is a task with its cores and GPUs; each that ends is a file of its own, written at once
+(:mod:`medept.benchmark.results`). A suite that was killed goes on where it stopped: what has its
+file is not repeated. A run that fails is tried once more, and is then a row with its traceback.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import resource
-import subprocess
 import time
 import traceback
-from functools import cache
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from medept.benchmark.suite import Run, Suite
+from medept.benchmark.results import read_rows, write_results, write_row, write_suite
+from medept.benchmark.suite import DataSpec, Run, Suite
+from medept.benchmark.work import decode, describe, do_run, frozen_features
 from medept.data.table import LabelledImages
 from medept.errors import InputError
-from medept.files import whole_file, write_text
 from medept.training.loop import Progress, silent
 
 ATTEMPTS = 2
 SECONDS_BETWEEN_TABLES = 20.0
+NAMED_BY = ("encoder", "data", "label", "shots", "episode", "seed")
+"""What tells runs apart in a report."""
 
 
 def run_suite(
@@ -37,91 +36,69 @@ def run_suite(
     out: Path,
     *,
     workers: int | None = None,
+    cores: int = 1,
+    gpus: float | None = None,
     address: str | None = None,
+    retry: bool = False,
     progress: Progress = silent,
 ) -> pd.DataFrame:
     """Do what is missing of ``suite`` in ``out``; returns all of its rows.
 
     Args:
-        out: may hold an earlier part of the same suite, or other suites' runs.
-        workers: runs at a time; None: one a core.
+        out: may hold an earlier part of the same suite, or runs that have other names.
+        workers: runs at a time; None: as many as there are cores and GPUs for.
+        cores: of each run.
+        gpus: of each run, 0.25 to put four on one; None: one where there is any.
         address: of a Ray cluster; None: this machine.
+        retry: do again what failed in an earlier call.
 
     Raises:
-        InputError: if Ray is missing, or a data set cannot be read.
+        InputError: if Ray is missing, a data set cannot be used, or ``out`` holds other runs
+            under the same names.
     """
     runs = {run.id: run for run in suite.runs()}
-    folder = out / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(out / "suite.json", suite.model_dump_json(indent=2) + "\n")
-    left = [run for name, run in runs.items() if not (folder / f"{name}.json").exists()]
+    rows = read_rows(out)
+    _refuse_others(out, rows, runs)
+    ended = {row["id"]: bool(row["error"]) for row in rows if row["id"] in runs}
+    if retry:
+        ended = {name: failed for name, failed in ended.items() if not failed}
+    left = [run for name, run in runs.items() if name not in ended]
+    done, failed, tabled = len(ended), sum(ended.values()), time.monotonic()
+    progress("runs", done, len(runs))
+    write_suite(out, suite)
     if left:
-        _run_all(left, out, len(runs), workers, address, progress)
-    return write_results(out, list(runs))
+        data = {source: source.read() for source in {run.source for run in left}}
+        with _ray(address, workers and workers * cores) as ray:
+            for row in _Tasks(ray, data, workers, cores, gpus).rows(left):
+                write_row(out, row)
+                done, failed = done + 1, failed + bool(row["error"])
+                progress(f"runs ({failed} failed)" if failed else "runs", done, len(runs))
+                if time.monotonic() - tabled > SECONDS_BETWEEN_TABLES:
+                    write_results(out)
+                    tabled = time.monotonic()
+    table = write_results(out)
+    return table[table["id"].isin(list(runs))].reset_index(drop=True)
 
 
-def write_results(out: Path, names: list[str] | None = None) -> pd.DataFrame:
-    """Gather ``DIR/runs`` into ``results.parquet``; returns the rows of the runs named, or all."""
-    rows = [json.loads(file.read_text()) for file in sorted((out / "runs").glob("*.json"))]
-    table = pd.DataFrame(rows)
-    with whole_file(out / "results.parquet") as partial:
-        table.to_parquet(partial, index=False)
-    return table if names is None else table[table["id"].isin(names)].reset_index(drop=True)
-
-
-def _run_all(
-    runs: list[Run],
-    out: Path,
-    total: int,
-    workers: int | None,
-    address: str | None,
-    progress: Progress,
-) -> None:
-    ray = _start_ray(address, workers)
-    try:
-        read = ray.remote(num_cpus=1)(read_images)
-        encode = ray.remote(num_cpus=1)(frozen_features)
-        do = ray.remote(num_cpus=1, max_retries=0)(one_run)
-        shared: dict[Any, Any] = {}
-
-        def once(key: Any, task: Any, *arguments: Any) -> Any:
-            """A reference to what a task gives, which is done for the first who asks."""
-            if key not in shared:
-                shared[key] = task.remote(*arguments)
-            return shared[key]
-
-        waiting = [(run, 1) for run in reversed(runs)]
-        running: dict[Any, tuple[Run, int]] = {}
-        done, tabled = total - len(runs), time.monotonic()
-        limit = workers or int(ray.cluster_resources().get("CPU", 1))
-        while waiting or running:
-            while waiting and len(running) < 2 * limit:  # as many again stand ready
-                run, attempt = waiting.pop()
-                data = once(run.source, read, run.source)
-                features = once(
-                    (run.source, run.encoder.model_dump_json()), encode, data, run.encoder
-                )
-                running[do.remote(run, data, features)] = (run, attempt)
-            progress("runs", done, total)
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            run, attempt = running.pop(ready)
-            row = _result(ray, ready, run)
-            if row["error"] and attempt < ATTEMPTS:
-                waiting.append((run, attempt + 1))
-                continue
-            write_text(
-                out / "runs" / f"{run.id}.json", json.dumps(row | {"attempts": attempt}) + "\n"
+def _refuse_others(out: Path, rows: list[dict[str, Any]], runs: dict[str, Run]) -> None:
+    """Results under one name must not be of two kinds, which a report would average."""
+    taken = {tuple(row[name] for name in NAMED_BY): row["id"] for row in rows}
+    for run in runs.values():
+        name = tuple(describe(run)[part] for part in NAMED_BY)
+        if taken.get(name, run.id) != run.id:
+            raise InputError(
+                f"{out} holds another run of {run.label} on {run.data}, with other settings or "
+                "from another place: give another folder with --out"
             )
-            done += 1
-            if time.monotonic() - tabled > SECONDS_BETWEEN_TABLES:
-                write_results(out)
-                tabled = time.monotonic()
-        progress("runs", done, total)
-    finally:
-        ray.shutdown()
 
 
-def _start_ray(address: str | None, workers: int | None) -> Any:
+@contextmanager
+def _ray(address: str | None, cores: int | None) -> Iterator[Any]:
+    """Ray, on a cluster or started here with so many cores (None: all), and ended with the block.
+
+    Raises:
+        InputError: if it is not installed, or the cluster does not answer.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -129,147 +106,78 @@ def _start_ray(address: str | None, workers: int | None) -> Any:
         raise InputError("medept bench needs an extra: pip install 'medept[bench]'") from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        options |= {"include_dashboard": False, "num_cpus": workers}
-    ray.init(address=address, **options)
-    return ray
-
-
-def _result(ray: Any, reference: Any, run: Run) -> dict[str, Any]:
-    """A run's row; where the worker itself died, or could not even begin, one that says so."""
+        options |= {"include_dashboard": False, "num_cpus": cores}
     try:
-        return ray.get(reference)
-    except Exception:  # whatever went wrong in a worker is a failed run, not a failed suite
-        return describe(run) | {"error": traceback.format_exc()}
-
-
-def describe(run: Run) -> dict[str, Any]:
-    """The columns that say what a run is."""
-    return {
-        "id": run.id,
-        "data": run.data,
-        "encoder": run.encoder.name,
-        "image_size": run.encoder.image_size,
-        "label": run.label,
-        "method": run.method.method,
-        "settings": json.dumps(run.method.settings),
-        "shots": run.shots,
-        "episode": str(run.episode),
-        "seed": run.seed,
-        "run": run.model_dump_json(),
-        "error": "",
-    }
-
-
-def read_images(source: str) -> LabelledImages:
-    """A data set with its images decoded, so that no run has to do it again."""
-    from dataclasses import replace
-
-    from medept.data.images import read_image
-    from medept.data.phantoms import make_phantoms
-    from medept.data.sources import open_dataset
-
-    name, _, task = source.partition(":")
-    if name == "phantoms":
-        return make_phantoms(task, patients=120, images_per_patient=2)
-    data = open_dataset(source)
-    return replace(data, images=tuple(np.asarray(read_image(image)) for image in data.images))
-
-
-def frozen_features(data: LabelledImages, encoder: Any) -> np.ndarray:
-    """Features (n, D) of the encoder as it came, for methods that leave it so."""
-    return _classifier(encoder).embed(data.images)
-
-
-def _classifier(encoder: Any, **options: Any) -> Any:
-    from medept.classifier import FewShotClassifier
-
-    return FewShotClassifier(
-        encoder.name,
-        encoder_weights=encoder.weights,
-        image_size=encoder.image_size,
-        calibrate="none",
-        **options,
-    )
-
-
-def one_run(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
-    """Fit and evaluate; a row, with the traceback in ``error`` if it failed."""
-    started, cpu = time.perf_counter(), time.process_time()
-    row = describe(run)
-    _forget_peak_memory()
+        ray.init(address=address, **options)
+    except ConnectionError as error:
+        raise InputError(f"no Ray cluster answers at {address}: {error}") from error
     try:
-        row |= _fit_and_evaluate(run, data, features)
-    except Exception:  # a failed run is a row
-        row["error"] = traceback.format_exc()
-    return row | {
-        "seconds": time.perf_counter() - started,
-        "cpu_seconds": time.process_time() - cpu,
-        "peak_memory_mb": _peak_memory_mb(),
-        **provenance(),
-    }
+        yield ray
+    finally:
+        ray.shutdown()
 
 
-def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
-    from medept.data.episodes import draw_episode, read_episode
-    from medept.data.sources import official_list
-    from medept.evaluation import evaluate
+class _Tasks:
+    """Runs as tasks of Ray, and what they share: data sets decoded and encoded once."""
 
-    options = {"recipe": run.recipe, "tune": run.tune, "seed": run.seed} | run.method.recipe
-    classifier = _classifier(
-        run.encoder, method=run.method.method, settings=run.method.settings, **options
-    )
-    if isinstance(run.episode, int):
-        episode = draw_episode(data, run.shots, seed=run.episode)
-    else:
-        episode = read_episode(data, official_list(run.source, run.shots, run.episode))
-    support, test = data.subset(episode.support), data.subset(episode.test)
-    began = time.perf_counter()
-    classifier.fit(support.images, support.labels, groups=support.groups, classes=data.classes)
-    fitted = time.perf_counter() - began
-    if classifier.model_.trains_encoder:
-        probabilities = classifier.predict_proba(test.images)
-    else:
-        probabilities = classifier.predict_proba_of_features(features[episode.test])
-    result = evaluate(probabilities, test.targets, classes=data.classes, resamples=1)
-    info = classifier.info()
-    return {name: metric.value for name, metric in result.metrics.items()} | {
-        "support": len(support),
-        "test": len(test),
-        "fit_seconds": fitted,
-        "trainable_parameters": info.trainable_parameters,
-        "encoder_sha256": info.encoder.sha256,
-        "recipe": json.dumps(info.recipe),
-        "final_loss": classifier.history_[-1]["loss"] if classifier.history_ else None,
-    }
+    def __init__(
+        self,
+        ray: Any,
+        data: dict[DataSpec, LabelledImages],
+        workers: int | None,
+        cores: int,
+        gpus: float | None,
+    ) -> None:
+        there = ray.cluster_resources()
+        if gpus is None:
+            gpus = 1.0 if there.get("GPU") else 0.0
+        needs = {"num_cpus": cores, "num_gpus": gpus}
+        self._ray, self._data = ray, data
+        self._decode = ray.remote(num_cpus=cores)(decode)
+        self._encode = ray.remote(**needs)(frozen_features)
+        self._do = ray.remote(max_retries=0, **needs)(do_run)
+        # one task more than there is room for stands ready for each that ends
+        self._limit = workers or 2 * max(1, int(there.get("CPU", 1)) // cores)
+        self._shared: dict[Any, Any] = {}
+
+    def rows(self, runs: list[Run]) -> Iterator[dict[str, Any]]:
+        """The row of each run, in the order in which they end."""
+        waiting = deque((run, 1) for run in runs)
+        running: dict[Any, tuple[Run, int]] = {}
+        while waiting or running:
+            while waiting and len(running) < self._limit:
+                run, attempt = waiting.popleft()
+                running[self._do.remote(run, *self._inputs(run))] = run, attempt
+            (ready,), _ = self._ray.wait(list(running), num_returns=1)
+            run, attempt = running.pop(ready)
+            row = self._row(ready, run)
+            if row["error"] and attempt < ATTEMPTS:
+                waiting.appendleft((run, attempt + 1))
+            else:
+                yield row | {"attempts": attempt}
+
+    def _inputs(self, run: Run) -> tuple[Any, Any]:
+        """References to the decoded data set and its frozen features."""
+        decoded, encoded = _keys(run)
+        data = self._once(decoded, self._decode, self._data[run.source])
+        return data, self._once(encoded, self._encode, data, run.encoder, run.precision)
+
+    def _once(self, key: Any, task: Any, *arguments: Any) -> Any:
+        """A reference to what a task gives, which is done for the first who asks."""
+        if key not in self._shared:
+            self._shared[key] = task.remote(*arguments)
+        return self._shared[key]
+
+    def _row(self, reference: Any, run: Run) -> dict[str, Any]:
+        """A run's row; where the worker died, or could not even begin, one that says so."""
+        try:
+            return self._ray.get(reference)
+        except Exception:  # whatever went wrong in a worker is a failed run, not a failed suite
+            for key in _keys(run):  # it may have been in what is shared: the next try makes it anew
+                self._shared.pop(key, None)
+            return describe(run) | {"error": traceback.format_exc()}
 
 
-@cache
-def provenance() -> dict[str, Any]:
-    """With what, and on what, a run was made."""
-    from medept.adapter import current_versions
-
-    here = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    )
-    return {
-        "versions": json.dumps(current_versions()),
-        "commit": commit.stdout.strip() or None,
-        "machine": platform.node(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-    }
-
-
-def _forget_peak_memory() -> None:
-    """Let the kernel count this process's peak afresh (Linux; elsewhere it is the process's)."""
-    if Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory_mb() -> float:
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _keys(run: Run) -> tuple[Any, Any]:
+    """What a run's decoded data set, and its features, depend on."""
+    return run.source, (run.source, run.encoder, run.precision)

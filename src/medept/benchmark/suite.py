@@ -9,19 +9,81 @@ import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from medept.data.episodes import read_shots
+from medept.encoders import RANDOM
 from medept.errors import InputError, problems
+
+if TYPE_CHECKING:
+    from medept.data.table import LabelledImages
 
 SHIPPED = files(__package__).joinpath("suites")
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(_Strict):
+    """Where a data set is, and what its columns are called where they have no usual name.
+
+    Args:
+        path: what ``medept fit`` takes as DATA, or ``phantoms:TASK:PATIENTS``, which is drawn:
+            two images a patient, of 120 patients where no number is given.
+        image_column: as for ``medept fit``, and so are the next two.
+    """
+
+    path: str
+    image_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether these are phantoms."""
+        return self.path.startswith("phantoms:")
+
+    def placed(self, name: str, folder: Path) -> DataSpec:
+        """The same with an absolute path, so that workers elsewhere find it.
+
+        Args:
+            name: of the data set; a folder that is given for one known by name is read as that.
+            folder: what the path is relative to.
+        """
+        from medept.data.sources import SOURCES
+
+        if self.drawn:
+            return self
+        known, colon, place = self.path.partition(":")
+        if not colon or known not in SOURCES:
+            known, place = "", self.path
+        path = (folder / place).resolve()
+        if not known and name in SOURCES and path.is_dir():
+            known = name
+        return self.model_copy(update={"path": f"{known}:{path}" if known else str(path)})
+
+    def read(self) -> LabelledImages:
+        """The data set; its images are not decoded yet.
+
+        Raises:
+            InputError: if it is missing or cannot be used.
+        """
+        from medept.data.phantoms import make_phantoms
+        from medept.data.sources import open_dataset
+
+        if not self.drawn:
+            return open_dataset(self.path, **self.model_dump(exclude={"path"}))
+        task, _, patients = self.path.partition(":")[2].partition(":")
+        if patients and not patients.isdecimal():
+            raise InputError(f"{self.path}: write phantoms:TASK, or phantoms:TASK:PATIENTS")
+        return make_phantoms(task, patients=int(patients or 120), images_per_patient=2)
+
+
+def _path_alone(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
 
 
 class EncoderSpec(_Strict):
@@ -31,13 +93,43 @@ class EncoderSpec(_Strict):
     weights: str | None = None
     image_size: int | None = None
 
+    @property
+    def title(self) -> str:
+        """Under which results are shown."""
+        untrained = f", {RANDOM} weights" if self.weights == RANDOM else ""
+        size = f", {self.image_size} pixels" if self.image_size else ""
+        return self.name + untrained + size
+
+    def placed(self, folder: Path) -> EncoderSpec:
+        """The same with an absolute path of its weights, which is relative to ``folder``.
+
+        Raises:
+            InputError: if there is no such file.
+        """
+        if self.weights in (None, RANDOM):
+            return self
+        file = (folder / str(self.weights)).resolve()
+        if not file.is_file():
+            raise InputError(f"{file}: no such file of weights, for the encoder {self.name}")
+        return self.model_copy(update={"weights": str(file)})
+
+
+class RecipeChanges(_Strict):
+    """What a method is trained with where it differs from its suite's recipe."""
+
+    recipe: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    encoder_lr: float | None = None
+
 
 class MethodSpec(_Strict):
     """A method with its settings and what it changes of the recipe."""
 
     method: str
     settings: dict[str, Any] = {}
-    recipe: dict[str, Any] = {}
+    recipe: RecipeChanges = RecipeChanges()
 
 
 class Run(_Strict):
@@ -48,11 +140,12 @@ class Run(_Strict):
     """
 
     data: str
-    source: str
+    source: DataSpec
     encoder: EncoderSpec
     label: str
     method: MethodSpec
     recipe: str
+    precision: str
     shots: int | float | None
     episode: int | str
     seed: int
@@ -69,80 +162,109 @@ class Suite(_Strict):
     """What is run: the product of all that it names.
 
     Args:
-        data: name -> what ``medept fit`` takes as DATA (``phantoms:TASK`` is drawn), or null where
-            the user has to say where it is.
+        data: name -> what ``medept fit`` takes as DATA (see :class:`DataSpec`), or null where the
+            user has to say where it is.
         methods: label -> method; a label alone stands for the method of that name.
         shots: whole numbers, shares such as ``20%``, or ``all``.
         episodes: how many support sets, or a list of seeds or of official episodes (``exp1``).
         repeats: runs of each episode, with seeds of their own.
         recipe: ``medept`` or ``paper``.
+        precision: ``float32``, or ``bfloat16`` or ``float16`` where the machine offers them. Not
+            ``auto``, which might differ between the workers.
         tune: trials that each method gets inside each support set.
         table: the table or figure of the paper that it repeats, for ``medept report``.
     """
 
     title: str
     table: str | None = None
-    data: dict[str, str | None]
+    data: dict[str, Annotated[DataSpec | None, BeforeValidator(_path_alone)]]
     encoders: list[EncoderSpec] = [EncoderSpec()]
     methods: dict[str, MethodSpec | None]
     shots: list[int | str] = [1, 5, 10]
     episodes: int | list[int | str] = 5
     repeats: int = Field(default=1, ge=1)
     recipe: str = "medept"
+    precision: str = Field(default="float32", pattern="^(float32|bfloat16|float16)$")
     tune: int = Field(default=0, ge=0)
 
-    def only(self, labels: list[str]) -> Suite:
-        """The same with these of its methods alone.
+    def part(self, *, methods: list[str] | None = None, episodes: int | None = None) -> Suite:
+        """The same with some of its methods, or its first episodes, alone.
 
         Raises:
-            InputError: if it has no such method.
+            InputError: if it has no such method, or not so many episodes.
         """
+        labels = methods or list(self.methods)
         unknown = sorted(set(labels) - set(self.methods))
         if unknown:
             raise InputError(f"{self.title}: no method {unknown}, but {sorted(self.methods)}")
-        return self.model_copy(update={"methods": {k: self.methods[k] for k in labels}})
+        there = self._episodes()
+        count = len(there) if episodes is None else episodes
+        if not 1 <= count <= len(there):
+            raise InputError(f"{self.title}: it has 1 to {len(there)} episodes, and not {count}")
+        chosen = {label: self.methods[label] for label in labels}
+        return self.model_copy(update={"methods": chosen, "episodes": there[:count]})
+
+    def _episodes(self) -> list[int | str]:
+        return list(range(self.episodes)) if isinstance(self.episodes, int) else self.episodes
+
+    @property
+    def drawn(self) -> set[str]:
+        """Names of the data sets that are phantoms."""
+        return {name for name, spec in self.data.items() if spec and spec.drawn}
+
+    def placed(self, folder: Path) -> Suite:
+        """The same with absolute paths, where they are relative to ``folder``."""
+        data = {k: spec and spec.placed(k, folder) for k, spec in self.data.items()}
+        encoders = [encoder.placed(folder) for encoder in self.encoders]
+        return self.model_copy(update={"data": data, "encoders": encoders})
 
     def runs(self) -> list[Run]:
         """Every run; all methods of one episode stand together.
 
         Raises:
-            InputError: if a data set's place has not been given.
+            InputError: if a data set's place has not been given, or there is none.
         """
-        missing = [name for name, source in self.data.items() if source is None]
+        from medept.data.episodes import read_shots
+
+        missing = [name for name, spec in self.data.items() if spec is None] or (
+            [] if self.data else ["NAME"]
+        )
         if missing:
             asked = " ".join(f"--data {name}=PATH" for name in missing)
             raise InputError(f"{self.title}: say where its data sets are: {asked}")
-        episodes = range(self.episodes) if isinstance(self.episodes, int) else self.episodes
         return [
             Run(
                 data=name,
-                source=str(source),
+                source=spec,
                 encoder=encoder,
                 label=label,
                 method=method or MethodSpec(method=label),
                 recipe=self.recipe,
+                precision=self.precision,
                 shots=read_shots(shots),
                 episode=episode,
                 seed=seed,
                 tune=self.tune,
             )
             for encoder in self.encoders
-            for name, source in self.data.items()
-            for episode in episodes
+            for name, spec in self.data.items()
+            if spec
+            for episode in self._episodes()
             for shots in self.shots
             for seed in range(self.repeats)
             for label, method in self.methods.items()
         ]
 
 
-def shipped_suites() -> dict[str, Suite]:
-    """The suites inside the package, by name."""
-    found = sorted(item.name for item in SHIPPED.iterdir() if item.name.endswith(".yaml"))
-    return {name.removesuffix(".yaml"): read_suite(name.removesuffix(".yaml")) for name in found}
+def shipped_names() -> list[str]:
+    """Names of the suites inside the package."""
+    return sorted(item.name[:-5] for item in SHIPPED.iterdir() if item.name.endswith(".yaml"))
 
 
-def read_suite(name: str, **changes: Any) -> Suite:
+def read_suite(name: str, /, **changes: Any) -> Suite:
     """A suite by file or by the name of a shipped one, with parts of it replaced.
+
+    Paths in a suite's file are relative to that file; those in ``changes`` to the working folder.
 
     Args:
         changes: fields of :class:`Suite`; ``data`` is added to the suite's own.
@@ -151,26 +273,32 @@ def read_suite(name: str, **changes: Any) -> Suite:
         InputError: if there is none, or what it says makes no sense.
     """
     from medept.methods import read_settings
+    from medept.training.recipes import make_recipe
 
     shipped = SHIPPED.joinpath(f"{name}.yaml")
     source = shipped if shipped.is_file() else Path(name)
     try:
         content = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        known = ", ".join(
-            sorted(i.name[:-5] for i in SHIPPED.iterdir() if i.name.endswith(".yaml"))
-        )
         raise InputError(
-            f"no suite {name!r} can be read ({error}): use a YAML file, or {known}"
+            f"no suite {name!r} can be read ({error}): use a YAML file, or "
+            + ", ".join(shipped_names())
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"{name}: a suite is a mapping with title, data and methods")
-    data = {**(content.get("data") or {}), **changes.pop("data", {})}
-    given = {key: value for key, value in changes.items() if value is not None}
+    suite = _checked(name, content).placed(Path(name).parent)
+    data = suite.data | changes.pop("data", {})
+    suite = _checked(name, dict(suite) | changes | {"data": data}).placed(Path.cwd())
+    for label, spec in suite.methods.items():
+        method = spec or MethodSpec(method=label)
+        read_settings(method.method, method.settings)
+        recipe = {"recipe": suite.recipe} | method.recipe.model_dump(exclude_none=True)
+        make_recipe(recipe.pop("recipe"), method.method, **recipe)
+    return suite
+
+
+def _checked(name: str, content: dict[str, Any]) -> Suite:
     try:
-        suite = Suite(**(content | {"data": data} | given))
+        return Suite.model_validate(content)
     except ValidationError as error:
         raise InputError(f"suite {name}: {problems(error)}") from error
-    for label, method in suite.methods.items():
-        read_settings(method.method if method else label, method.settings if method else {})
-    return suite

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -19,6 +19,7 @@ from medept.cli.options import (
     LabelColumn,
     Weights,
     read_pairs,
+    read_settings,
 )
 from medept.errors import InputError
 
@@ -38,6 +39,9 @@ def bench(
         list[str] | None,
         typer.Option(metavar="NAME=DATA", help="A data set: adds to, or fills in, the suite's."),
     ] = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
     encoder: Annotated[str | None, typer.Option(help="Instead of the suite's encoders.")] = None,
     encoder_weights: Weights = None,
     image_size: ImageSize = None,
@@ -45,23 +49,35 @@ def bench(
         list[str] | None,
         typer.Option("--method", metavar="NAME", help="Only this of the suite's; again for more."),
     ] = None,
-    episodes: Annotated[int | None, typer.Option(help="How many support sets.")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="Only so many of the suite's support sets.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Of the suite, e.g. shots=[1,5] tune=10."),
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Runs at a time; default: one a core.")
+        int | None, typer.Option(min=1, help="Runs at a time; default: as many as there is room.")
+    ] = None,
+    cores: Annotated[int, typer.Option(min=1, help="Of each run.")] = 1,
+    gpus: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of each run, 0.25 for four on one; default: 1 if there is any."),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster; default: this machine.")
     ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Do again what failed before.")] = False,
     show: Annotated[
         bool, typer.Option("--list", help="List the suites that ship with medept.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a benchmark: data sets, methods, shots, episodes; resumable; on one machine or many."""
-    from medept.benchmark.suite import read_suite, shipped_suites
+    from medept.benchmark.suite import DataSpec, read_suite, shipped_names
 
     if show:
-        suites = {name: found.title for name, found in shipped_suites().items()}
+        suites = {name: read_suite(name).title for name in shipped_names()}
         if as_json:
             print_json(suites)
         else:
@@ -69,23 +85,36 @@ def bench(
         return
     from medept.benchmark.runner import run_suite
 
+    columns = {
+        "label_column": label_column, "group_column": group_column, "image_column": image_column,
+    }  # fmt: skip
     named = read_pairs("--data", data or [])
-    places = {name: _place(name, source) for name, source in named.items()}
-    changes: dict[str, Any] = {"data": places, "episodes": episodes}
-    if encoder:
-        weights = str(encoder_weights.resolve()) if encoder_weights else None
-        changes["encoders"] = [{"name": encoder, "weights": weights, "image_size": image_size}]
-    chosen = read_suite(suite, **changes)
-    if method:
-        chosen = chosen.only(method)
+    changes = read_settings("--set", setting or [])
+    changes["data"] = {name: DataSpec(path=path, **columns) for name, path in named.items()}
+    if encoder or encoder_weights or image_size:
+        weights = str(encoder_weights) if encoder_weights else None
+        changes["encoders"] = [
+            {"name": encoder or "embedded", "weights": weights, "image_size": image_size}
+        ]
+    chosen = read_suite(suite, **changes).part(methods=method, episodes=episodes)
     with progress_bars() as report:
-        rows = run_suite(chosen, out, workers=workers, address=address, progress=report)
-    failed = rows[rows.error != ""]
+        rows = run_suite(
+            chosen,
+            out,
+            workers=workers,
+            cores=cores,
+            gpus=gpus,
+            address=address,
+            retry=retry,
+            progress=report,
+        )
+    failed = int((rows["error"] != "").sum())
     if as_json:
-        print_json({"out": str(out), "runs": len(rows), "failed": len(failed)})
+        print_json({"out": str(out), "runs": len(rows), "failed": failed})
     else:
+        again = "; --retry does them again" if failed else ""
         notes.print(
-            f"{len(rows)} runs, {len(failed)} of them failed. Written to {out}/results.parquet\n"
+            f"{len(rows)} runs, {failed} of them failed{again}. Written to {out}/results.parquet\n"
             f"Next: medept report {out}"
         )
 
@@ -236,18 +265,3 @@ def encoders(
         return
     results.print("embedded        ships inside medept, needs no network")
     results.print("\n".join(names[1:]) or f"no timm model has {pattern!r} in its name")
-
-
-def _place(name: str, source: str) -> str:
-    """What is read, with an absolute path, so that workers elsewhere find it.
-
-    A folder that is given for a data set known by name is read as that.
-    """
-    from medept.data.sources import SOURCES, named_source
-
-    found = named_source(source)
-    if found is None and name in SOURCES and Path(source).is_dir():
-        found = SOURCES[name], Path(source)
-    if found is not None:
-        return f"{found[0].name}:{found[1].resolve()}"
-    return str(Path(source).resolve()) if Path(source).exists() else source

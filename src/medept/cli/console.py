@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 notes = Console(stderr=True, highlight=False, soft_wrap=True)
 results = Console(highlight=False)
+
+ESTIMATED_OVER = 3600.0
+"""Seconds that the speed of progress is measured over: steps of a benchmark may take minutes."""
+
+SECONDS_BETWEEN_LINES = 60.0
+"""Between lines of progress where there is no terminal to draw bars on."""
 
 
 class Notes(logging.Handler):
@@ -56,7 +63,11 @@ def print_metrics(evaluation: Evaluation) -> None:
 
 @contextmanager
 def progress_bars() -> Iterator[Report]:
-    """Progress bars with an estimate of the time left, on standard error if it is a terminal."""
+    """Progress bars with an estimate of the time left, on standard error.
+
+    Where that is no terminal, such as the log of a job that runs in the background, there is a
+    line a minute instead.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -64,13 +75,28 @@ def progress_bars() -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     quiet = not notes.is_terminal
-    with Progress(*columns, console=notes, transient=True, disable=quiet) as bars:
+    with Progress(
+        *columns,
+        console=notes,
+        transient=True,
+        disable=quiet,
+        speed_estimate_period=ESTIMATED_OVER,
+    ) as bars:
         tasks: dict[str, Any] = {}
+        told = time.monotonic()
 
         def report(what: str, done: int, total: int) -> None:
+            nonlocal told
             key = what.split(" (")[0]
             if key not in tasks:
                 tasks[key] = bars.add_task(what, total=total)
             bars.update(tasks[key], description=what, completed=done, total=total)
+            if not notes.is_terminal and time.monotonic() - told > SECONDS_BETWEEN_LINES:
+                left = bars.tasks[tasks[key]].time_remaining
+                from medept.training.cost import duration
+
+                estimate = "" if left is None else f", about {duration(left)} left"
+                notes.print(f"{what}: {done:,} of {total:,}{estimate}")
+                told = time.monotonic()
 
         yield report

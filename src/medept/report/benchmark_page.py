@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from medept.benchmark.comparison import (
     REFERENCE,
+    amount,
     means,
+    metric_text,
+    over_shots,
     paired_tests,
     paper_seconds,
     paper_values,
@@ -24,28 +26,17 @@ from medept.benchmark.comparison import (
     task_names,
 )
 from medept.benchmark.suite import Suite
-from medept.files import whole_file, write_table, write_text
+from medept.files import write_table, write_text
 from medept.report import plots
+from medept.report.grid import Grid, as_latex, as_markdown
 from medept.report.html import picture, render, shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORT = "report.html"
 REAL = 0.05
 """Below this p, corrected, a difference is called real."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table to print: a title, heads, rows of text, which cells are the best, notes below.
-
-    ``groups`` are heads that span several columns after the first: (text, columns) each.
-    """
-
-    title: str
-    groups: tuple[tuple[str, int], ...]
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    best: frozenset[tuple[int, int]] = frozenset()
-    notes: tuple[str, ...] = ()
 
 
 def write_benchmark(folder: Path) -> Path:
@@ -58,10 +49,15 @@ def write_benchmark(folder: Path) -> Path:
     runs = in_order(runs, suite)
     table = scores(runs, as_in_paper=suite.table is not None)
     tests = paired_tests(table)
-    grids = [*_grids(suite, table), *_test_grids(tests), *_cost(suite, runs)]
-    figures = draw(suite, runs, table)
-    with whole_file(folder / "results.parquet") as partial:
-        runs.to_parquet(partial, index=False)
+    grids, costs, figures = [], [], {}
+    for encoder, part in table.groupby("encoder", sort=False):
+        its_runs = runs[runs["encoder"] == encoder]
+        grids += _grids(suite, f"{suite.title}: {encoder}", part)
+        costs.append(_cost(suite, f"Cost: {encoder}", its_runs))
+        for name, figure in draw(suite, its_runs, part).items():
+            figures[name if name not in figures else f"{name}, {encoder}"] = figure
+    grids += [*_test_grids(tests), *costs]
+    write_table(folder / "results.parquet", runs)
     write_table(folder / "tests.csv", tests)
     write_text(folder / "tables.md", "\n\n".join(map(as_markdown, grids)) + "\n")
     write_text(folder / "tables.tex", "\n\n".join(map(as_latex, grids)) + "\n")
@@ -95,63 +91,70 @@ def in_order(runs: pd.DataFrame, suite: Suite) -> pd.DataFrame:
 # --- tables ----------------------------------------------------------------------------------
 
 
-def _grids(suite: Suite, table: pd.DataFrame) -> list[Grid]:
-    return [
-        _grid(f"{suite.title}: {name}", part, suite.table)
-        for name, part in table.groupby("encoder", sort=False)
-    ]
+def _grids(suite: Suite, title: str, table: pd.DataFrame) -> list[Grid]:
+    """Of one encoder; for figure 5 another of the means over shots, which the paper tells."""
+    paper = paper_values(suite.table, drawn=suite.drawn)
+    grids = [_grid(title, table, paper)]
+    if suite.table == "fig5":
+        grids.append(_grid(f"{title}, mean over shots", over_shots(table), paper))
+    return grids
 
 
-def _grid(title: str, table: pd.DataFrame, paper: str | None) -> Grid:
-    """Mean ± standard deviation over episodes, in percent; the paper's own below."""
+def _grid(title: str, table: pd.DataFrame, paper: pd.DataFrame) -> Grid:
+    """Mean ± standard deviation over episodes, in percent; below them the paper's own."""
     mean, spread = means(table)
-    whole, tasks = summary(table), task_names(table)
-    rows = []
-    for label in mean.index:
-        cells = [_cell(mean.loc[label, task], spread.loc[label, task]) for task in tasks]
-        line = whole.loc[label]
-        change = "" if label == REFERENCE else _signed(line["change"])
-        rows.append((label, *cells, _percent(line["average"]), change, _rank(line["rank"])))
-    best = {(int(mean[task].argmax()), c) for c, task in enumerate(tasks, start=1)}
-    rows += _paper_rows(paper, tasks)
-    head = tuple(f"{shots} shot" for _, shots in tasks)
-    head = ("method", *head, "average", f"to {REFERENCE}", "rank")
-    groups = (*_spans(table, tasks), ("", 3))
-    notes = _notes(table, whole, with_paper=len(rows) > len(mean))
+    theirs = paper.reindex(columns=mean.columns).dropna(how="all")
+    rows = [*_lines(mean, spread), *_lines(theirs, None, of=" (paper)")]
+    best = {(int(mean[task].argmax()), c) for c, task in enumerate(mean.columns, start=1)}
+    head = ("method", *map(_shots_head, mean.columns.get_level_values(1)))
+    head = (*head, "average", f"to {REFERENCE}", "rank")
+    groups = (*_spans(table), ("", 3))
+    notes = _notes(table, mean, with_paper=len(theirs) > 0)
     return Grid(title, groups, head, tuple(rows), frozenset(best), notes)
 
 
-def _spans(table: pd.DataFrame, tasks: Sequence[tuple[str, str]]) -> list[tuple[str, int]]:
+def _lines(
+    mean: pd.DataFrame, spread: pd.DataFrame | None, of: str = ""
+) -> Iterator[tuple[str, ...]]:
+    """A row a method: its tasks, their average, what it is to linear, its mean rank."""
+    cells = mean.map(_percent)
+    if spread is not None:
+        cells += spread.map(_spread)
+    whole = summary(mean)
+    cells["average"] = whole["average"].map(_percent)
+    cells["change"] = whole["change"].map(lambda x: _number(x, "+.1f", " %"))
+    cells.loc[cells.index == REFERENCE, "change"] = ""
+    cells["rank"] = whole["rank"].map(lambda x: _number(x, ".1f"))
+    for label, *row in cells.itertuples():
+        yield (f"{label}{of}", *row)
+
+
+def _shots_head(shots: str) -> str:
+    return f"{shots} shot{'s' * (shots != '1')}" if shots.isdigit() else shots
+
+
+def _spans(table: pd.DataFrame) -> list[tuple[str, int]]:
+    """Data sets with their metrics, and how many columns each has."""
     metrics = table.drop_duplicates("data").set_index("data")["metric"]
+    columns = table.groupby("data")["shots"].nunique()
     return [
-        (f"{name} ({metric.replace('_', ' ')})", sum(data == name for data, _ in tasks))
+        (f"{name} ({metric_text(metric)})", int(columns[str(name)]))
         for name, metric in metrics.items()
     ]
 
 
-def _notes(table: pd.DataFrame, whole: pd.DataFrame, *, with_paper: bool) -> tuple[str, ...]:
+def _notes(table: pd.DataFrame, mean: pd.DataFrame, *, with_paper: bool) -> tuple[str, ...]:
     counts = table.groupby(["label", "data", "shots"]).size()
     least, most = counts.min(), counts.max()
     episodes = f"{most}" if least == most else f"{least} to {most}"
     notes = [f"Percent; mean ± standard deviation over {episodes} episodes (support sets)."]
-    if whole["average"].isna().any():
+    if mean.isna().any(axis=None):
         notes.append("Average, change and rank are of methods that were run on every task.")
     if least != most:
         notes.append("Where episodes differ in number, only the paired differences compare fairly.")
     if with_paper:
-        notes.append("Below: the paper's own numbers (Zu et al. 2024).")
+        notes.append("Below: the paper's own numbers (Zu et al. 2024), on its encoder.")
     return tuple(notes)
-
-
-def _paper_rows(paper: str | None, tasks: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
-    rows = []
-    for label, values in paper_values(paper).items():
-        cells = [_percent(values.get(task, np.nan)) for task in tasks]
-        if any(cells):
-            known = [values[task] for task in tasks if task in values]
-            average = _percent(float(np.mean(known))) if len(known) == len(tasks) else ""
-            rows.append((f"{label} (paper)", *cells, average, "", ""))
-    return rows
 
 
 def _test_grids(tests: pd.DataFrame) -> list[Grid]:
@@ -159,151 +162,106 @@ def _test_grids(tests: pd.DataFrame) -> list[Grid]:
     if tests.empty:
         return []
     told = (tests["method"] == REFERENCE) | (tests["against"] == REFERENCE)
-    of_interest = tests[told | (tests["p_holm"] < REAL)]
-    turned = of_interest["difference"] < 0
-    rows = []
-    for (_, row), turn in zip(of_interest.iterrows(), turned, strict=True):
-        one, other = (row["against"], row["method"]) if turn else (row["method"], row["against"])
-        wins = row["pairs"] - row["wins"] if turn else row["wins"]
-        error = "" if np.isnan(row["standard_error"]) else f" ± {100 * row['standard_error']:.1f}"
-        rows.append(
-            (
-                f"{one} – {other}",
-                f"{100 * abs(row['difference']):.1f}{error}",
-                f"{wins} of {row['pairs']}",
-                f"{row['p_holm']:.2g}",
-                "yes" if row["p_holm"] < REAL else "no",
-            )
-        )
-    rows.sort(key=lambda row: -float(row[1].split()[0]))
+    chosen = tests[told | (tests["p_holm"] < REAL)]
+    chosen = chosen.sort_values("difference", key=abs, ascending=False)
     notes = (
         "Points ± standard error over pairs of one data set, shots and episode. Wilcoxon's "
         f"signed-rank test, Holm's correction over all {len(tests)} pairs of methods. Episodes of "
         "one data set share test images: read p as a guide.",
     )
     head = ("methods", "difference", "ahead in", "p", "real")
-    return [Grid("Which differences are real", (), head, tuple(rows), notes=notes)]
+    rows = tuple(_test_row(row) for _, row in chosen.iterrows())
+    return [Grid("Which differences are real", (), head, rows, notes=notes)]
 
 
-def _cost(suite: Suite, runs: pd.DataFrame) -> list[Grid]:
+def _test_row(row: pd.Series) -> tuple[str, ...]:
+    """The better of two methods first."""
+    methods, ahead = [row["method"], row["against"]], row["ahead"]
+    if row["difference"] < 0:
+        methods.reverse()
+        ahead = row["behind"]
+    return (
+        " – ".join(methods),
+        f"{100 * abs(row['difference']):.1f}" + _spread(row["standard_error"]),
+        f"{ahead} of {row['pairs']}",
+        f"{row['p_holm']:.2g}",
+        "yes" if row["p_holm"] < REAL else "no",
+    )
+
+
+def _cost(suite: Suite, title: str, runs: pd.DataFrame) -> Grid:
     """What each method costs, and the paper's seconds where it tells."""
-    good = runs[runs["error"] == ""]
-    paper = paper_seconds(suite.table)
-    rows = []
-    for label, part in good.groupby("label", sort=False):
-        rows.append(
-            (
-                str(label),
-                f"{part['trainable_parameters'].median():,.0f}",
-                f"{part['fit_seconds'].median():.1f}",
-                f"{part['peak_memory_mb'].max():,.0f}",
-                *([f"{paper[str(label)]:.0f}" if str(label) in paper else ""] if paper else []),
-            )
-        )
-    head: tuple[str, ...] = ("method", "trained parameters", "seconds a fit", "peak memory (MB)")
+    columns = {
+        "trained parameters": ("trainable_parameters", "median", ",.0f"),
+        "seconds a fit": ("fit_seconds", "median", ".1f"),
+        "peak memory (MB)": ("peak_memory_mb", "max", ",.0f"),
+        "on the GPU (MB)": ("peak_gpu_memory_mb", "max", ",.0f"),
+    }
+    good = runs[runs["error"] == ""].groupby("label", sort=False)
+    cells = {
+        head: [_number(value, form) for value in good[column].agg(how)]
+        for head, (column, how, form) in columns.items()
+        if column in runs and runs[column].notna().any()
+    }
+    labels, paper = [str(label) for label in good.groups], paper_seconds(suite.table)
     if paper:
-        head = (*head, "paper, A100 (s)")
-    notes = ("Medians over runs; the peak is of the whole process.",)
-    return [Grid("Cost", (), head, tuple(rows), notes=notes)]
-
-
-def _cell(mean: float, spread: float) -> str:
-    if np.isnan(mean):
-        return ""
-    return _percent(mean) + ("" if np.isnan(spread) else f" ± {100 * spread:.1f}")
-
-
-def _percent(value: float) -> str:
-    return "" if np.isnan(value) else f"{100 * value:.1f}"
-
-
-def _signed(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:+.1f} %"
-
-
-def _rank(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.1f}"
-
-
-def as_markdown(grid: Grid) -> str:
-    """A markdown table; groups go into the heads."""
-    head = list(grid.head)
-    place = 1
-    for text, count in grid.groups:
-        for column in range(place, place + count):
-            head[column] = f"{text} {head[column]}".strip()
-        place += count
-    lines = [f"### {grid.title}", "", _row(head), _row(["---"] * len(head))]
-    for r, row in enumerate(grid.rows):
-        lines.append(_row([f"**{c}**" if (r, i) in grid.best else c for i, c in enumerate(row)]))
-    return "\n".join([*lines, "", *grid.notes])
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def as_latex(grid: Grid) -> str:
-    """A LaTeX table (booktabs)."""
-    lines = [
-        "\\begin{table}",
-        f"\\caption{{{_latex(grid.title)}. {_latex(' '.join(grid.notes))}}}",
-        f"\\begin{{tabular}}{{l{'r' * (len(grid.head) - 1)}}}",
-        "\\toprule",
-    ]
-    if grid.groups:
-        spans = [f"\\multicolumn{{{count}}}{{c}}{{{_latex(text)}}}" for text, count in grid.groups]
-        lines.append(" & ".join(["", *spans]) + " \\\\")
-    lines += [" & ".join(map(_latex, grid.head)) + " \\\\", "\\midrule"]
-    for r, row in enumerate(grid.rows):
-        cells = [
-            f"\\textbf{{{_latex(cell)}}}" if (r, i) in grid.best else _latex(cell)
-            for i, cell in enumerate(row)
+        cells["paper, A100 (s)"] = [
+            _number(paper.get(label, float("nan")), ".0f") for label in labels
         ]
-        lines.append(" & ".join(cells) + " \\\\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"])
+    notes = ("Medians over runs; the peaks are the highest, of the whole process.",)
+    rows = tuple(zip(labels, *cells.values(), strict=True))
+    return Grid(title, (), ("method", *cells), rows, notes=notes)
 
 
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-          "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-          "±": r"$\pm$", "–": "--"}  # fmt: skip
+def _percent(share: float) -> str:
+    return _number(100 * share, ".1f")
 
 
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+def _spread(share: float) -> str:
+    return "" if np.isnan(share) else f" ± {100 * share:.1f}"
+
+
+def _number(value: float, form: str, unit: str = "") -> str:
+    """Nothing where it is not known."""
+    return "" if np.isnan(value) else f"{value:{form}}{unit}"
 
 
 # --- figures ---------------------------------------------------------------------------------
 
 
-def draw(suite: Suite, runs: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
-    """Figures by name: the paper's where the suite repeats one, and the spread of all runs."""
-    metrics = " / ".join(dict.fromkeys(table["metric"])).replace("_", " ")
-    figures: dict[str, Any] = {}
+def draw(suite: Suite, runs: pd.DataFrame, table: pd.DataFrame) -> dict[str, Figure]:
+    """The figures of one encoder by name: the paper's that the suite repeats, or 3 and 7."""
     if suite.table == "fig4":
-        figures["figure4"] = _length(runs, table, metrics)
+        return {"figure4": _lengths(runs, table)}
     if suite.table in ("fig5", "fig6"):
-        figures[f"figure{suite.table[-1]}"] = plots.bars(table, ylabel=metrics)
-    several = list(dict.fromkeys(shots for _, shots in task_names(table)))
-    if len(several) > 1 and not figures:
-        figures["figure3"] = plots.lines(
-            table, "shots", over=several, xlabel="shots", ylabel=metrics
+        return {f"figure{suite.table[-1]}": plots.dots(over_shots(table), REFERENCE)}
+    figures = {}
+    shots = list(dict.fromkeys(shots for _, shots in task_names(table)))
+    if len(shots) > 1 and suite.table != "fig7":
+        figures["figure3"] = plots.lines(table, "shots", over=shots, xlabel="shots")
+    if suite.table in (None, "fig7"):
+        each = scores(runs, as_in_paper=suite.table is not None, of="run")
+        figures["figure7"] = plots.boxes(
+            each.sort_values("shots", key=lambda s: s.map(amount), kind="stable"), REFERENCE
         )
-    if not figures or suite.table is None or suite.table == "fig7":
-        figures["figure7"] = plots.boxes(table, ylabel=metrics)
     return figures
 
 
-def _length(runs: pd.DataFrame, table: pd.DataFrame, metrics: str) -> Any:
-    """Figure 4: against the prompt's length; methods that have none are left out."""
-    settings = runs.drop_duplicates("label").set_index("label")["settings"].map(json.loads)
-    lengths = {label: s["length"] for label, s in settings.items() if "length" in s}
-    kind = runs.drop_duplicates("label").set_index("label")["method"]
-    some = table[table["label"].isin(lengths)]
-    some = some.assign(length=some["label"].map(lengths), label=some["label"].map(kind))
-    return plots.lines(
-        some, "length", over=sorted(set(lengths.values())), xlabel="prompt length", ylabel=metrics
+def _lengths(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Figure 4: against the size of the prompts, in which their lengths can be compared.
+
+    A prompt of EPT has a row a token, and one of VPT as many numbers as tokens are wide. Methods
+    that have no length are left out.
+    """
+    first = runs[runs["error"] == ""].drop_duplicates("label").set_index("label")
+    prompted = first[["length" in json.loads(text) for text in first["settings"]]]
+    head = first["trainable_parameters"].get(REFERENCE, 0)
+    some = over_shots(table[table["label"].isin(prompted.index)])
+    some = some.assign(
+        size=some["label"].map(prompted["trainable_parameters"] - head),
+        label=some["label"].map(prompted["method"]),
     )
+    return plots.lines(some, "size", xlabel="numbers in the prompts")
 
 
 # --- words -----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Figures, as matplotlib's own; :func:`save` writes one.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart; lines also differ
-in marker and dash, so that they survive a grey printer.
+in marker and dash, and boxes have their names under them, so that all survive a grey printer.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medept.benchmark.comparison import metric_text
 from medept.evaluation.distribution import first_component
 from medept.files import whole_file
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--", "++", "||", "**")
 DASHES = ("-", "--", "-.", ":", "-", "--", "-.", ":")
 
 
@@ -42,75 +42,97 @@ def contact_sheet(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     return figure
 
 
-def lines(table: pd.DataFrame, x: str, *, over: Sequence[Any], xlabel: str, ylabel: str) -> Figure:
+def lines(table: pd.DataFrame, x: str, *, xlabel: str, over: Sequence[Any] = ()) -> Figure:
     """Mean and standard deviation of ``score`` against ``x``: a panel a data set, a line a method.
 
     Args:
-        table: one row a run with the columns ``data``, ``label``, ``score`` and ``x``.
-        over: the values of ``x`` in order, drawn at equal distances.
+        table: one row an episode: ``data``, ``metric``, ``label``, ``score`` and ``x``.
         xlabel: what x is.
-        ylabel: what the score is.
+        over: the values of ``x`` in order, drawn at equal distances; none: on a logarithmic axis.
     """
-    names = list(dict.fromkeys(table["data"]))
-    figure = _figure(4.4 * len(names) + 1.6, 3.6)
+    names, labels = _in_order(table["data"]), _in_order(table["label"])
+    figure = _figure(3.6 * len(names) + 1.6, 3.6)
     axes = figure.subplots(1, len(names), squeeze=False)[0]
-    labels = list(dict.fromkeys(table["label"]))
+    place = {value: k for k, value in enumerate(over)}
     for axis, name in zip(axes, names, strict=True):
         for i, label in enumerate(labels):
-            runs = table[(table["data"] == name) & (table["label"] == label)].groupby(x)["score"]
-            place = [k for k, value in enumerate(over) if value in runs.groups]
-            if not place:
-                continue
-            mean, spread = (v.reindex(over).dropna() for v in (runs.mean(), runs.std().fillna(0)))
-            axis.errorbar(np.array(place) + 0.03 * (i - len(labels) / 2), mean, yerr=spread,
-                          label=label, capsize=2, **_style(i))  # fmt: skip
-        axis.set_xticks(range(len(over)), [str(value) for value in over])
-        axis.set(title=name, xlabel=xlabel)
+            found = table[(table["data"] == name) & (table["label"] == label)].groupby(x)["score"]
+            mean, spread = found.mean(), found.std().fillna(0)
+            where = [place[v] + 0.04 * (i - len(labels) / 2) if over else v for v in mean.index]
+            axis.errorbar(where, mean, yerr=spread, label=label, capsize=2, elinewidth=0.7,
+                          **_style(i))  # fmt: skip
+        if over:
+            axis.set_xticks(range(len(over)), [str(value) for value in over])
+        else:
+            axis.set_xscale("log")
+        axis.set(title=name, xlabel=xlabel, ylabel=_metric(table, name))
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel(ylabel)
     _legend(figure, axes)
     return figure
 
 
-def bars(table: pd.DataFrame, *, ylabel: str) -> Figure:
-    """Mean and standard deviation over runs of ``score``: a group a data set, a bar a ``label``."""
-    names = list(dict.fromkeys(table["data"]))
-    labels = list(dict.fromkeys(table["label"]))
-    figure = _figure(1.2 + len(names) * (0.6 + 0.32 * len(labels)), 3.8)
-    axis = figure.subplots()
-    width = 0.85 / len(labels)
-    for i, label in enumerate(labels):
-        runs = table[table["label"] == label].groupby("data")["score"]
-        place = np.arange(len(names)) + (i - (len(labels) - 1) / 2) * width
-        axis.bar(place, runs.mean().reindex(names), width, yerr=runs.std().reindex(names),
-                 capsize=2, label=label, color=COLOURS[i % 8], edgecolor="black", linewidth=0.5,
-                 hatch=HATCHES[i % len(HATCHES)])  # fmt: skip
-    axis.set_xticks(range(len(names)), names)
-    axis.set_ylabel(ylabel)
-    axis.grid(alpha=0.3, axis="y")
-    _legend(figure, [axis])
-    return figure
+def dots(table: pd.DataFrame, reference: str) -> Figure:
+    """Mean and standard deviation of ``score``, its rows as points: a panel a data set.
 
-
-def boxes(table: pd.DataFrame, *, ylabel: str) -> Figure:
-    """The spread of ``score`` over runs: a panel a data set, a box a ``label``."""
-    names = list(dict.fromkeys(table["data"]))
-    labels = list(dict.fromkeys(table["label"]))
-    figure = _figure((1.0 + 0.42 * len(labels)) * len(names) + 0.6, 3.8)
+    Methods stand side by side; a line shows where the mean of ``reference`` is.
+    """
+    names, labels = _in_order(table["data"]), _in_order(table["label"])
+    figure = _figure((1.0 + 0.33 * len(labels)) * len(names) + 0.4, 3.6)
     axes = figure.subplots(1, len(names), squeeze=False)[0]
+    place = {label: k for k, label in enumerate(labels)}
     for axis, name in zip(axes, names, strict=True):
-        runs = [
-            table[(table["data"] == name) & (table["label"] == label)]["score"].to_numpy()
-            for label in labels
-        ]
-        drawn = axis.boxplot(runs, patch_artist=True, widths=0.65, medianprops={"color": "black"})
-        for i, box in enumerate(drawn["boxes"]):
-            box.set(facecolor=COLOURS[i % 8], alpha=0.75, hatch=HATCHES[i % len(HATCHES)])
-        axis.set_xticks(range(1, len(labels) + 1), labels, rotation=90)
-        axis.set_title(name)
-        axis.grid(alpha=0.3, axis="y")
-    axes[0].set_ylabel(ylabel)
+        part = table[table["data"] == name]
+        found = part.groupby("label")["score"]
+        mean, spread = found.mean(), found.std().fillna(0)
+        axis.plot(part["label"].map(place), part["score"], "o", color="0.7", markersize=4)
+        axis.errorbar([place[label] for label in mean.index], mean, yerr=spread, fmt="D", capsize=4,
+                      color=COLOURS[0], markersize=6)  # fmt: skip
+        _beside(axis, labels, mean.get(reference))
+        axis.set(title=name, ylabel=_metric(table, name))
     return figure
+
+
+def boxes(table: pd.DataFrame, reference: str) -> Figure:
+    """The spread of ``score``: data sets down, ``shots`` across, a box a method.
+
+    Boxes are quartiles, whiskers reach to the furthest run within 1.5 of their distance; a line
+    shows where the median of ``reference`` is.
+    """
+    names, labels = _in_order(table["data"]), _in_order(table["label"])
+    shots = _in_order(table["shots"])
+    figure = _figure((0.7 + 0.3 * len(labels)) * len(shots) + 0.6, 2.3 * len(names) + 0.9)
+    grid = figure.subplots(len(names), len(shots), squeeze=False, sharex=True, sharey="row")
+    for name, axes in zip(names, grid, strict=True):
+        axes[0].set_ylabel(f"{name}\n{_metric(table, name)}")
+        for axis, count in zip(axes, shots, strict=True):
+            task = table[(table["data"] == name) & (table["shots"] == count)]
+            runs = [task.loc[task["label"] == label, "score"].to_numpy() for label in labels]
+            axis.boxplot(runs, positions=range(len(labels)), widths=0.6, patch_artist=True,
+                         boxprops={"facecolor": "#a8cbe3"}, flierprops={"markersize": 3},
+                         medianprops={"color": "black", "linewidth": 2})  # fmt: skip
+            _beside(axis, labels, task.groupby("label")["score"].median().get(reference))
+    for axis, count in zip(grid[0], shots, strict=True):
+        axis.set_title(f"{count} shot{'s' * (count != '1')}" if count.isdigit() else count)
+    return figure
+
+
+def _beside(axis: Axes, labels: Sequence[str], level: float | None) -> None:
+    """Labels under what stands side by side, and a line at a level where there is one."""
+    axis.set_xticks(range(len(labels)), labels, rotation=90)
+    axis.set_xlim(-0.6, len(labels) - 0.4)
+    axis.grid(alpha=0.3, axis="y")
+    if level is not None:
+        axis.axhline(level, color=COLOURS[1], linestyle="--", linewidth=1, zorder=0)
+
+
+def _in_order(column: pd.Series) -> list[Any]:
+    """Its values, as they first come."""
+    return list(dict.fromkeys(column))
+
+
+def _metric(table: pd.DataFrame, name: str) -> str:
+    """What the scores of a data set are."""
+    return metric_text(table.loc[table["data"] == name, "metric"].iloc[0])
 
 
 def _style(i: int) -> dict[str, Any]:

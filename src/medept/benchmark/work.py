@@ -1,0 +1,184 @@
+"""What Ray's workers do: decode a data set, encode it once, and do one run after another."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+import traceback
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medept.adapter import current_versions
+from medept.benchmark.suite import EncoderSpec, Run
+from medept.classifier import FewShotClassifier
+from medept.data.episodes import Episode, draw_episode, read_episode
+from medept.data.images import read_image
+from medept.data.sources import official_list
+from medept.data.table import LabelledImages
+from medept.errors import InputError
+from medept.evaluation import evaluate
+
+DECODED = 4 * 2**30
+"""Bytes of a data set's decoded images that runs share; beyond them each decodes its own."""
+
+
+def decode(data: LabelledImages) -> LabelledImages:
+    """The data set with its images decoded, so that no run has to do it again.
+
+    Images that cannot be read stay as they are: the runs that need them fail, and others do not.
+    """
+    images, room = list(data.images), DECODED
+    for i, image in enumerate(images):
+        try:
+            pixels = np.asarray(read_image(image))
+        except InputError:
+            continue
+        room -= pixels.nbytes
+        if room < 0:
+            break
+        images[i] = pixels
+    return replace(data, images=tuple(images))
+
+
+def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) -> np.ndarray:
+    """Features (n, D) of the encoder as it came, for methods that leave it so."""
+    return _classifier(encoder, precision=precision).embed(data.images)
+
+
+def _classifier(encoder: EncoderSpec, **options: Any) -> FewShotClassifier:
+    return FewShotClassifier(
+        encoder.name,
+        encoder_weights=encoder.weights,
+        image_size=encoder.image_size,
+        calibrate="none",
+        **options,
+    )
+
+
+def do_run(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
+    """Fit and evaluate; a row, with the traceback in ``error`` if it failed."""
+    started, cpu = time.perf_counter(), time.process_time()
+    row = describe(run)
+    _forget_peak_memory()
+    try:
+        row |= _fit_and_evaluate(run, data, features)
+    except Exception:  # a failed run is a row
+        row["error"] = traceback.format_exc()
+    return row | {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu,
+        **_peak_memory(),
+        **provenance(),
+    }
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """The columns that say what a run is; ``run`` alone is enough to do it again."""
+    return {
+        "id": run.id,
+        "data": run.data,
+        "encoder": run.encoder.title,
+        "label": run.label,
+        "method": run.method.method,
+        "settings": json.dumps(run.method.settings),
+        "shots": run.shots,
+        "episode": str(run.episode),
+        "seed": run.seed,
+        "run": run.model_dump_json(),
+        "error": "",
+    }
+
+
+def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
+    options = {"recipe": run.recipe} | run.method.recipe.model_dump(exclude_none=True)
+    classifier = _classifier(
+        run.encoder,
+        method=run.method.method,
+        settings=run.method.settings,
+        precision=run.precision,
+        tune=run.tune,
+        seed=run.seed,
+        **options,
+    )
+    episode = _episode(run, data)
+    support, test = data.subset(episode.support), data.subset(episode.test)
+    began = time.perf_counter()
+    classifier.fit(support.images, support.labels, groups=support.groups, classes=data.classes)
+    fitted = time.perf_counter() - began
+    if classifier.model_.trains_encoder:
+        probabilities = classifier.predict_proba(test.images)
+    else:
+        probabilities = classifier.predict_proba_of_features(features[episode.test])
+    result = evaluate(probabilities, test.targets, classes=data.classes, resamples=1)
+    info = classifier.info()
+    return {name: metric.value for name, metric in result.metrics.items()} | {
+        "support": len(support),
+        "test": len(test),
+        "fit_seconds": fitted,
+        "trainable_parameters": info.trainable_parameters,
+        "encoder_sha256": info.encoder.sha256,
+        "recipe": json.dumps(info.recipe),
+        "final_loss": classifier.history_[-1]["loss"] if classifier.history_ else None,
+    }
+
+
+def _episode(run: Run, data: LabelledImages) -> Episode:
+    if isinstance(run.episode, int):
+        return draw_episode(data, run.shots, seed=run.episode)
+    return read_episode(data, official_list(run.source.path, run.shots, run.episode))
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """With what, and on what, a run was made."""
+    return {
+        "versions": json.dumps(current_versions()),
+        "commit": _commit(),
+        "machine": platform.node(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _commit() -> str | None:
+    """Of the checkout that this file is kept in, ``-dirty`` where it was changed; else None."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _forget_peak_memory() -> None:
+    """Count peaks afresh: the GPU's, and where the system allows it (Linux) the process's."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory() -> dict[str, float | None]:
+    """MB since the peaks were forgotten: of the whole process, and of what is on the GPU."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text().splitlines()
+        most = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    else:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+    return {"peak_memory_mb": most, "peak_gpu_memory_mb": gpu}
