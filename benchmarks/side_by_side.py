@@ -22,10 +22,10 @@ def arguments(description: str) -> argparse.Namespace:
 
 
 def median_seconds(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way; one of each in turn, so that slow drifts touch all alike."""
+    """Median seconds of each way: one of each in turn, there and back, to touch all alike."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(repeats + 1):  # the first round warms up
-        for name, run in ways.items():
+        for name, run in list(ways.items())[:: 1 if i % 2 else -1]:
             _synchronise()
             started = time.perf_counter()
             run()
@@ -62,17 +62,26 @@ def machine() -> dict[str, object]:
             "torch": torch.__version__}  # fmt: skip
 
 
-def show(rows: Iterable[dict[str, object]], as_json: bool) -> None:
-    """A markdown table of rows with the same keys, each as soon as it is there, or JSON."""
+def show(rows: Iterable[dict[str, object]], as_json: bool) -> list[dict[str, object]]:
+    """What this ran on, and the rows: as a table, or as one JSON object. Returns the rows."""
     if as_json:
-        print(json.dumps({"machine": machine(), "rows": list(rows)}))
-        return
+        rows = list(rows)
+        print(json.dumps({"machine": machine(), "rows": rows}))
+        return rows
     print(f"{machine()}\n")
-    for number, row in enumerate(rows):
-        if number == 0:
+    return table(rows)
+
+
+def table(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:
+    """A markdown table of rows with the same keys, each as soon as it is there. Returns them."""
+    shown: list[dict[str, object]] = []
+    for row in rows:
+        if not shown:
             print("| " + " | ".join(row) + " |\n|" + " --- |" * len(row))
         cells = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
         print("| " + " | ".join(cells) + " |", flush=True)
+        shown.append(row)
+    return shown
 
 
 def _synchronise() -> None:

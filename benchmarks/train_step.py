@@ -5,7 +5,8 @@
 Real architectures with random weights. The *floor* is the frozen model's forward and its backward
 to the input activations: what any method that trains something in the first block must pay. Also
 inference: with a merged adapter against the plain model. Ratios are to the floor (or the plain
-model). On a CPU the grid is the part that ends in minutes; on a GPU it is whole.
+model). On a CPU the grid is the part that ends within fifteen minutes on two cores; on a GPU it is
+whole. A second table gathers how the ratios go with the image size.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from attention import by_formula
-from side_by_side import arguments, median_seconds, peak_bytes, show
+from side_by_side import arguments, median_seconds, peak_bytes, show, table
 from torch import Tensor
 
 from medept import EmbeddedPromptConfig, attach
@@ -56,17 +57,27 @@ def step(model: AdaptedEncoder, pixels: Tensor) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def cases(quick: bool) -> Iterator[tuple[str, int, tuple[int, ...]]]:
-    """Encoder, pixels, batches."""
+def twin(encoder: Encoder) -> Encoder:
+    """A copy with modules of its own whose weights are the original's memory: as fast or slow."""
+    copied = copy.deepcopy(encoder)
+    for ours, original in zip(copied.parameters(), encoder.parameters(), strict=True):
+        ours.data = original.data
+    return copied
+
+
+def cases(quick: bool) -> Iterator[tuple[str, int, tuple[int, ...], int]]:
+    """Encoder, pixels, batches, repeats."""
+    base, large = "vit_base_patch16_224", "vit_large_patch16_224"
     if quick:
-        yield "vit_tiny_patch16_224", 224, (2,)
+        yield "vit_tiny_patch16_224", 224, (2,), 5
     elif torch.cuda.is_available():
-        for name in ("vit_base_patch16_224", "vit_large_patch16_224"):
-            yield from ((name, size, (1, 4, 16)) for size in (224, 384, 518))
+        for name in (base, large):
+            yield from ((name, size, (1, 4, 16), 5) for size in (224, 384, 518))
     else:
-        yield "vit_base_patch16_224", 224, (1, 4)
-        yield "vit_base_patch16_224", 384, (1,)
-        yield "vit_base_patch16_224", 518, (1,)
+        yield base, 224, (1, 4), 5
+        yield base, 384, (1,), 3
+        yield base, 518, (1,), 3
+        yield large, 224, (1,), 3
 
 
 def measure(
@@ -76,13 +87,13 @@ def measure(
     size = size // 16 * 16  # whole patches
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plain = load_encoder(name, weights=RANDOM, image_size=size).to(device).requires_grad_(False)
-    models = {way: adapt(copy.deepcopy(plain), *how) for way, how in METHODS.items()}
-    merged = copy.deepcopy(plain)
+    models = {way: adapt(twin(plain), *how).to(device) for way, how in METHODS.items()}
+    merged = twin(plain)
     attach(merged.model, EmbeddedPromptConfig(length=100), image_size=size).merge()
     for batch in batches:
         pixels = torch.randn(batch, 3, size, size, device=device)
         runs = {"floor": partial(floor, plain, pixels)}
-        runs |= {way: partial(step, m.to(device), pixels) for way, m in models.items()}
+        runs |= {way: partial(step, model, pixels) for way, model in models.items()}
         runs["EPT formula, L = 100"] = _with_formula(runs["EPT formula, L = 100"])
         yield from _rows(name, size, batch, runs, repeats)
         both = {
@@ -90,7 +101,7 @@ def measure(
             "inference, merged": partial(merged, pixels),
         }
         with torch.inference_mode():
-            yield from _rows(name, size, batch, both, 2 * repeats)
+            yield from _rows(name, size, batch, both, 4 * repeats)
 
 
 def _rows(
@@ -114,6 +125,19 @@ def _rows(
     ]
 
 
+def by_resolution(rows: list[dict[str, object]]) -> Iterator[dict[str, object]]:
+    """The ratios of each method by image size, for the first encoder and batch."""
+    first = rows[0]
+    alike = [r for r in rows if all(r[key] == first[key] for key in ("encoder", "batch"))]
+    for way in METHODS:
+        yield {"way": way} | {
+            f"{ratio}, {row['pixels']}": row[ratio]
+            for ratio in ("time ratio", "memory ratio")
+            for row in alike
+            if row["way"] == way
+        }
+
+
 def _with_formula(run: Callable[[], None]) -> Callable[[], None]:
     def patched() -> None:
         with patch.object(EmbeddedPrompt, "forward", formula):
@@ -124,5 +148,8 @@ def _with_formula(run: Callable[[], None]) -> Callable[[], None]:
 
 if __name__ == "__main__":
     options = arguments(__doc__ or "")
-    grid = (measure(*case, repeats=5) for case in cases(options.quick))
-    show(itertools.chain.from_iterable(grid), options.json)
+    grid = (measure(*case) for case in cases(options.quick))
+    rows = show(itertools.chain.from_iterable(grid), options.json)
+    if not options.json:
+        print()
+        table(by_resolution(rows))

@@ -16,17 +16,19 @@ from torch import Tensor, nn
 
 from medept import EmbeddedPromptConfig, InputError, attach
 
+DYNAMIC = {"dynamic_img_size": True}
 TIMM = {
-    "vit_tiny_patch16_224": {},
-    "deit_tiny_distilled_patch16_224": {},
-    "deit3_small_patch16_224": {},
-    "vit_small_patch14_reg4_dinov2": {"img_size": 224},
-    "vit_small_patch16_dinov3": {},
-    "eva02_tiny_patch14_224": {},
+    "vit_tiny_patch16_224": DYNAMIC,
+    "deit_tiny_distilled_patch16_224": DYNAMIC,
+    "deit3_small_patch16_224": DYNAMIC,
+    "vit_small_patch14_reg4_dinov2": DYNAMIC | {"img_size": 224},
+    "vit_small_patch16_dinov3": DYNAMIC,
+    "eva02_tiny_patch14_224": DYNAMIC,
     "beit_base_patch16_224": {},
-    "vit_base_patch16_siglip_224": {},
-    "vit_base_patch16_clip_224": {},
+    "vit_base_patch16_siglip_224": DYNAMIC,
+    "vit_base_patch16_clip_224": DYNAMIC,
     "vit_relpos_small_patch16_224": {},
+    "swin_tiny_patch4_window7_224": {"depths": (2,), "num_heads": (3,)},
 }
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3,
          "intermediate_size": 96, "image_size": 64, "patch_size": 16}  # fmt: skip
@@ -41,8 +43,11 @@ TRANSFORMERS = {
 
 
 def build(family: str) -> tuple[nn.Module, int]:
-    """A model and its image size; weights that start at zero (layer scales) are made one."""
+    """A model of two layers that calls SDPA, and its image size; layer scales are made one."""
     model, size = construct(family)
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = True
     for parameter in model.parameters():
         if parameter.ndim == 1 and 0 < parameter.abs().max() < 1e-2:
             nn.init.ones_(parameter)
@@ -52,7 +57,8 @@ def build(family: str) -> tuple[nn.Module, int]:
 def construct(family: str) -> tuple[nn.Module, int]:
     library, name = family.split(":")
     if library == "timm":
-        model = timm.create_model(name, num_classes=0, depth=2, **TIMM[name])
+        depth = {} if "depths" in TIMM[name] else {"depth": 2}
+        model = timm.create_model(name, num_classes=0, **depth, **TIMM[name])
         return model, 224 if "img_size" in TIMM[name] else model.pretrained_cfg["input_size"][1]
     if library == "transformers":
         transformers = pytest.importorskip("transformers")
@@ -163,19 +169,26 @@ def test_eager_transformers_models_are_switched_and_switched_back() -> None:
     assert model.config._attn_implementation == "eager"
 
 
-@pytest.mark.parametrize(
-    ("name", "other"),
-    [
-        ("vit_tiny_patch16_224", 320),
-        ("vit_small_patch16_dinov3", 320),
-        ("deit_tiny_distilled_patch16_224", 320),
-    ],
-)
-def test_prompts_made_at_one_resolution_serve_another(name: str, other: int) -> None:
-    model = timm.create_model(name, num_classes=0, depth=2, dynamic_img_size=True).eval()
-    handle = attach(model, EmbeddedPromptConfig(length=3))
-    prefix = handle.sites[0].prefix
-    assert handle.prompts[0].prompt.shape[0] == prefix + handle.sites[0].grid[0] ** 2
-    with handle.recording():
-        model(torch.randn(1, 3, other, other))
-    assert handle.gates()[0].shape[-1] == prefix + (other // 16) ** 2
+ELSEWHERE = [  # those that take images of another size than they were made for
+    *(f"timm:{name}" for name, options in TIMM.items() if "dynamic_img_size" in options),
+    *(f"transformers:{name}" for name in TRANSFORMERS),
+]
+
+
+@pytest.mark.parametrize("family", ELSEWHERE)
+def test_prompts_made_at_one_resolution_serve_another(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, size = build(family)
+    asked = family.endswith((":ViT", "CLIPVision", "SiglipVision"))
+    options = {"interpolate_pos_encoding": True} if asked else {}
+    handle = attach(model, EmbeddedPromptConfig(length=3, init="kaiming"))
+    site = handle.sites[0]
+    assert handle.prompts[0].prompt.shape[0] == site.prefix + site.grid[0] ** 2
+    side = site.grid[0] + 2
+    pixels = torch.randn(1, 3, *[side * size // site.grid[0]] * 2)
+    output = features(model(pixels, **options)).detach()
+    prompts = [p.sink(site.prefix + side**2)[:, None] for p in handle.prompts.values()]
+    handle.detach()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention_by_formula(prompts))
+    torch.testing.assert_close(output, features(model(pixels, **options)), rtol=1e-4, atol=1e-5)

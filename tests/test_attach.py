@@ -9,9 +9,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from medept import EmbeddedPromptConfig, InputError, attach
+from medept.prompts import EmbeddedPrompt
 from medept.survey import find_attentions
 
 
@@ -88,10 +90,11 @@ def test_detach_restores_the_model_exactly(tiny_vit: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize("size", [32, 48])
 def test_merging_keeps_the_output_and_leaves_one_number_per_token(
-    tiny_vit: nn.Module, per_head: bool
+    tiny_vit: nn.Module, per_head: bool, size: int
 ) -> None:
-    pixels = torch.randn(2, 3, 32, 32)
+    pixels = torch.randn(2, 3, size, size)
     handle = attach(tiny_vit, EmbeddedPromptConfig(length=50, init="kaiming", per_head=per_head))
     before = tiny_vit(pixels)
     merged = handle.merge()
@@ -140,6 +143,29 @@ def test_prompts_follow_another_resolution_with_the_class_token_kept_apart(
     assert gates.shape == (1, 3, 65)
     assert gates[..., 0].min() > 0.999
     assert gates[..., 1:].max() < 0.95
+
+
+@pytest.mark.parametrize("way", ["concat", "multiply_concat", "add"])
+@pytest.mark.parametrize("grid", [(6, 6), (4, 4), (3, 6)])
+def test_resizing_is_that_of_position_embeddings(way: str, grid: tuple[int, int]) -> None:
+    """timm's ``resample_abs_pos_embed``: of s, of the prompt's rows, of its rows and columns."""
+    old = (4, 4) if grid[0] == grid[1] else (2, 4)
+    config = EmbeddedPromptConfig(length=5, way=way, init="kaiming")
+    prompt = EmbeddedPrompt(config, heads=2, prefix=1, grid=old)
+    tokens = 1 + grid[0] * grid[1]
+
+    def resampled(rows: Tensor) -> Tensor:
+        return resample_abs_pos_embed(rows[None], list(grid), list(old), num_prefix_tokens=1)[0]
+
+    values = prompt.prompt
+    if way == "concat":
+        torch.testing.assert_close(
+            prompt.sink(tokens), resampled(values.exp().sum(-1).log()[:, None])[:, 0]
+        )
+    elif way == "multiply_concat":
+        torch.testing.assert_close(prompt.sized(tokens), resampled(values))
+    else:
+        torch.testing.assert_close(prompt.sized(tokens), resampled(resampled(values).mT).mT)
 
 
 def test_a_state_goes_into_another_copy_full_or_merged(tiny_vit: nn.Module) -> None:

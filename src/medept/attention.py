@@ -223,7 +223,7 @@ def _alike(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> tuple[Tensor, Tensor, 
 
     The fused kernels read memory that is not theirs where shapes do not fit: they are refused.
     """
-    device, given = q.device.type, [tuple(x.shape) for x in (q, k, v)]
+    device, given = q.device.type, (q, k, v)
     if torch.is_autocast_enabled(device) and q.dtype != torch.float64:
         q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
     if gqa and q.ndim == k.ndim == v.ndim == 4:
@@ -236,8 +236,9 @@ def _alike(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> tuple[Tensor, Tensor, 
         q.shape[:-2] == k.shape[:-2] and q.shape[-1] == k.shape[-1] and k.shape[:-1] == v.shape[:-1]
     )
     if q.ndim != 4 or not fit:
+        queries, keys, values = (tuple(x.shape) for x in given)
         raise ValueError(
-            f"queries {given[0]}, keys {given[1]} and values {given[2]} do not fit: they must be "
+            f"queries {queries}, keys {keys} and values {values} do not fit: they must be "
             "(B, H, T, d), (B, H, S, d) and (B, H, S, e), or have fewer key heads with enable_gqa"
         )
     return q, k, v
@@ -353,17 +354,13 @@ def _fused(
         out = _SinkAttention.apply(q, k, v, sink, bias, scale)
     else:
         out, z, *_ = _attend(q, k, v, bias, scale)
-        out, _ = _gated(out, z, sink)
+        _gate_(out, z, sink)
     return out[..., :width]
 
 
-def _gated(out: Tensor, z: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
-    """The kernel's output, gated in place, and the logsumexp with the sink in it."""
-    rows = out.shape[-2]
-    total = z.clone()
-    total[..., :rows] = torch.logaddexp(z[..., :rows], sink)
-    gate = torch.exp(z[..., :rows] - total[..., :rows])
-    return out.mul_(gate[..., None].to(out.dtype)), total
+def _gate_(out: Tensor, z: Tensor, sink: Tensor) -> None:
+    """Gates the kernel's output in place."""
+    out.mul_(torch.sigmoid(z[..., : out.shape[-2]] - sink)[..., None].to(out.dtype))
 
 
 class _SinkAttention(torch.autograd.Function):
@@ -374,9 +371,11 @@ class _SinkAttention(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
         out, z, *random = _attend(q, k, v, bias, scale)
-        out, total = _gated(out, z, sink)
+        _gate_(out, z, sink)
+        rows = z[..., : out.shape[-2]]
+        rows.copy_(torch.logaddexp(rows, sink))  # z from now on holds the sink too
         ctx.scale = scale
-        ctx.save_for_backward(q, k, v, sink, bias, out, total, *random)
+        ctx.save_for_backward(q, k, v, sink, bias, out, z, *random)
         return out
 
     @staticmethod

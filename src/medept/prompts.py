@@ -168,7 +168,6 @@ class EmbeddedPrompt(nn.Module):
         enable_gqa: bool = False,
     ) -> Tensor:
         """Stands in for ``torch.nn.functional.scaled_dot_product_attention``."""
-        prompt = self.sized(query.shape[-2])
         options: dict[str, Any] = {
             "attn_mask": attn_mask,
             "is_causal": is_causal,
@@ -176,32 +175,42 @@ class EmbeddedPrompt(nn.Module):
             "enable_gqa": enable_gqa,
         }
         if self.recording:
-            query_, key_ = query.detach(), key.detach()
-            self.recorded = self._gates(query_, key_, prompt.detach(), options)
-            self.recorded_attention = attention_weights(query_, key_, **options)
+            self._record(query.detach(), key.detach(), options)
         options |= {"dropout_p": dropout_p, "kernel": self.kernel}
-        if self.collapsed:
-            return sink_attention(query, key, value, prompt, **options)
-        return prompted_attention(query, key, value, prompt, way=self.way, **options)
+        tokens = query.shape[-2]
+        if self.way == "concat":
+            return sink_attention(query, key, value, self.sink(tokens), **options)
+        return prompted_attention(query, key, value, self.sized(tokens), way=self.way, **options)
 
-    def _gates(self, query: Tensor, key: Tensor, prompt: Tensor, options: dict) -> Tensor:
+    def _record(self, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         if self.way != "concat":
             raise InputError(f"gates are the scaling of the way 'concat'; this is {self.way!r}")
-        sink = prompt if self.collapsed else prompt.logsumexp(-1)
-        return gates(query, key, sink, **options)
+        self.recorded = gates(query, key, self.sink(query.shape[-2]).detach(), **options)
+        self.recorded_attention = attention_weights(query, key, **options)
+
+    def sink(self, tokens: int) -> Tensor:
+        """s for an input of ``tokens`` tokens, (T,) or (H, T): all that the way ``concat`` needs.
+
+        It is s that is resized, not the prompt, whose L entries have no order: so merging changes
+        nothing at any resolution.
+        """
+        precise = torch.promote_types(self.prompt.dtype, torch.float32)
+        s = self.prompt if self.collapsed else self.prompt.to(precise).logsumexp(-1)
+        return self._resized(s[..., None], tokens)[..., 0]
 
     def sized(self, tokens: int) -> Tensor:
-        """The prompt for an input of ``tokens`` tokens: resized over the grid if it must be."""
-        rows, columns = self.grid
-        if tokens == self.prefix + rows * columns:
-            return self.prompt
-        prompt = self.prompt[..., None] if self.collapsed else self.prompt
-        new = _new_grid(self.grid, tokens - self.prefix)
-        prompt = _resize(prompt, self.prefix, self.grid, new)
+        """The prompt for an input of ``tokens`` tokens; ``add`` and ``multiply``: on both sides."""
+        prompt = self._resized(self.prompt, tokens)
         if self.way in ("add", "multiply"):
-            prompt = _resize(prompt.transpose(-1, -2), self.prefix, self.grid, new)
-            prompt = prompt.transpose(-1, -2)
-        return prompt[..., 0] if self.collapsed else prompt
+            prompt = self._resized(prompt.transpose(-1, -2), tokens).transpose(-1, -2)
+        return prompt
+
+    def _resized(self, rows: Tensor, tokens: int) -> Tensor:
+        """Rows (..., T, L), interpolated over the token grid if the input has another."""
+        if tokens == rows.shape[-2]:
+            return rows
+        new = _new_grid(self.grid, tokens - self.prefix)
+        return _resize(rows, self.prefix, self.grid, new)
 
     @torch.no_grad()
     def load(self, values: Tensor) -> None:
