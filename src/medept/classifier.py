@@ -20,14 +20,14 @@ from medept.data.images import ImageLike
 from medept.encoders import EMBEDDED, Encoder, load_encoder
 from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
-from medept.methods import adapt
+from medept.methods import adapt, read_settings
 from medept.training.checkpoint import Checkpoint
 from medept.training.cost import duration, estimate_cost, peak_memory
 from medept.training.device import make_accelerator
 from medept.training.folds import make_folds
 from medept.training.loop import Progress, predict_logits, silent, train
 from medept.training.recipes import make_recipe
-from medept.training.tuning import tune
+from medept.training.tuning import SearchSpace, tune
 from medept.training.views import Views
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         image_size: pixels a side; None for the encoder's own.
         settings: of the method, such as ``{"length": 100, "layers": "9-12"}`` for ``ept``.
         recipe: ``medept`` or ``paper``; the next five replace one of its values each.
+        optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
         epochs: passes over the support set.
         batch_size: images a step.
         lr: learning rate of the head.
@@ -90,6 +91,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         image_size: int | None = None,
         settings: dict[str, Any] | None = None,
         recipe: str = "medept",
+        optimizer: str | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
@@ -107,6 +109,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.image_size = image_size
         self.settings = settings
         self.recipe = recipe
+        self.optimizer = optimizer
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
@@ -147,23 +150,25 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.calibrate not in KINDS:
             raise InputError(f"calibrate={self.calibrate!r}: use one of {', '.join(KINDS)}")
         held = np.arange(len(targets)) if groups is None else np.asarray(groups)
-        chosen = self._tuned(X, y, held, targets) if self.tune else {}
+        read_settings(self.method, self.settings)  # before anything takes time
+        searched = self._tuned(X, y, held, targets) if self.tune else {}
+        chosen = self._parameters(searched)
         recipe = make_recipe(
             self.recipe,
             self.method,
+            optimizer=self.optimizer,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            lr=self.lr or chosen.get("lr"),
-            encoder_lr=self.encoder_lr or chosen.get("encoder_lr"),
+            lr=chosen["lr"],
+            encoder_lr=chosen["encoder_lr"],
         )
-        settings = {**chosen.get("settings", {}), **(self.settings or {})}
         accelerator = make_accelerator(self.device, self.precision)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             encoder = load_encoder(
                 self.encoder, weights=self.encoder_weights, image_size=self.image_size
             )
-            self.model_ = adapt(encoder, self.method, len(self.classes_), settings)
+            self.model_ = adapt(encoder, self.method, len(self.classes_), chosen["settings"])
         views = Views(X, encoder.preprocessing, crop_scale=recipe.crop_scale, seed=self.seed)
         self.recipe_ = recipe
         self.support_images_ = len(X)
@@ -198,7 +203,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             checkpoint=state,
         )
         if self.calibrate != "none":
-            self.calibration_ = self._calibrated(X, y, targets, held_out, chosen)
+            self.calibration_ = self._calibrated(X, y, targets, held_out, searched)
         if state and accelerator.is_main_process:
             state.remove()
         took, most = time.perf_counter() - began, peak_memory() / 1e9
@@ -215,14 +220,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     ) -> np.ndarray:
         """Logits of the rows ``test`` by a classifier fitted to the rows ``train``.
 
-        What was given to this one stays; the rest is as in ``parameters``.
+        Args:
+            parameters: what a search chose.
         """
-        given = {name: getattr(self, name) or value for name, value in parameters.items()}
-        given["settings"] = parameters.get("settings", {}) | (self.settings or {})
-        fold = clone(self).set_params(tune=0, calibrate="none", progress=None, **given)
+        fold = clone(self).set_params(
+            tune=0, calibrate="none", progress=None, **self._parameters(parameters)
+        )
         with _quietly():
             fold.fit([X[i] for i in train], np.asarray(y)[train], classes=list(self.classes_))
         return fold.decision_function([X[i] for i in test])
+
+    def _parameters(self, searched: dict[str, Any]) -> dict[str, Any]:
+        """Learning rates and settings: those given, and beside them what a search chose."""
+        settings = (self.settings or {}) | searched.get("settings", {})
+        return {"lr": self.lr, "encoder_lr": self.encoder_lr} | searched | {"settings": settings}
 
     def _folds(
         self, targets: np.ndarray, groups: np.ndarray
@@ -257,10 +268,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self, X: Sequence[ImageLike], y: Any, groups: np.ndarray, targets: np.ndarray
     ) -> dict[str, Any]:
         """The best parameters that a search inside the support set finds."""
+        rates = [name for name in ("lr", "encoder_lr") if getattr(self, name) is not None]
         return tune(
             partial(self._fold, X, y),
-            self.method,
-            self.recipe,
+            SearchSpace(self.method, self.recipe, rates, self.settings or {}),
             targets,
             groups,
             trials=self.tune,

@@ -67,6 +67,9 @@ def fit(
     recipe: Annotated[
         str, typer.Option(help="How to train: medept (simply works) or paper (Zu et al. 2024).")
     ] = "medept",
+    optimizer: Annotated[
+        Literal["sgd", "adamw"] | None, typer.Option(help="Default: the recipe's.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default: the recipe's.")] = None,
     lr: Annotated[
@@ -82,12 +85,17 @@ def fit(
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="A setting of the method, e.g. layers=9-12."
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the method, e.g. layers=9-12: `medept methods` lists them.",
         ),
     ] = None,
     tune: Annotated[
         int,
-        typer.Option(help="Try this many settings by cross-validation inside the support set."),
+        typer.Option(
+            help="Try so many settings and learning rates by cross-validation over groups inside "
+            "the support set; what is given is not searched over."
+        ),
     ] = 0,
     calibrate: Annotated[
         Literal["temperature", "vector", "isotonic", "none"],
@@ -122,6 +130,7 @@ def fit(
             image_size=image_size,
             settings=settings,
             recipe=recipe,
+            optimizer=optimizer,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
