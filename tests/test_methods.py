@@ -193,14 +193,14 @@ def test_trainable_parameters_at_the_size_of_the_paper(
     block = 12 * width**2 + 13 * width  # qkv, projection, MLP of ratio 4, two norms
     own = sum(p.numel() for p in backbone.parameters())
     biases = layers * (3 + 1 + 4 + 1 + 2) * width + 2 * width  # and patch embedding, final norm
-    for name, changes, count in (
+    table = (
         ("vpt", {"length": 10}, layers * 10 * width),
         ("vpt", {"length": 100, "deep": False}, 100 * width),
         ("vp", {}, layers * tokens * width),
         ("lora", {"rank": 1}, layers * 2 * 2 * width),
         ("lora", {"rank": 64}, layers * 2 * 2 * width * 64),
         ("dora", {"rank": 8}, layers * (2 * 2 * width * 8 + 2 * width)),
-        ("ia3", {}, layers * width),
+        ("ia3", {}, layers * (width + width + 4 * width)),
         ("adapter", {"reduction": 8}, layers * (2 * width * width // 8 + width // 8 + width)),
         ("adapter", {"reduction": 64}, layers * (2 * width * width // 64 + width // 64 + width)),
         ("bias", {}, biases),
@@ -209,7 +209,9 @@ def test_trainable_parameters_at_the_size_of_the_paper(
         ("partial", {"k": 2}, 2 * block),
         ("mlp", {"k": 3}, 2 * (width**2 + width)),
         ("full", {}, own),
-    ):
+    )
+    assert {name for name, *_ in table} == {*TRAINED} - {"linear", "ept"}  # which have their own
+    for name, changes, count in table:
         model = adapt(real, name, 19, changes)
         assert model.trainable_count() == head + count, (name, changes)
         model.remove()
@@ -228,13 +230,6 @@ def test_trainable_parameters_at_the_size_of_the_paper(
         ept.remove()
 
 
-def test_a_frozen_prompt_is_kept_but_not_trained(encoder: Encoder) -> None:
-    model = adapt(encoder, "ept", 3, {"frozen": True})
-    assert model.parameter_groups()["encoder"] == []
-    assert not model.trains_encoder
-    assert any(name.startswith("prompt.") for name in model.trained_state())
-
-
 def test_a_folded_head_is_the_same_head() -> None:
     head, features = Head(5, 3), torch.randn(20, 5) * 4 + 2
     head.standardise(features)
@@ -243,13 +238,15 @@ def test_a_folded_head_is_the_same_head() -> None:
     torch.testing.assert_close(plain(features), head(features))
     standardised = (features - head.mean) / head.scale
     assert standardised.mean(0).abs().max() < 1e-5
-    with pytest.raises(InputError, match="does not fit 4 features"):
+    with pytest.raises(InputError, match="not those of a head for 4 features"):
         Head(4, 3).load_folded(head.folded())
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
-    [("nothing", {}, "use one of linear, ept"), ("linear", {"length": 3}, "length.*none"),
+    [("nothing", {}, "use one of adapter, bias"),
+     ("linear", {"length": 3}, "no setting length .*none.*one of ept, vpt"),
+     ("lora", {"ranks": 3}, "no setting ranks .*rank, alpha.$"),
      ("ept", {"length": 0}, "at least 1"), ("ept", {"way": "divide"}, "concat"),
      ("ept", {"layers": "2-9"}, "layers 1 to 3"), ("ept", {"layers": "x"}, "cannot be read"),
      ("ept", {"collapsed": True, "way": "add"}, "only the way 'concat'")],
@@ -257,6 +254,95 @@ def test_a_folded_head_is_the_same_head() -> None:
 def test_clear_errors(encoder: Encoder, name: str, settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         adapt(encoder, name, 3, settings)
+
+
+def test_a_method_has_a_file_of_its_own() -> None:
+    assert len({method.__module__ for method in METHODS.values()}) == len(METHODS) == 16
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_search_can_come_upon_the_defaults(name: str) -> None:
+    defaults = METHODS[name].Settings().model_dump()
+    for setting, choices in METHODS[name].search.items():
+        assert defaults[setting] in choices
+        for choice in choices:
+            METHODS[name].Settings(**{setting: choice})
+
+
+@pytest.mark.parametrize("backbone", ["eva02_tiny_patch14_224", "beit_base_patch16_224"])
+@pytest.mark.parametrize("name", ["lora", "ia3"])
+def test_a_fused_projection_with_biases_beside_it_is_split(backbone: str, name: str) -> None:
+    model = timm.create_model(backbone, num_classes=0, depth=1)
+    attention = model.blocks[0].attn
+    for bias in (attention.q_bias, attention.v_bias):
+        nn.init.normal_(bias)
+    encoder = Encoder(model, backbone, Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3))
+    pixels = torch.randn(1, 3, 224, 224)
+    before, keys = encoder(pixels), list(encoder.state_dict())
+    adapted = adapt(encoder, name, 2)
+    torch.testing.assert_close(encoder(pixels), before, rtol=1e-4, atol=1e-5)
+    adapted.remove()
+    torch.testing.assert_close(encoder(pixels), before, rtol=1e-5, atol=1e-6)
+    assert list(encoder.state_dict()) == keys
+    assert attention.qkv_bias_separate is False
+
+
+def test_keys_are_untouched_by_lora(encoder: Encoder) -> None:
+    """Inside a fused projection: what is added to queries and values leaves keys as they were."""
+    attention = encoder.blocks[0].attn
+    tokens = torch.randn(2, 5, 48)
+    before = attention.qkv(tokens).chunk(3, dim=-1)
+    disturb(adapt(encoder, "lora", 3))
+    query, key, value = attention.qkv(tokens).chunk(3, dim=-1)
+    torch.testing.assert_close(key, before[1])
+    assert (query - before[0]).abs().max() > 1e-3
+    assert (value - before[2]).abs().max() > 1e-3
+
+
+def test_alpha_scales_what_lora_adds(encoder: Encoder) -> None:
+    """By alpha / r, written out: W x + (alpha / r) B A x."""
+    model = adapt(encoder, "lora", 3, {"rank": 4, "alpha": 6.0})
+    disturb(model)
+    layer = encoder.blocks[1].attn.qkv.v_proj
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    tokens = torch.randn(2, 5, 48)
+    expected = layer.base_layer(tokens) + 6.0 / 4 * tokens @ down.T @ up.T
+    torch.testing.assert_close(layer(tokens), expected)
+
+
+def test_an_encoder_that_takes_no_more_tokens_is_refused_by_vpt() -> None:
+    backbone = timm.create_model("vit_relpos_small_patch16_224", num_classes=0, depth=1)
+    encoder = Encoder(backbone, "relpos", Preprocessing((224, 224), (0.5,) * 3, (0.5,) * 3))
+    with pytest.raises(InputError, match="no tokens beside its own"):
+        adapt(encoder, "vpt", 2)
+    assert backbone(torch.randn(1, 3, 224, 224)).shape == (1, 384)
+
+
+def test_mlp_is_linear_layers_on_standardised_features(encoder: Encoder) -> None:
+    """Written out in float64; and features are computed once, since none of them change."""
+    model, features = adapt(encoder, "mlp-3", 3), torch.randn(20, 48) * 4 + 2
+    model.head.standardise(features)
+    assert not model.trains_encoder
+    x = (features.double() - features.double().mean(0)) / (
+        features.double().std(0, correction=0) + 1e-3
+    )
+    first, second, last = (m for m in model.head if isinstance(m, nn.Linear))
+    for layer in (first, second):
+        x = (x @ layer.weight.double().T + layer.bias.double()).relu()
+    x = x @ last.weight.double().T + last.bias.double()
+    torch.testing.assert_close(model(features).double(), x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ept", "vpt", "vp"])
+def test_frozen_prompts_train_the_head_alone(encoder: Encoder, name: str) -> None:
+    model = adapt(encoder, name, 3, {"frozen": True})
+    assert model.trainable_count() == 48 * 3 + 3
+    assert not model.trains_encoder
+    prompts = {k: t for k, t in model.trained_state().items() if k.startswith("prompt")}
+    assert prompts  # and are kept: they are drawn, and act
+    plain = adapt(encoder, "linear", 3).encoder(torch.ones(1, 3, 32, 32))
+    model.remove()
+    assert not torch.allclose(plain, encoder(torch.ones(1, 3, 32, 32)))
 
 
 def test_k_may_stand_in_the_name(encoder: Encoder) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from medept import FewShotClassifier, InputError
 from medept.data.phantoms import make_phantoms
-from medept.training.tuning import tune
+from medept.jobs import fit_episode
+from medept.training.tuning import SearchSpace, tune
 
 pytest.importorskip("optuna")
 TARGETS = np.arange(24) % 2
@@ -23,17 +26,68 @@ def test_it_finds_the_better_rate_and_keeps_groups_together() -> None:
         strength = -abs(np.log(parameters["lr"] / 1e-2))  # best at 1e-2
         return np.where(np.eye(2)[TARGETS[test]] > 0, strength, 0.0) + 3
 
-    best = tune(fit_and_score, "lora", "medept", TARGETS, GROUPS, trials=15, seed=0,
-                progress=lambda *_: None)  # fmt: skip
-    assert seen[0]["lr"] == pytest.approx(3e-3)  # the default comes first
+    best = tune(fit_and_score, SearchSpace("lora", "medept", (), {}), TARGETS, GROUPS, trials=15,
+                seed=0, progress=lambda *_: None)  # fmt: skip
+    assert seen[0]["lr"] == pytest.approx(3e-3)  # the defaults come first, settings among them
+    assert seen[0]["encoder_lr"] == pytest.approx(5e-4)
+    assert all(parameters["settings"] == {"rank": 8} for parameters in seen[:3])
+    assert len({parameters["settings"]["rank"] for parameters in seen}) > 2
     assert abs(np.log(best["lr"] / 1e-2)) < abs(np.log(3e-3 / 1e-2))
     assert best["settings"]["rank"] in (1, 4, 8, 32, 64)
 
 
 def test_a_class_with_one_shot_cannot_be_tuned() -> None:
     with pytest.raises(InputError, match="at least two shots"):
-        tune(lambda *_: np.zeros((1, 2)), "linear", "medept", np.array([0, 0, 1]), np.arange(3),
-             trials=1, seed=0, progress=lambda *_: None)  # fmt: skip
+        tune(lambda *_: np.zeros((1, 2)), SearchSpace("linear", "medept", (), {}),
+             np.array([0, 0, 1]), np.arange(3), trials=1, seed=0,
+             progress=lambda *_: None)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "rates", "settings", "searched"),
+    [("linear", (), {}, {"lr"}), ("mlp-2", (), {}, {"lr"}), ("probe", (), {}, set()),
+     ("knn", (), {}, {"k", "temperature"}), ("knn-3", (), {}, {"temperature"}),
+     ("prototype", (), {}, {"temperature"}), ("lora", (), {}, {"lr", "encoder_lr", "rank"}),
+     ("lora", ("lr",), {"rank": 3}, {"encoder_lr"}),
+     ("vpt", (), {}, {"lr", "encoder_lr", "length"})],
+)  # fmt: skip
+def test_what_is_searched_over(method: str, rates: tuple, settings: dict, searched: set) -> None:
+    """What the method has, and what is not given."""
+    assert SearchSpace(method, "medept", rates, settings).default.keys() == searched
+
+
+def test_settings_that_do_not_go_together_are_passed_over() -> None:
+    seen: list[dict] = []
+
+    def fit_and_score(parameters: dict, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        seen.append(parameters["settings"])
+        return np.zeros((len(test), 2))
+
+    space = SearchSpace("ept", "medept", (), {"way": "multiply_concat"})
+    tune(fit_and_score, space, TARGETS, GROUPS, trials=12, seed=0, progress=lambda *_: None)
+    assert len(seen) > 3
+    assert not any(s["collapsed"] or s["init"] == "identity" for s in seen)
+
+
+def test_the_test_set_changes_nothing() -> None:
+    """Other images and labels to be tested on: the same settings chosen, the same weights."""
+    data = make_phantoms("colon", patients=8, images_per_patient=1, size=64, difficulty=0.1)
+    splits = np.array(["train"] * 6 + ["test"] * 2)
+    data = replace(data, splits=splits)
+    images = [*data.images[:6], *(np.zeros((64, 64, 3), np.uint8),) * 2]
+    targets = np.concatenate([data.targets[:6], 1 - data.targets[6:]])
+    states, recipes = [], []
+    for version in (data, replace(data, images=images, targets=targets)):
+        classifier = FewShotClassifier(
+            "test_vit", "linear", encoder_weights="random", image_size=32, epochs=1, tune=3,
+            calibrate="none", device="cpu",
+        )  # fmt: skip
+        support, test = fit_episode(version, classifier, None)
+        assert (len(support), len(test)) == (6, 2)
+        states.append(classifier.model_.trained_state())
+        recipes.append(classifier.recipe_)
+    assert recipes[0] == recipes[1]
+    assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_through_the_classifier_what_is_given_stays() -> None:

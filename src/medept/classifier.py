@@ -28,14 +28,14 @@ from medept.data.images import ImageLike
 from medept.encoders import EMBEDDED, Encoder, load_encoder
 from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
-from medept.methods import adapt
+from medept.methods import adapt, read_settings
 from medept.training.checkpoint import Checkpoint
 from medept.training.cost import duration, estimate_cost, peak_memory
 from medept.training.device import make_accelerator
 from medept.training.folds import make_folds
 from medept.training.loop import Progress, predict_logits, silent, train
 from medept.training.recipes import make_recipe
-from medept.training.tuning import tune
+from medept.training.tuning import SearchSpace, tune
 from medept.training.views import Views
 
 logger = logging.getLogger(__name__)
@@ -158,9 +158,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if len(images) != len(targets):
             raise InputError(f"{len(images)} images but {len(targets)} labels were given")
         held = np.arange(len(targets)) if groups is None else np.asarray(groups)
+        read_settings(self.method, self.settings)  # before anything takes time
         accelerator = make_accelerator(self.device, self.precision)
         found = self._tuned(images, y, held, targets) if self.tune else {}
-        self._build(self._merged(found))
+        self._build(self._parameters(found))
         self.support_images_ = len(images)
         self.calibration_ = Calibration()
         state = None
@@ -211,14 +212,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.tune < 0:
             raise InputError(f"tune={self.tune}: give the number of trials, or 0 for none")
 
-    def _merged(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Rates and settings: those given, and for what was not given, what a search found."""
-        rates = {
-            name: found.get(name) if getattr(self, name) is None else getattr(self, name)
-            for name in ("lr", "encoder_lr")
-        }
-        return rates | {"settings": found.get("settings", {}) | (self.settings or {})}
-
     def _build(self, parameters: dict[str, Any]) -> None:
         """Set the recipe and the adapted encoder, untrained."""
         settings = parameters.pop("settings")
@@ -256,14 +249,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     ) -> np.ndarray:
         """Logits of the rows ``test`` by a classifier fitted to the rows ``train``.
 
-        What was given to this one stays; the rest is as in ``parameters``.
+        Args:
+            parameters: what a search chose.
         """
         fold = clone(self).set_params(
-            tune=0, calibrate="none", progress=None, **self._merged(parameters)
+            tune=0, calibrate="none", progress=None, **self._parameters(parameters)
         )
         with quietly():
             fold.fit([X[i] for i in train], np.asarray(y)[train], classes=list(self.classes_))
         return fold.decision_function([X[i] for i in test])
+
+    def _parameters(self, searched: dict[str, Any]) -> dict[str, Any]:
+        """Learning rates and settings: those given, and beside them what a search chose."""
+        settings = (self.settings or {}) | searched.get("settings", {})
+        return {"lr": self.lr, "encoder_lr": self.encoder_lr} | searched | {"settings": settings}
 
     def _folds(
         self, targets: np.ndarray, groups: np.ndarray
@@ -297,10 +296,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self, X: Sequence[ImageLike], y: Any, groups: np.ndarray, targets: np.ndarray
     ) -> dict[str, Any]:
         """The best parameters that a search inside the support set finds."""
+        rates = [name for name in ("lr", "encoder_lr") if getattr(self, name) is not None]
         return tune(
             partial(self._fold, X, y),
-            self.method,
-            self.recipe,
+            SearchSpace(self.method, self.recipe, rates, self.settings or {}),
             targets,
             groups,
             trials=self.tune,

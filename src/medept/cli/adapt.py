@@ -94,7 +94,8 @@ def fit(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A setting of the method, e.g. layers=9-12; again for more.",
+            help="A setting of the method, e.g. layers=9-12; again for more. `medept methods` "
+            "lists them.",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -102,7 +103,8 @@ def fit(
         int,
         typer.Option(
             metavar="N",
-            help="Try so many settings by cross-validation inside the support set.",
+            help="Try so many settings and learning rates by cross-validation over groups inside "
+            "the support set; what is given is not searched over.",
             rich_help_panel=METHOD,
         ),
     ] = 0,

@@ -223,10 +223,11 @@ def analyse(
 
 @app.command(rich_help_panel=COMPARE)
 def methods(as_json: Json = False) -> None:
-    """Names that --method takes, and their settings."""
+    """Names that --method takes, their settings, rates, and what --tune searches over."""
     from medept.methods import METHODS
     from medept.training.recipes import make_recipe
 
+    known = {name: METHODS[name] for name in sorted(METHODS)}
     if as_json:
         print_json(
             {
@@ -234,15 +235,18 @@ def methods(as_json: Json = False) -> None:
                     "summary": method.summary,
                     "settings": method.Settings().model_dump(),
                     "recipe": make_recipe(method=name).model_dump(),
+                    "search": {**dict.fromkeys(method.rates), **method.search},
                 }
-                for name, method in METHODS.items()
+                for name, method in known.items()
             }
         )
         return
-    table = Table("method", "what is trained", "settings (--set NAME=VALUE) and their defaults")
-    for name, method in METHODS.items():
+    table = Table("method", "what is trained", "settings (--set NAME=VALUE)", "head, encoder at")
+    for name, method in known.items():
         settings = ", ".join(f"{k}={v}" for k, v in method.Settings().model_dump().items())
-        table.add_row(name, method.summary, settings)
+        recipe = make_recipe(method=name)
+        rates = ", ".join(f"{getattr(recipe, rate):g}" for rate in method.rates)
+        table.add_row(name, method.summary, settings, rates)
     results.print(table)
 
 

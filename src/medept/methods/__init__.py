@@ -1,30 +1,23 @@
-"""How an encoder is adapted: one file a method, and this registry."""
+"""How an encoder is adapted: one file a method, and this registry.
+
+Every module here is imported, and a method is registered by its class. ``base``, ``features``,
+``own_parameters``, ``peft_tuners`` and ``token_prompts`` hold what several methods share.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from pydantic import ValidationError
 
 from medept.encoders import Encoder
 from medept.errors import InputError, problems
-from medept.methods.adaptformer import AdaptFormer
-from medept.methods.base import AdaptedEncoder, MethodSettings
-from medept.methods.ept import EmbeddedPromptTuning
-from medept.methods.features import Neighbours, Probe, Prototypes
-from medept.methods.linear import Linear
-from medept.methods.mlp import MLP
-from medept.methods.tuned import Bias, Full, Partial
-from medept.methods.tuners import IA3, DoRA, LoRA, NormTuning
-from medept.methods.vpt import AddedPrompts, VisualPromptTuning
+from medept.methods.base import METHODS, AdaptedEncoder, MethodSettings
 
-METHODS: dict[str, type[AdaptedEncoder]] = {
-    method.name: method
-    for method in (
-        Linear, EmbeddedPromptTuning, VisualPromptTuning, AddedPrompts, LoRA, DoRA, IA3,
-        AdaptFormer, Bias, NormTuning, Partial, MLP, Full, Probe, Neighbours, Prototypes,
-    )
-}  # fmt: skip
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 
 def find_method(name: str) -> type[AdaptedEncoder]:
@@ -35,7 +28,7 @@ def find_method(name: str) -> type[AdaptedEncoder]:
     """
     name = _split(name)[0]
     if name not in METHODS:
-        raise InputError(f"no method is named {name!r}: use one of {', '.join(METHODS)}")
+        raise InputError(f"no method is named {name!r}: use one of {', '.join(sorted(METHODS))}")
     return METHODS[name]
 
 
@@ -46,13 +39,30 @@ def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSett
         InputError: if a setting is unknown or out of range.
     """
     method = find_method(name)
+    given = named_settings(name) | (values or {})
+    known = ", ".join(method.Settings.model_fields) or "none"
+    if unknown := [key for key in given if key not in method.Settings.model_fields]:
+        raise InputError(
+            f"the method {name!r} has no setting {', '.join(unknown)} (its settings are: {known})"
+            + _others(unknown[0])
+        )
     try:
-        return method.Settings(**(_split(name)[1] | (values or {})))
+        return method.Settings(**given)
     except ValidationError as error:
-        known = ", ".join(method.Settings.model_fields) or "none"
         raise InputError(
             f"method {name!r}: {problems(error)} (its settings are: {known})"
         ) from error
+
+
+def _others(setting: str) -> str:
+    """Which methods do have a setting, for the message to who gave it to another."""
+    owners = sorted(name for name, m in METHODS.items() if setting in m.Settings.model_fields)
+    return f"; {setting} is one of {', '.join(owners)}" if owners else ""
+
+
+def named_settings(name: str) -> dict[str, Any]:
+    """What a method's name says of its settings: the k of ``partial-2``."""
+    return _split(name)[1]
 
 
 def _split(name: str) -> tuple[str, dict[str, Any]]:
@@ -67,4 +77,12 @@ def adapt(
     return find_method(name)(encoder, classes, read_settings(name, settings))
 
 
-__all__ = ["METHODS", "AdaptedEncoder", "MethodSettings", "adapt", "find_method", "read_settings"]
+__all__ = [
+    "METHODS",
+    "AdaptedEncoder",
+    "MethodSettings",
+    "adapt",
+    "find_method",
+    "named_settings",
+    "read_settings",
+]

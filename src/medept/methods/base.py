@@ -2,7 +2,8 @@
 
 A method is one file with three parts: its ``Settings``, its class, which says what it puts into
 the encoder (:meth:`AdaptedEncoder.insert`) and takes out again (:meth:`AdaptedEncoder.remove`),
-and what of it is kept in the adapter file (:meth:`AdaptedEncoder.trained_state`).
+and what of it is kept in the adapter file (:meth:`AdaptedEncoder.trained_state`). It sees the
+encoder as :class:`medept.encoders.Encoder` shows it, and no library's names.
 """
 
 from __future__ import annotations
@@ -58,19 +59,28 @@ class Head(nn.Linear):
     @torch.no_grad()
     def load_folded(self, state: dict[str, Tensor]) -> None:
         """Become the plain linear layer of :meth:`folded`."""
-        if {name: tensor.shape for name, tensor in state.items()} != {
-            "weight": self.weight.shape,
-            "bias": self.bias.shape,
-        }:
-            shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-            raise InputError(
-                f"the saved head {shapes} does not fit {self.in_features} features and "
-                f"{self.out_features} classes"
-            )
-        self.weight.copy_(state["weight"])
-        self.bias.copy_(state["bias"])
+        what = f"a head for {self.in_features} features and {self.out_features} classes"
+        copy_into({"weight": self.weight, "bias": self.bias}, state, what)
         self.mean.zero_()
         self.scale.fill_(1)
+
+
+@torch.no_grad()
+def copy_into(own: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
+    """Copy saved tensors into one's own of the same names.
+
+    Raises:
+        InputError: if they are not those of ``what``, by name and shape.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in own.items()}:
+        raise InputError(f"the saved tensors {shapes} are not those of {what}")
+    for name, tensor in saved.items():
+        own[name].copy_(tensor)
+
+
+METHODS: dict[str, type[AdaptedEncoder]] = {}
+"""The registry: every method by its name."""
 
 
 class AdaptedEncoder(nn.Module):
@@ -83,18 +93,29 @@ class AdaptedEncoder(nn.Module):
 
     Attributes:
         encoder_identity: of the encoder as it came, before anything was put into it.
-        recipe: what the method's paper changes of the default recipe: its optimiser, its rates.
+        name: by which it is asked for. A class that states one is registered in ``METHODS``.
+        summary: what is trained, in a few words.
+        recipe: what it changes of the default recipe: its paper's optimiser, its rates.
+        rates: which learning rates matter to it.
+        search: values of its settings among which ``--tune`` searches, the default among them.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     recipe: ClassVar[dict[str, Any]] = {}
+    rates: ClassVar[tuple[str, ...]] = ("lr", "encoder_lr")
+    search: ClassVar[dict[str, tuple[Any, ...]]] = {}
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     settings: MethodSettings
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" in vars(cls):
+            METHODS[cls.name] = cls
+
     def __init__(self, encoder: Encoder, classes: int, settings: MethodSettings) -> None:
         super().__init__()
-        self.encoder, self.settings = encoder, settings
+        self.encoder, self.classes, self.settings = encoder, classes, settings
         self.encoder_identity = encoder.identity()
         encoder.requires_grad_(False)
         self.head = self.make_head(encoder.width, classes)
@@ -103,11 +124,6 @@ class AdaptedEncoder(nn.Module):
     def make_head(self, width: int, classes: int) -> Any:
         """What turns features (B, D) into logits (B, C): one linear layer."""
         return Head(width, classes)
-
-    @classmethod
-    def suggest(cls, trial: Any) -> dict[str, Any]:
-        """Settings that an optuna trial proposes; none, by default."""
-        return {}
 
     def insert(self) -> None:
         """Put what is trained into the encoder; nothing, by default."""
@@ -168,11 +184,6 @@ class AdaptedEncoder(nn.Module):
         self.head.load_folded({k.removeprefix("head."): v for k, v in parts[True].items()})
         self.load_inserted_state(parts[False])
 
-    @torch.no_grad()
     def load_inserted_state(self, state: dict[str, Tensor]) -> None:
         """Put a saved :meth:`inserted_state` back."""
-        own = self.inserted_state()
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
-            raise InputError(f"the saved tensors are not those of the method {self.name!r} here")
-        for name, tensor in state.items():
-            own[name].copy_(tensor)
+        copy_into(self.inserted_state(), state, f"the method {self.name!r} on this encoder")

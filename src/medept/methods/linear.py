@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from medept.methods.base import AdaptedEncoder
 
 
@@ -10,3 +12,4 @@ class Linear(AdaptedEncoder):
 
     name = "linear"
     summary = "a linear head on frozen features"
+    rates: ClassVar[tuple[str, ...]] = ("lr",)

@@ -1,32 +1,70 @@
-"""A deeper head: k linear layers with ReLU between them, on frozen features."""
+"""A deeper head on frozen features (``mlp-k`` of Jia et al., ECCV 2022, and of Zu et al.)."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medept.encoders import Encoder
-from medept.methods.base import AdaptedEncoder, MethodSettings
+from medept.methods.base import AdaptedEncoder, Head, MethodSettings, copy_into
+
+
+class DeepHead(nn.Sequential):
+    """k linear layers with ReLU between them: features (B, D) -> D -> ... -> logits (B, C).
+
+    Hidden layers start as in Jia et al. (Kaiming normal, fan out), the last one as any head.
+    """
+
+    def __init__(self, width: int, classes: int, k: int) -> None:
+        super().__init__(Head(width, width if k > 1 else classes))
+        for _ in range(k - 2):
+            self.extend([nn.ReLU(), nn.Linear(width, width)])
+        for hidden in (m for m in self if isinstance(m, nn.Linear) and k > 1):
+            nn.init.kaiming_normal_(hidden.weight, mode="fan_out")
+        if k > 1:
+            self.extend([nn.ReLU(), Head(width, classes)])
+
+    @property
+    def first(self) -> Head:
+        """The layer that reads the features."""
+        return self[0]  # type: ignore[return-value]
+
+    def standardise(self, features: Tensor) -> None:
+        """Take the statistics of ``features`` (n, D)."""
+        self.first.standardise(features)
+
+    def folded(self) -> dict[str, Tensor]:
+        """Weights and biases, with the statistics folded into the first layer's."""
+        first = {f"0.{name}": tensor for name, tensor in self.first.folded().items()}
+        return {name: p.detach() for name, p in self.named_parameters()} | first
+
+    @torch.no_grad()
+    def load_folded(self, state: dict[str, Tensor]) -> None:
+        """Become the head of :meth:`folded`."""
+        copy_into(dict(self.named_parameters()), state, f"a head of {len(self) // 2 + 1} layers")
+        self.first.mean.zero_()
+        self.first.scale.fill_(1)
 
 
 class MLP(AdaptedEncoder):
-    """Trains k - 1 layers of D x D and the head: mlp-3 of the paper's comparison."""
+    """Trains (k - 1) (D^2 + D) numbers and the head; the encoder stays as it is.
+
+    Jia et al. say "a multilayer perceptron with k layers, instead of a linear, as classification
+    head", the reading here; their code has k hidden layers and one more, with batch norm and
+    dropout, which a few images do not bear.
+    """
 
     class Settings(MethodSettings):
-        """k: how many linear layers, the head included."""
+        """k: how many linear layers, the last one included."""
 
         k: int = Field(default=3, ge=1)
 
     name = "mlp"
     summary = "k linear layers on frozen features"
+    rates: ClassVar[tuple[str, ...]] = ("lr",)
     settings: Settings
 
-    def __init__(self, encoder: Encoder, classes: int, settings: MethodSettings) -> None:
-        super().__init__(encoder, classes, settings)
-        width = encoder.width
-        layers = [part for _ in range(self.settings.k - 1)
-                  for part in (nn.Linear(width, width), nn.ReLU())]  # fmt: skip
-        self.hidden = nn.Sequential(*layers)
-
-    def logits(self, features: Tensor) -> Tensor:
-        return self.head(self.hidden(features))
+    def make_head(self, width: int, classes: int) -> DeepHead:
+        return DeepHead(width, classes, self.settings.k)

@@ -1,42 +1,85 @@
 """Search over settings inside the support set, so that methods can be compared fairly.
 
 Each trial is scored by the log-loss of a cross-validation over groups within the support set; the
-test set is never seen. Every method gets the same number of trials.
+test set is never seen. Every method gets the same number of trials. Searched are the learning
+rates that matter to the method, from a tenth to ten times its own, and the settings that it says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medept.errors import InputError
 from medept.evaluation.calibration import negative_log_likelihood
-from medept.methods import find_method
+from medept.methods import find_method, named_settings, read_settings
 from medept.training.folds import make_folds
 from medept.training.recipes import make_recipe
 
+if TYPE_CHECKING:
+    import optuna
+
 FOLDS = 3
 
-FitAndScore = Callable[[dict[str, Any], np.ndarray, np.ndarray], np.ndarray]
+Parameters = dict[str, Any]
+"""``lr`` and ``encoder_lr``, and the method's settings, by name; what is not searched is absent."""
+
+FitAndScore = Callable[[Parameters, np.ndarray, np.ndarray], np.ndarray]
 """Fits with the given parameters on some rows and gives the logits of others."""
+
+logger = logging.getLogger(__name__)
+
+
+class SearchSpace:
+    """What of a method is searched over.
+
+    Args:
+        method: its name, which may state its k.
+        recipe: whose learning rates are the middle of the search.
+        rates: names of the learning rates that are given, and so not searched over.
+        settings: that are given, and so not searched over.
+    """
+
+    def __init__(
+        self, method: str, recipe: str, rates: Collection[str], settings: dict[str, Any]
+    ) -> None:
+        kind, base = find_method(method), make_recipe(recipe, method)
+        defaults = read_settings(method, settings)
+        self.method, self.given = method, settings
+        self.rates = {name: getattr(base, name) for name in kind.rates if name not in rates}
+        fixed = settings.keys() | named_settings(method).keys()
+        self.choices = {name: c for name, c in kind.search.items() if name not in fixed}
+        self.default = self.rates | {name: getattr(defaults, name) for name in self.choices}
+
+    def propose(self, trial: optuna.Trial) -> Parameters:
+        """Parameters of a trial.
+
+        Raises:
+            InputError: if settings do not go together.
+        """
+        rates = {r: trial.suggest_float(r, x / 10, x * 10, log=True) for r, x in self.rates.items()}
+        settings = {n: trial.suggest_categorical(n, list(c)) for n, c in self.choices.items()}
+        read_settings(self.method, self.given | settings)
+        return rates | {"settings": settings}
 
 
 def tune(
     fit_and_score: FitAndScore,
-    method: str,
-    recipe: str,
+    space: SearchSpace,
     targets: np.ndarray,
     groups: np.ndarray,
     *,
     trials: int,
     seed: int,
     progress: Callable[[str, int, int], None],
-) -> dict[str, Any]:
-    """The best of ``trials`` settings: ``settings`` of the method, ``lr`` and ``encoder_lr``.
+) -> Parameters:
+    """The best of ``trials`` settings.
 
     The first trial is the defaults, so that a search never does worse than them on its own score.
+    Where there is nothing to search over, nothing is tried.
 
     Raises:
         InputError: if a class has a single group, or optuna is missing.
@@ -52,26 +95,36 @@ def tune(
         raise InputError(
             "--tune cross-validates inside the support set: each class needs at least two shots"
         )
-    base = make_recipe(recipe, method)
-    kind = find_method(method)
+    if not space.default:
+        logger.info("%s has nothing to search over that is not given", space.method)
+        return {"settings": {}}
 
     def objective(trial: optuna.Trial) -> float:
-        parameters = {
-            "lr": trial.suggest_float("lr", base.lr / 10, base.lr * 10, log=True),
-            "encoder_lr": trial.suggest_float(
-                "encoder_lr", base.encoder_lr / 10, base.encoder_lr * 10, log=True
-            ),
-            "settings": kind.suggest(trial),
-        }
+        progress("tuning", trial.number, trials)
+        try:
+            parameters = space.propose(trial)
+        except InputError as error:
+            raise optuna.TrialPruned from error
         trial.set_user_attr("parameters", parameters)
         losses = [
             negative_log_likelihood(fit_and_score(parameters, train, test), targets[test])
             for train, test in folds
         ]
-        progress("tuning", trial.number + 1, trials)
         return float(np.mean(losses))
 
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    study.enqueue_trial({"lr": base.lr, "encoder_lr": base.encoder_lr})
+    study.enqueue_trial(space.default)
     study.optimize(objective, n_trials=trials)
-    return study.best_trial.user_attrs["parameters"]
+    progress("tuning", trials, trials)
+    best = study.best_trial
+    logger.info(
+        "the best of %d trials: %s (log-loss %.3f; by default %.3f)",
+        trials,
+        ", ".join(
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in best.params.items()
+        ),
+        best.value,
+        study.trials[0].value,
+    )
+    return best.user_attrs["parameters"]

@@ -1,0 +1,25 @@
+"""BitFit (Ben Zaken et al., ACL 2022): biases alone are trained."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from medept.methods.own_parameters import OwnParameters
+
+
+class Bias(OwnParameters):
+    """Trains every bias, those of layer norms and of the patch embedding included.
+
+    AdamW, 1e-3: the largest of the rates from 1e-4 to 1e-3 that they search.
+    """
+
+    name = "bias"
+    summary = "every bias of the encoder"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-3}
+
+    def chosen(self) -> list[nn.Parameter]:
+        return [
+            p for n, p in self.encoder.named_parameters() if n.rpartition(".")[2].endswith("bias")
+        ]

@@ -1,0 +1,28 @@
+"""IA3 (Liu et al., NeurIPS 2022), by Hugging Face peft."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from medept.internals import KEY, VALUE, last_mlp_layers, projections
+from medept.methods.peft_tuners import PeftTuner
+
+
+class IA3(PeftTuner):
+    """Learnt scales of keys, values and the MLP's hidden activations; one at the start.
+
+    Trains D + D + (hidden width) numbers a block, at their 3e-3, by AdamW in place of Adafactor.
+    """
+
+    name = "ia3"
+    summary = "learnt scales of keys, values and MLP activations"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 3e-3}
+
+    def targets(self) -> list[str]:
+        return projections(self.encoder, KEY, VALUE)
+
+    def config(self, targets: list[str]) -> Any:
+        from peft import IA3Config
+
+        inside = last_mlp_layers(self.encoder)
+        return IA3Config(target_modules=targets + inside, feedforward_modules=inside)

@@ -1,0 +1,45 @@
+"""LoRA (Hu et al., ICLR 2022), by Hugging Face peft."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from medept.internals import QUERY, VALUE, projections
+from medept.methods.base import MethodSettings
+from medept.methods.peft_tuners import PeftTuner
+
+
+class LoRA(PeftTuner):
+    """Low-rank updates of Wq and Wv, 2 r D numbers for each; zero at the start.
+
+    Query and value alone, AdamW, 5e-4, rank 8 and alpha = rank are theirs for RoBERTa-base. They
+    fix alpha at the first rank that is tried, which makes the scale alpha / r one.
+    """
+
+    class Settings(MethodSettings):
+        """rank: r. alpha: updates are scaled by alpha / r; None is alpha = r."""
+
+        rank: int = Field(default=8, ge=1)
+        alpha: float | None = Field(default=None, gt=0)
+
+    name = "lora"
+    summary = "low-rank updates of query and value projections"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 5e-4}
+    search: ClassVar[dict[str, tuple[Any, ...]]] = {"rank": (1, 4, 8, 32, 64)}
+    settings: Settings
+    decomposed = False
+
+    def targets(self) -> list[str]:
+        return projections(self.encoder, QUERY, VALUE)
+
+    def config(self, targets: list[str]) -> Any:
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.settings.rank,
+            lora_alpha=self.settings.alpha or self.settings.rank,
+            target_modules=targets,
+            use_dora=self.decomposed,
+        )

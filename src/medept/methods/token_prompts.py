@@ -1,0 +1,70 @@
+"""What methods share that put learnable prompts on the tokens between blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medept.methods.base import AdaptedEncoder, MethodSettings
+
+
+class TokenPrompts(AdaptedEncoder):
+    """Prompts, one parameter a prompted block, that act on the tokens that go into the block.
+
+    They start uniform within sqrt(6 / (3 p^2 + D)), p the patch size in pixels, as in the code of
+    Jia et al. (ECCV 2022).
+    """
+
+    class Settings(MethodSettings):
+        """frozen: keep the prompts at their initial values (Zu et al., table 3)."""
+
+        frozen: bool = False
+
+    settings: Settings
+
+    def insert(self) -> None:
+        self._hooks = ExitStack()
+        site = self.encoder.sites[0]
+        patch = self.encoder.preprocessing.size[0] // max(1, site.grid[0])
+        width = _block_width(self.encoder.blocks[0])
+        bound = math.sqrt(6 / (3 * patch**2 + width))
+        self.prompts = nn.ParameterList(
+            torch.empty(count, width).uniform_(-bound, bound) for count in self.prompt_lengths()
+        )
+        self.prompts.requires_grad_(not self.settings.frozen)
+
+    def prompt_lengths(self) -> list[int]:
+        """How many rows of width D the prompt of each prompted block has."""
+        raise NotImplementedError
+
+    def before(self, block: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        """Let ``change`` act on the tokens (B, T, D) that go into ``block``."""
+
+        def hook(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            return change(arguments[0]), *arguments[1:]
+
+        self._hooks.callback(block.register_forward_pre_hook(hook).remove)
+
+    def after(self, block: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        """Let ``change`` act on the tokens that come out of ``block``."""
+
+        def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+            return change(output)
+
+        self._hooks.callback(block.register_forward_hook(hook).remove)
+
+    def remove(self) -> None:
+        self._hooks.close()
+
+    def inserted_state(self) -> dict[str, Tensor]:
+        return {f"prompts.{i}": prompt.detach() for i, prompt in enumerate(self.prompts)}
+
+
+def _block_width(block: nn.Module) -> int:
+    """The width D of the tokens that a block takes: its first layer norm's."""
+    return next(m.normalized_shape[0] for m in block.modules() if isinstance(m, nn.LayerNorm))

@@ -1,0 +1,31 @@
+"""``vp`` of the comparison of Zu et al.: prompts that are added to the tokens of every block."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+
+from medept.methods.token_prompts import TokenPrompts
+
+
+class AddedPrompts(TokenPrompts):
+    """Trains T x D numbers for each block, added to the tokens that go into it.
+
+    Zu et al. say no more than that prompts are added to the tokens of all layers; the reading here
+    is the deep variant of the prompt location "add" of Jia et al. (ECCV 2022), whose prompts have
+    a row for every token, prefix tokens included. AdamW, 1e-3, as for ``vpt``.
+    """
+
+    name = "vp"
+    summary = "learnable offsets added to the tokens of every block"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-3}
+
+    def prompt_lengths(self) -> list[int]:
+        return [site.tokens for site in self.encoder.sites]
+
+    def insert(self) -> None:
+        super().insert()
+        for block, prompt in zip(self.encoder.blocks, self.prompts, strict=True):
+            self.before(block, partial(torch.add, other=prompt))
