@@ -229,12 +229,14 @@ def _check_inflated_size(file: BinaryIO) -> None:
 
 def _decode(data: Any, index: int) -> np.ndarray:
     """Stored values of a frame; YBR comes as RGB."""
+    pydicom, syntax = _pydicom(), data.file_meta.TransferSyntaxUID
+    # pylibjpeg-rle, which pydicom prefers to its own decoder, panics on damaged frames
+    plugin = "pydicom" if syntax == pydicom.uid.RLELossless else ""
     try:
-        return _pydicom().pixels.pixel_array(data, index=index)
+        return pydicom.pixels.pixel_array(data, index=index, decoding_plugin=plugin)
     except (RuntimeError, NotImplementedError) as error:
-        syntax = data.file_meta.TransferSyntaxUID.name
         raise InputError(
-            f"its compression ({syntax}) cannot be decoded; pip install 'medept[dicom]', "
+            f"its compression ({syntax.name}) cannot be decoded; pip install 'medept[dicom]', "
             "or replace the file if it is damaged"
         ) from error
 
