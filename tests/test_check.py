@@ -75,6 +75,24 @@ def test_a_patient_on_both_sides_flatters(table: Path) -> None:
     assert any({0, 8} <= set(rows) for rows in sets_of(look(table), flatters=True))
 
 
+def test_a_copy_with_another_label_is_told_and_within_a_patient_does_not_flatter(
+    table: Path,
+) -> None:
+    shutil.copy(table.parent / "0.png", table.parent / "1.png")
+    found = look(table)
+    assert {finding.kind for finding in found.findings} == {"exact-within", "exact-labels"}
+    assert sets_of(found, flatters=False) == {(0, 1)}
+    assert run("check", str(table)) == 0
+
+
+def test_a_link_out_of_a_class_folder_is_refused(tmp_path: Path) -> None:
+    for name in ("data/a/0.png", "data/b/1.png", "elsewhere/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(len(name)).save(tmp_path / name)
+    (tmp_path / "data" / "c").symlink_to(tmp_path / "elsewhere")
+    assert run("check", str(tmp_path / "data")) == 2
+
+
 def test_files_that_cannot_be_read_and_empty_images_are_told(table: Path) -> None:
     file = table.parent / "3.png"
     file.write_bytes(file.read_bytes()[:2000])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -371,6 +373,31 @@ def test_bad_files_and_a_missing_extra_are_named(
         read_image(tmp_path / "scan.dcm")
     with pytest.raises(InputError, match=r"scan.dcm: .*pip install 'medept\[dicom\]'"):
         groups_of([tmp_path / "scan.dcm"])
+
+
+def test_a_compressed_frame_larger_than_the_file_says_is_not_decoded(tmp_path: Path) -> None:
+    content = bytearray(example("JPEG2000.dcm").read_bytes())
+    size = content.index(b"\xff\x4f\xff\x51") + 8  # of the picture, and of its tiles
+    for place in (size, size + 16):
+        content[place : place + 8] = struct.pack(">II", 60000, 60000)
+    (tmp_path / "bomb.dcm").write_bytes(content)
+    with pytest.raises(InputError, match=r"bomb.dcm: more than [0-9,]+ pixels"):
+        read_image(tmp_path / "bomb.dcm")
+
+
+def test_a_deflated_file_is_not_inflated_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = example("image_dfl.dcm").read_bytes()
+    start = 144 + int.from_bytes(whole[140:144], "little")
+    plain = zlib.decompress(whole[start:], -15)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(plain + bytes(2**24)) + packer.flush()
+    (tmp_path / "bomb.dcm").write_bytes(whole[:start] + packed)
+    monkeypatch.setattr("medept.data.dicom.MOST_INFLATED", len(plain))
+    assert read_image(example("image_dfl.dcm")).size == (512, 512)
+    with pytest.raises(InputError, match=r"bomb.dcm: inflates to more than"):
+        read_image(tmp_path / "bomb.dcm")
 
 
 def test_a_window_of_no_width_is_refused() -> None:

@@ -106,6 +106,28 @@ def test_damaged_pictures(name: str) -> None:
     check()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["MR_small_RLE.dcm", "SC_rgb_small_odd_jpeg.dcm", "JPEGLSNearLossless_08.dcm",
+     "MR_small_jp2klossless.dcm", "SC_rgb_jpeg_gdcm.dcm", "image_dfl.dcm"],
+)  # fmt: skip
+def test_damaged_compressed_dicom(name: str) -> None:
+    data = pytest.importorskip("pydicom.data")
+    path = data.get_testdata_file(name, download=False)
+    if path is None:
+        pytest.skip(f"{name} does not come with this pydicom")
+
+    @QUICK
+    @given(damaged(Path(path).read_bytes()))
+    def check(content: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / name
+            file.write_bytes(content)
+            only_our_own_error(lambda: read_image(file))
+
+    check()
+
+
 def table_bytes(suffix: str) -> bytes:
     table = pd.DataFrame({"image": ["a.png", "b.png"], "label": ["x", "y"], "patient": ["1", "2"]})
     out = io.BytesIO()

@@ -49,6 +49,25 @@ def test_sixteen_bits_are_stretched_from_their_own_range(tmp_path: Path, name: s
     assert (image[..., 0] == image[..., 2]).all()
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_a_tiff_whose_least_value_is_white_is_shown_so(
+    tmp_path: Path, kind: type[np.generic]
+) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    values = np.linspace(0, 255, 48).reshape(6, 8).astype(kind)
+    tifffile.imwrite(tmp_path / "film.tif", values, photometric="miniswhite")
+    image = np.asarray(read_image(tmp_path / "film.tif"))
+    assert np.abs(image[..., 0] - (255.0 - values)).max() <= 1
+
+
+def test_sixteen_bit_colours_keep_their_upper_bits(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    values = np.random.default_rng(0).integers(0, 65536, (6, 8, 3)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "colour.tif", values, photometric="rgb")
+    image = np.asarray(read_image(tmp_path / "colour.tif"))
+    assert np.abs(image - values / 257.0).max() <= 1
+
+
 def test_float_tiff_and_constant_image(tmp_path: Path) -> None:
     floats = np.linspace(-3, 7, 48, dtype=np.float32).reshape(6, 8)
     image = np.asarray(read_image(saved(tmp_path, Image.fromarray(floats), "a.tif")))

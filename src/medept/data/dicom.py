@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from medept.errors import InputError
 
@@ -24,6 +27,10 @@ FIRST_ELEMENTS = tuple(
     for group, element in ((2, 0), (2, 1), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16), (8, 0x18))
 )
 """What a file without a preamble begins with: its meta information, or its data set."""
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+MOST_INFLATED = 2**30
+"""Bytes of a deflated data set; Pillow's bound on pixels is the one for all others."""
 
 PERCENTILES = (1.0, 99.0)
 """The window of a grey image that names none, padding aside."""
@@ -94,11 +101,12 @@ def read_frame(file: BinaryIO, frame: int | None = None) -> np.ndarray:
     data = _read(file, PIXELS + DISPLAY)
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise InputError("a DICOM file without an image in it; remove it from the data")
-    _check_size(data)
+    _check_size(int(data.get("Columns") or 0), int(data.get("Rows") or 0))
     count = int(data.get("NumberOfFrames") or 1)
     if frame is not None and not 1 <= frame <= count:
         raise InputError(f"has no frame {frame}; give one from 1 to {count}")
     index = (count - 1) // 2 if frame is None else frame - 1
+    _check_compressed_size(data, index, count)
     stored = _decode(data, index)
     if data.get("SamplesPerPixel", 1) == 3 or data.PhotometricInterpretation == "PALETTE COLOR":
         return _colour(data, stored)
@@ -151,12 +159,15 @@ def _read(file: BinaryIO, attributes: Sequence[str]) -> Any:
     if not begins_as_dicom(file):
         raise InputError("not a DICOM file, whatever its suffix; remove or replace it")
     try:
+        _check_inflated_size(file)
         data = pydicom.dcmread(
             file,
             specific_tags=list(attributes),
             stop_before_pixels="PixelData" not in attributes,
             force=True,  # a preamble may be missing
         )
+    except InputError:
+        raise
     except Exception as error:  # a parser given damaged bytes raises whatever it likes
         raise InputError(f"damaged ({type(error).__name__}); remove or replace it") from error
     if "TransferSyntaxUID" not in data.file_meta:
@@ -175,6 +186,7 @@ def _syntax(implicit: bool, little: bool) -> str:
 def _pydicom() -> ModuleType:
     try:
         import pydicom
+        import pydicom.encaps
         import pydicom.pixels
         import pydicom.uid
     except ImportError as error:
@@ -182,24 +194,49 @@ def _pydicom() -> ModuleType:
     return pydicom
 
 
-def _check_size(data: Any) -> None:
-    from PIL import Image
-
-    pixels = int(data.get("Rows") or 0) * int(data.get("Columns") or 0)
-    if pixels == 0:
+def _check_size(width: int, height: int) -> None:
+    if width * height == 0:
         raise InputError("no pixels; remove or replace it")
-    if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
         raise InputError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it")
+
+
+def _check_compressed_size(data: Any, index: int, count: int) -> None:
+    """Refuse a compressed frame with more pixels than the file says: decoders believe the frame."""
+    syntax = data.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated or syntax == _pydicom().uid.RLELossless:
+        return
+    try:
+        frame = _pydicom().encaps.get_frame(data.PixelData, index, number_of_frames=count)
+        with Image.open(BytesIO(frame), formats=("JPEG", "JPEG2000")) as picture:
+            _check_size(*picture.size)
+    except (UnidentifiedImageError, ValueError, EOFError):  # the decoder will say more
+        return
+
+
+def _check_inflated_size(file: BinaryIO) -> None:
+    """Refuse a deflated data set of more than :data:`MOST_INFLATED`: pydicom would inflate it."""
+    head = file.read(4096)
+    if DEFLATED in head:
+        file.seek(144 + int.from_bytes(head[140:144], "little"))  # after the meta information
+        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while size <= MOST_INFLATED and (block := inflater.unconsumed_tail or file.read(2**16)):
+            size += len(inflater.decompress(block, 2**20))
+        if size > MOST_INFLATED:
+            raise InputError(f"inflates to more than {MOST_INFLATED:,} bytes; remove it")
+    file.seek(0)
 
 
 def _decode(data: Any, index: int) -> np.ndarray:
     """Stored values of a frame; YBR comes as RGB."""
+    pydicom, syntax = _pydicom(), data.file_meta.TransferSyntaxUID
+    # pylibjpeg-rle, which pydicom prefers to its own decoder, panics on damaged frames
+    plugin = "pydicom" if syntax == pydicom.uid.RLELossless else ""
     try:
-        return _pydicom().pixels.pixel_array(data, index=index)
+        return pydicom.pixels.pixel_array(data, index=index, decoding_plugin=plugin)
     except (RuntimeError, NotImplementedError) as error:
-        syntax = data.file_meta.TransferSyntaxUID.name
         raise InputError(
-            f"its compression ({syntax}) cannot be decoded; pip install 'medept[dicom]', "
+            f"its compression ({syntax.name}) cannot be decoded; pip install 'medept[dicom]', "
             "or replace the file if it is damaged"
         ) from error
 

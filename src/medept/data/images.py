@@ -1,8 +1,9 @@
 """Any image, whatever its file or mode, as an 8-bit RGB picture; or a clear error.
 
-16-bit greys and floating-point files are stretched from their own minimum and maximum to 0..255,
-transparency is laid over black, EXIF rotation is applied, and of several frames the first is
-taken. DICOM files, with or without a suffix, are read by :mod:`medept.data.dicom`.
+16-bit greys and floating-point files are stretched from their own minimum and maximum to 0..255, of
+16-bit colours the upper 8 bits are taken, transparency is laid over black, EXIF rotation is
+applied, and of several frames the first is taken. DICOM files, with or without a suffix, are read
+by :mod:`medept.data.dicom`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 """What is opened, whatever the suffix says: no format that runs a program (EPS) is among them."""
+PHOTOMETRIC = 262
+"""TIFF's tag of what a grey value means; 0: the least is white."""
 
 
 def read_image(source: ImageLike) -> Image.Image:
@@ -165,9 +168,11 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if 0 in image.size:
         raise InputError("no pixels; remove or replace it")
+    negative = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        image = Image.fromarray(_stretched(np.asarray(image)))
+        grey = _stretched(np.asarray(image))
+        image = Image.fromarray(255 - grey if negative else grey)  # Pillow does so with 8 bits
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))

@@ -135,10 +135,8 @@ def as_html(check: Check, source: str) -> str:
 def facts(check: Check) -> str:
     """How much there is."""
     data = check.data
-    parts = [
-        f"{len(data):,} images",
-        f"{len(data.classes)} class{'es' if len(data.classes) > 1 else ''}",
-    ]
+    classes = f"{len(data.classes)} class{'es' if len(data.classes) > 1 else ''}"
+    parts = [f"{len(data):,} images", classes]
     if data.groups is not None:
         parts.append(f"{len(set(data.groups.tolist())):,} groups")
     elif data.splits is None:
