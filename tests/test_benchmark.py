@@ -1,13 +1,8 @@
-"""Suites, their runs on Ray (resumed after kill -9), and tables beside the paper's."""
+"""Suites, the tables of their runs beside the paper's, and figures."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +16,16 @@ from test_report import Page
 from medept.benchmark.comparison import (
     holm,
     means,
+    over_shots,
     paired_tests,
     paper_seconds,
     paper_values,
     scores,
     summary,
 )
-from medept.benchmark.runner import write_results
-from medept.benchmark.suite import read_suite, shipped_suites
+from medept.benchmark.results import read_rows, write_results
+from medept.benchmark.suite import read_suite, shipped_names
 from medept.errors import InputError
-
-SUITE = """
-title: Two methods on phantoms
-data: {colon: "phantoms:colon"}
-methods: {linear: , knn: }
-shots: [1, 2]
-episodes: 3
-"""
 
 
 def fake_run(
@@ -80,7 +68,8 @@ def fake_runs(methods: tuple[str, ...] = ("linear", "ept", "vpt")) -> pd.DataFra
 
 
 def test_the_papers_suites_name_the_papers_runs() -> None:
-    suites = shipped_suites()
+    suites = {name: read_suite(name) for name in shipped_names()}
+    assert {*suites} >= {"quick", "local"}
     tables = {"table1", "table2", "table3", "table4", "fig3", "fig4", "fig5", "fig6", "fig7", "a5"}
     assert {suite.table for suite in suites.values()} - {None} == tables
     places = {f"medfmc-{name}": "somewhere" for name in ("chest", "colon", "endo")}
@@ -106,6 +95,66 @@ def test_a_suite_without_its_data_asks_for_them() -> None:
         read_suite("paper-a5").runs()
 
 
+def test_paths_in_a_suite_are_relative_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "labels.csv").touch()
+    (folder / "w.safetensors").touch()
+    (folder / "suite.yaml").write_text(
+        "title: mine\n"
+        "data:\n  a: labels.csv\n  b: {path: labels.csv, group_column: who}\n"
+        "  colon: phantoms:colon\n"
+        "encoders: [{name: some_vit, weights: w.safetensors}, {name: some_vit, weights: random}]\n"
+        "methods: {linear: }\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    suite = read_suite("mine/suite.yaml", data={"c": "mine/labels.csv"})
+    places = {run.data: run.source.path for run in suite.runs()}
+    there = str(folder / "labels.csv")
+    assert places == {"a": there, "b": there, "c": there, "colon": "phantoms:colon"}
+    assert suite.data["b"] is not None
+    assert suite.data["b"].group_column == "who"
+    assert [encoder.weights for encoder in suite.encoders] == [
+        str(folder / "w.safetensors"), "random"
+    ]  # fmt: skip
+    assert len({run.encoder.title for run in suite.runs()}) == 2
+    (folder / "w.safetensors").unlink()
+    with pytest.raises(InputError, match="w.safetensors: no such file"):
+        read_suite("mine/suite.yaml")
+
+
+def test_a_part_of_a_suite() -> None:
+    suite = read_suite(
+        "paper-a5", episodes=["exp1", "exp2"], data={"medfmc-colon": "phantoms:colon"}
+    )
+    part = suite.part(methods=["ept"], episodes=1)
+    assert [(run.label, run.episode) for run in part.runs()] == [("ept", "exp1")]
+    with pytest.raises(InputError, match="no method"):
+        suite.part(methods=["magic"])
+    with pytest.raises(InputError, match="1 to 2 episodes"):
+        suite.part(episodes=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shots": [0]}, "shots 0"),
+        ({"precision": "auto"}, "precision"),
+        ({"repeats": 0}, "repeats"),
+        ({"magic": 1}, "magic"),
+        ({"recipe": "magic"}, "no recipe is named 'magic'"),
+        ({"methods": {"ept": {"method": "ept", "settings": {"lenght": 3}}}}, "lenght"),
+        ({"methods": {"ept": {"method": "ept", "recipe": {"lr": -1}}}}, "lr"),
+        ({"data": {"x": {"path": "a.csv", "labels": "dx"}}}, "labels"),
+    ],
+)
+def test_what_a_suite_cannot_be_is_told_before_anything_runs(changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_suite("quick", **changes).runs()
+
+
 # --- numbers ---------------------------------------------------------------------------------
 
 
@@ -129,14 +178,16 @@ def test_scores_are_means_over_repeats_of_the_papers_metric() -> None:
 def test_average_change_and_rank() -> None:
     table = scores(fake_runs())
     mean, _ = means(table)
-    found = summary(table)
+    found = summary(mean)
     assert found.average.to_numpy() == pytest.approx(mean.to_numpy().mean(axis=1))
     base = found.average["linear"]
     assert found.change["vpt"] == pytest.approx(100 * (found.average["vpt"] - base) / base)
     ranks = rankdata(-mean.to_numpy(), axis=0).mean(axis=1)
     assert found["rank"].to_numpy() == pytest.approx(ranks)
     short = table[~((table.label == "vpt") & (table.shots == "5"))]
-    assert np.isnan(summary(short).average["vpt"]), "a method without all tasks has no average"
+    assert np.isnan(summary(means(short)[0]).average["vpt"]), (
+        "a method without all tasks has no average"
+    )
 
 
 def test_differences_are_of_pairs() -> None:
@@ -149,6 +200,7 @@ def test_differences_are_of_pairs() -> None:
     assert row.pairs == 20
     assert row.difference == pytest.approx(apart.mean())
     assert row.standard_error == pytest.approx(apart.sem())
+    assert (row.ahead, row.behind) == ((apart > 0).sum(), (apart < 0).sum())
     assert row.p == pytest.approx(wilcoxon(wide.linear, wide.ept).pvalue)
     assert (tests.p_holm >= tests.p).all()
 
@@ -164,13 +216,34 @@ def test_the_papers_numbers_are_those_of_the_paper() -> None:
     for table, key in (("table1", "table1_vit_base_patch16_in21k"),
                        ("table2", "table2_vit_large_patch16_in21k")):  # fmt: skip
         for method, row in facts[key].items():
-            found = paper_values(table)[method]
+            found = paper_values(table).loc[method]
             for name, value in zip(names[:9], row[:9], strict=True):
                 task, shots = name.rsplit("-", 1)
                 assert found[f"medfmc-{task}", shots] == pytest.approx(value / 100)
-    assert paper_values("table4")["ept"]["isic2018", "10"] == pytest.approx(0.4465)
+    assert paper_values("table4").loc["ept", ("isic2018", "10")] == pytest.approx(0.4465)
+    ways = facts["fig5_embedding_way_average_of_3_shots"]
+    for method in ("linear", "concat", "add"):
+        found = paper_values("fig5").loc[method]
+        for name, value in zip(ways["columns"], ways[method], strict=True):
+            assert found[f"medfmc-{name}", "mean"] == pytest.approx(value / 100)
+    frozen = paper_values("table3").loc["vpt, frozen"]
+    assert frozen["medfmc-colon", "5"] == pytest.approx(0.8178)
     assert paper_seconds("a5")["ept"] == 128
-    assert paper_values(None) == {}
+
+
+def test_phantoms_do_not_stand_beside_the_papers_data() -> None:
+    assert paper_values(None).empty
+    found = paper_values("table1", drawn={"medfmc-colon"})
+    assert set(found.columns.get_level_values(0)) == {"medfmc-chest", "medfmc-endo"}
+
+
+def test_means_over_shots_leave_out_who_has_not_all() -> None:
+    table = scores(fake_runs())
+    found = over_shots(table).set_index(["data", "label", "episode"]).score
+    expected = table.groupby(["data", "label", "episode"]).score.mean()
+    pd.testing.assert_series_equal(found.sort_index(), expected.sort_index())
+    short = table[~((table.label == "vpt") & (table.shots == "5") & (table.episode == "3"))]
+    assert len(over_shots(short)) == len(found) - 2  # one of each data set
 
 
 # --- pages -----------------------------------------------------------------------------------
@@ -209,6 +282,7 @@ def test_tables_stand_beside_the_papers(finished: Path) -> None:
     assert "NoLuck: &lt;b&gt;none&lt;/b&gt;" in html
     assert all(uri.startswith("data:image/") for uri in page.loaded)
     assert (finished / "figures" / "figure3.png").exists()
+    assert page.row("ept (paper)", 8)[4:] == ["46.9", "+5.2 %", "1.2"]  # of these four tasks
 
 
 @pytest.mark.parametrize("table", ["fig4", "fig5", "fig6", "fig7"])
@@ -223,6 +297,23 @@ def test_each_figure_of_the_paper_is_drawn(finished: Path, table: str) -> None:
     assert (finished / "figures" / f"figure{table[-1]}.png").stat().st_size > 10_000
 
 
+def test_figure_5s_means_stand_beside_the_papers(finished: Path) -> None:
+    suite = json.loads((finished / "suite.json").read_text()) | {"table": "fig5"}
+    (finished / "suite.json").write_text(json.dumps(suite))
+    assert run("report", str(finished)) == 0
+    page = Page((finished / "report.html").read_text())
+    assert page.row("concat (paper)", 6)[:2] == ["15.7", "81.0"]
+
+
+def test_what_a_kill_left_half_written_is_passed_over(finished: Path) -> None:
+    count = len(read_rows(finished))
+    (finished / "runs" / ".partial-0123.json").write_text('{"id": "01')
+    assert len(write_results(finished)) == count == len(list((finished / "runs").glob("[!.]*")))
+    (finished / "runs" / "0123.json").write_text('{"id": "01')
+    with pytest.raises(InputError, match="0123.json: damaged"):
+        read_rows(finished)
+
+
 def test_a_folder_without_a_benchmark_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,48 +321,3 @@ def test_a_folder_without_a_benchmark_is_told(
     (tmp_path / "suite.json").write_text("{")
     assert run("report", str(tmp_path)) == 2
     assert "damaged" in capsys.readouterr().err
-
-
-# --- runs ------------------------------------------------------------------------------------
-
-
-def test_a_benchmark_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "suite.yaml").write_text(SUITE)
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "medept", "bench", str(tmp_path / "suite.yaml"), "--out",
-               str(out), "--workers", "1", "--json"]  # fmt: skip
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
-    finished = out / "runs"
-    deadline = time.monotonic() + 240
-    while len(list(finished.glob("[!.]*.json"))) < 2 and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    before = {file.name: file.stat().st_mtime_ns for file in finished.glob("[!.]*.json")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
-    assert json.loads(done.stdout) == {"out": str(out), "runs": 12, "failed": 0}
-    after = {file.name: file.stat().st_mtime_ns for file in finished.glob("[!.]*.json")}
-    assert len(after) == 12
-    assert {name: after[name] for name in before} == before, "what was done is not done again"
-    rows = pd.read_parquet(out / "results.parquet")
-    assert sorted(f"{name}.json" for name in rows.id) == sorted(after)
-    assert rows.balanced_accuracy.between(0, 1).all()
-    for column in ("run", "encoder_sha256", "versions", "commit", "seconds", "peak_memory_mb"):
-        assert rows[column].notna().all(), column
-    again = rows[rows.label == "linear"].groupby(["shots", "episode"]).size()
-    assert (again == 1).all()
-
-
-def test_a_run_that_fails_is_a_failed_row(tmp_path: Path) -> None:
-    (tmp_path / "suite.yaml").write_text(
-        SUITE.replace("episodes: 3", "episodes: 1").replace("shots: [1, 2]", "shots: [1]")
-        + "encoders: [{name: vit_tiny_patch16_224, weights: no-such-file.safetensors}]\n"
-    )
-    out = tmp_path / "out"
-    assert run("bench", str(tmp_path / "suite.yaml"), "--out", str(out), "--workers", "1") == 0
-    rows = write_results(out)
-    assert len(rows) == 2
-    assert rows.error.str.contains("no-such-file.safetensors").all()
-    assert (rows.attempts == 2).all()

@@ -19,7 +19,8 @@ from typing import Any
 import pandas as pd
 
 from medept.benchmark.results import read_rows, write_results, write_row, write_suite
-from medept.benchmark.suite import DataSpec, Run, Suite
+from medept.benchmark.run import DataSpec, Run
+from medept.benchmark.suite import Suite
 from medept.benchmark.work import decode, describe, do_run, frozen_features
 from medept.data.table import LabelledImages
 from medept.errors import InputError

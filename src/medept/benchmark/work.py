@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from medept.adapter import current_versions
-from medept.benchmark.suite import EncoderSpec, Run
+from medept.benchmark.run import EncoderSpec, Run
 from medept.classifier import FewShotClassifier
 from medept.data.episodes import Episode, draw_episode, read_episode
 from medept.data.images import read_image

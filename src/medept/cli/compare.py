@@ -74,7 +74,8 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Run a benchmark: data sets, methods, shots, episodes; resumable; on one machine or many."""
-    from medept.benchmark.suite import DataSpec, read_suite, shipped_names
+    from medept.benchmark.run import DataSpec
+    from medept.benchmark.suite import read_suite, shipped_names
 
     if show:
         suites = {name: read_suite(name).title for name in shipped_names()}

@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from medept.benchmark.comparison import (
     REFERENCE,
     amount,
-    means,
-    metric_text,
     over_shots,
     paired_tests,
-    paper_seconds,
-    paper_values,
     read_benchmark,
     scores,
     shots_text,
-    summary,
     task_names,
 )
 from medept.benchmark.suite import Suite
 from medept.files import write_table, write_text
 from medept.report import plots
-from medept.report.grid import Grid, as_latex, as_markdown
+from medept.report.benchmark_tables import cost_grid, difference_grids, score_grids
+from medept.report.grid import as_latex, as_markdown
 from medept.report.html import picture, render, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT = "report.html"
-REAL = 0.05
-"""Below this p, corrected, a difference is called real."""
 
 
 def write_benchmark(folder: Path) -> Path:
@@ -52,11 +44,11 @@ def write_benchmark(folder: Path) -> Path:
     grids, costs, figures = [], [], {}
     for encoder, part in table.groupby("encoder", sort=False):
         its_runs = runs[runs["encoder"] == encoder]
-        grids += _grids(suite, f"{suite.title}: {encoder}", part)
-        costs.append(_cost(suite, f"Cost: {encoder}", its_runs))
+        grids += score_grids(suite, f"{suite.title}: {encoder}", part)
+        costs.append(cost_grid(suite, f"Cost: {encoder}", its_runs))
         for name, figure in draw(suite, its_runs, part).items():
             figures[name if name not in figures else f"{name}, {encoder}"] = figure
-    grids += [*_test_grids(tests), *costs]
+    grids += [*difference_grids(tests), *costs]
     write_table(folder / "results.parquet", runs)
     write_table(folder / "tests.csv", tests)
     write_text(folder / "tables.md", "\n\n".join(map(as_markdown, grids)) + "\n")
@@ -86,144 +78,6 @@ def in_order(runs: pd.DataFrame, suite: Suite) -> pd.DataFrame:
         return column.map(lambda x: names.index(x) if x in names else len(names))
 
     return runs.sort_values(["data", "label"], key=place, kind="stable").reset_index(drop=True)
-
-
-# --- tables ----------------------------------------------------------------------------------
-
-
-def _grids(suite: Suite, title: str, table: pd.DataFrame) -> list[Grid]:
-    """Of one encoder; for figure 5 another of the means over shots, which the paper tells."""
-    paper = paper_values(suite.table, drawn=suite.drawn)
-    grids = [_grid(title, table, paper)]
-    if suite.table == "fig5":
-        grids.append(_grid(f"{title}, mean over shots", over_shots(table), paper))
-    return grids
-
-
-def _grid(title: str, table: pd.DataFrame, paper: pd.DataFrame) -> Grid:
-    """Mean ± standard deviation over episodes, in percent; below them the paper's own."""
-    mean, spread = means(table)
-    theirs = paper.reindex(columns=mean.columns).dropna(how="all")
-    rows = [*_lines(mean, spread), *_lines(theirs, None, of=" (paper)")]
-    best = {(int(mean[task].argmax()), c) for c, task in enumerate(mean.columns, start=1)}
-    head = ("method", *map(_shots_head, mean.columns.get_level_values(1)))
-    head = (*head, "average", f"to {REFERENCE}", "rank")
-    groups = (*_spans(table), ("", 3))
-    notes = _notes(table, mean, with_paper=len(theirs) > 0)
-    return Grid(title, groups, head, tuple(rows), frozenset(best), notes)
-
-
-def _lines(
-    mean: pd.DataFrame, spread: pd.DataFrame | None, of: str = ""
-) -> Iterator[tuple[str, ...]]:
-    """A row a method: its tasks, their average, what it is to linear, its mean rank."""
-    cells = mean.map(_percent)
-    if spread is not None:
-        cells += spread.map(_spread)
-    whole = summary(mean)
-    cells["average"] = whole["average"].map(_percent)
-    cells["change"] = whole["change"].map(lambda x: _number(x, "+.1f", " %"))
-    cells.loc[cells.index == REFERENCE, "change"] = ""
-    cells["rank"] = whole["rank"].map(lambda x: _number(x, ".1f"))
-    for label, *row in cells.itertuples():
-        yield (f"{label}{of}", *row)
-
-
-def _shots_head(shots: str) -> str:
-    return f"{shots} shot{'s' * (shots != '1')}" if shots.isdigit() else shots
-
-
-def _spans(table: pd.DataFrame) -> list[tuple[str, int]]:
-    """Data sets with their metrics, and how many columns each has."""
-    metrics = table.drop_duplicates("data").set_index("data")["metric"]
-    columns = table.groupby("data")["shots"].nunique()
-    return [
-        (f"{name} ({metric_text(metric)})", int(columns[str(name)]))
-        for name, metric in metrics.items()
-    ]
-
-
-def _notes(table: pd.DataFrame, mean: pd.DataFrame, *, with_paper: bool) -> tuple[str, ...]:
-    counts = table.groupby(["label", "data", "shots"]).size()
-    least, most = counts.min(), counts.max()
-    episodes = f"{most}" if least == most else f"{least} to {most}"
-    notes = [f"Percent; mean ± standard deviation over {episodes} episodes (support sets)."]
-    if mean.isna().any(axis=None):
-        notes.append("Average, change and rank are of methods that were run on every task.")
-    if least != most:
-        notes.append("Where episodes differ in number, only the paired differences compare fairly.")
-    if with_paper:
-        notes.append("Below: the paper's own numbers (Zu et al. 2024), on its encoder.")
-    return tuple(notes)
-
-
-def _test_grids(tests: pd.DataFrame) -> list[Grid]:
-    """Of the differences to linear and of all that are real, largest first."""
-    if tests.empty:
-        return []
-    told = (tests["method"] == REFERENCE) | (tests["against"] == REFERENCE)
-    chosen = tests[told | (tests["p_holm"] < REAL)]
-    chosen = chosen.sort_values("difference", key=abs, ascending=False)
-    notes = (
-        "Points ± standard error over pairs of one data set, shots and episode. Wilcoxon's "
-        f"signed-rank test, Holm's correction over all {len(tests)} pairs of methods. Episodes of "
-        "one data set share test images: read p as a guide.",
-    )
-    head = ("methods", "difference", "ahead in", "p", "real")
-    rows = tuple(_test_row(row) for _, row in chosen.iterrows())
-    return [Grid("Which differences are real", (), head, rows, notes=notes)]
-
-
-def _test_row(row: pd.Series) -> tuple[str, ...]:
-    """The better of two methods first."""
-    methods, ahead = [row["method"], row["against"]], row["ahead"]
-    if row["difference"] < 0:
-        methods.reverse()
-        ahead = row["behind"]
-    return (
-        " – ".join(methods),
-        f"{100 * abs(row['difference']):.1f}" + _spread(row["standard_error"]),
-        f"{ahead} of {row['pairs']}",
-        f"{row['p_holm']:.2g}",
-        "yes" if row["p_holm"] < REAL else "no",
-    )
-
-
-def _cost(suite: Suite, title: str, runs: pd.DataFrame) -> Grid:
-    """What each method costs, and the paper's seconds where it tells."""
-    columns = {
-        "trained parameters": ("trainable_parameters", "median", ",.0f"),
-        "seconds a fit": ("fit_seconds", "median", ".1f"),
-        "peak memory (MB)": ("peak_memory_mb", "max", ",.0f"),
-        "on the GPU (MB)": ("peak_gpu_memory_mb", "max", ",.0f"),
-    }
-    good = runs[runs["error"] == ""].groupby("label", sort=False)
-    cells = {
-        head: [_number(value, form) for value in good[column].agg(how)]
-        for head, (column, how, form) in columns.items()
-        if column in runs and runs[column].notna().any()
-    }
-    labels, paper = [str(label) for label in good.groups], paper_seconds(suite.table)
-    if paper:
-        cells["paper, A100 (s)"] = [
-            _number(paper.get(label, float("nan")), ".0f") for label in labels
-        ]
-    notes = ("Medians over runs; the peaks are the highest, of the whole process.",)
-    rows = tuple(zip(labels, *cells.values(), strict=True))
-    return Grid(title, (), ("method", *cells), rows, notes=notes)
-
-
-def _percent(share: float) -> str:
-    return _number(100 * share, ".1f")
-
-
-def _spread(share: float) -> str:
-    return "" if np.isnan(share) else f" ± {100 * share:.1f}"
-
-
-def _number(value: float, form: str, unit: str = "") -> str:
-    """Nothing where it is not known."""
-    return "" if np.isnan(value) else f"{value:{form}}{unit}"
 
 
 # --- figures ---------------------------------------------------------------------------------

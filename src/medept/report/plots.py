@@ -51,8 +51,7 @@ def lines(table: pd.DataFrame, x: str, *, xlabel: str, over: Sequence[Any] = ())
         over: the values of ``x`` in order, drawn at equal distances; none: on a logarithmic axis.
     """
     names, labels = _in_order(table["data"]), _in_order(table["label"])
-    figure = _figure(3.6 * len(names) + 1.6, 3.6)
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    figure, axes = _panels(len(names), 3.6, beside=1.6)
     place = {value: k for k, value in enumerate(over)}
     for axis, name in zip(axes, names, strict=True):
         for i, label in enumerate(labels):
@@ -77,8 +76,7 @@ def dots(table: pd.DataFrame, reference: str) -> Figure:
     Methods stand side by side; a line shows where the mean of ``reference`` is.
     """
     names, labels = _in_order(table["data"]), _in_order(table["label"])
-    figure = _figure((1.0 + 0.33 * len(labels)) * len(names) + 0.4, 3.6)
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    figure, axes = _panels(len(names), 1.0 + 0.33 * len(labels))
     place = {label: k for k, label in enumerate(labels)}
     for axis, name in zip(axes, names, strict=True):
         part = table[table["data"] == name]
@@ -114,6 +112,13 @@ def boxes(table: pd.DataFrame, reference: str) -> Figure:
     for axis, count in zip(grid[0], shots, strict=True):
         axis.set_title(f"{count} shot{'s' * (count != '1')}" if count.isdigit() else count)
     return figure
+
+
+def _panels(count: int, width: float, beside: float = 0.4) -> tuple[Figure, Sequence[Axes]]:
+    """So many axes in a row, each of a width in inches, with room beside them."""
+    figure = _figure(width * count + beside, 3.6)
+    figure.set_layout_engine("constrained", w_pad=0.1)
+    return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
 def _beside(axis: Axes, labels: Sequence[str], level: float | None) -> None:

@@ -1,0 +1,149 @@
+"""What one run of a benchmark is: its data set, encoder, method, recipe, episode and seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from medept.encoders import RANDOM
+from medept.errors import InputError
+
+if TYPE_CHECKING:
+    from medept.data.table import LabelledImages
+
+
+class _Strict(BaseModel):
+    """Nothing but the fields named, and none that changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(_Strict):
+    """Where a data set is, and what its columns are called where they have no usual name.
+
+    Args:
+        path: what ``medept fit`` takes as DATA, or ``phantoms:TASK:PATIENTS``, which is drawn:
+            two images a patient, of 120 patients where no number is given.
+        image_column: as for ``medept fit``, and so are the next two.
+    """
+
+    path: str
+    image_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether these are phantoms."""
+        return self.path.startswith("phantoms:")
+
+    def placed(self, name: str, folder: Path) -> DataSpec:
+        """The same with an absolute path, so that workers elsewhere find it.
+
+        Args:
+            name: of the data set; a folder that is given for one known by name is read as that.
+            folder: what the path is relative to.
+        """
+        from medept.data.sources import SOURCES
+
+        if self.drawn:
+            return self
+        known, colon, place = self.path.partition(":")
+        if not colon or known not in SOURCES:
+            known, place = "", self.path
+        path = (folder / place).resolve()
+        if not known and name in SOURCES and path.is_dir():
+            known = name
+        return self.model_copy(update={"path": f"{known}:{path}" if known else str(path)})
+
+    def read(self) -> LabelledImages:
+        """The data set; its images are not decoded yet.
+
+        Raises:
+            InputError: if it is missing or cannot be used.
+        """
+        from medept.data.phantoms import make_phantoms
+        from medept.data.sources import open_dataset
+
+        if not self.drawn:
+            return open_dataset(self.path, **self.model_dump(exclude={"path"}))
+        task, _, patients = self.path.partition(":")[2].partition(":")
+        if patients and not patients.isdecimal():
+            raise InputError(f"{self.path}: write phantoms:TASK, or phantoms:TASK:PATIENTS")
+        return make_phantoms(task, patients=int(patients or 120), images_per_patient=2)
+
+
+class EncoderSpec(_Strict):
+    """An encoder by name, where its weights are (a file, ``random``, or its own), its pixels."""
+
+    name: str = "embedded"
+    weights: str | None = None
+    image_size: int | None = None
+
+    @property
+    def title(self) -> str:
+        """Under which results are shown."""
+        untrained = f", {RANDOM} weights" if self.weights == RANDOM else ""
+        size = f", {self.image_size} pixels" if self.image_size else ""
+        return self.name + untrained + size
+
+    def placed(self, folder: Path) -> EncoderSpec:
+        """The same with an absolute path of its weights, which is relative to ``folder``.
+
+        Raises:
+            InputError: if there is no such file.
+        """
+        if self.weights in (None, RANDOM):
+            return self
+        file = (folder / str(self.weights)).resolve()
+        if not file.is_file():
+            raise InputError(f"{file}: no such file of weights, for the encoder {self.name}")
+        return self.model_copy(update={"weights": str(file)})
+
+
+class RecipeChanges(_Strict):
+    """What a method is trained with where it differs from its suite's recipe."""
+
+    recipe: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    encoder_lr: float | None = None
+
+
+class MethodSpec(_Strict):
+    """A method with its settings and what it changes of the recipe."""
+
+    method: str
+    settings: dict[str, Any] = {}
+    recipe: RecipeChanges = RecipeChanges()
+
+
+class Run(_Strict):
+    """One fit and its evaluation: all that is needed to do it again.
+
+    ``data`` and ``label`` are the names under which results are shown; ``episode`` draws the
+    support set, and ``seed`` the initial values, the views and their order.
+    """
+
+    data: str
+    source: DataSpec
+    encoder: EncoderSpec
+    label: str
+    method: MethodSpec
+    recipe: str
+    precision: str
+    shots: int | float | None
+    episode: int | str
+    seed: int
+    tune: int
+
+    @property
+    def id(self) -> str:
+        """A name that depends on what the run is, and on nothing else."""
+        text = json.dumps(self.model_dump(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

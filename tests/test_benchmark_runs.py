@@ -1,0 +1,305 @@
+"""A suite's runs on Ray: shared work, failures, kill -9, fairness, and a real ViT-B/16."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medept import FewShotClassifier
+from medept.benchmark import runner
+from medept.benchmark.run import Run
+from medept.benchmark.runner import run_suite
+from medept.benchmark.suite import read_suite
+from medept.benchmark.work import decode, describe, do_run, frozen_features
+from medept.data.phantoms import make_phantoms, write_phantoms
+from medept.errors import InputError
+from medept.methods import METHODS
+from medept.training import loop
+from medept.training.recipes import make_recipe
+
+ray = pytest.importorskip("ray")
+
+SUITE = """
+title: Two methods on phantoms
+data: {colon: "phantoms:colon:12"}
+methods: {linear: , knn: }
+shots: [1, 2]
+episodes: 3
+"""
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path) -> Path:
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    return tmp_path / "suite.yaml"
+
+
+# --- on Ray ----------------------------------------------------------------------------------
+
+
+def test_work_is_shared_and_what_fails_is_a_row(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real scheduler with stand-ins for the work, which write down that they were called."""
+    log, out = tmp_path / "log", tmp_path / "out"
+
+    def note(text: str) -> None:
+        with log.open("a") as file:
+            file.write(text + "\n")
+
+    def read(data: Any) -> Any:
+        note("decoded")
+        return data
+
+    def encode(data: Any, encoder: Any, precision: str) -> np.ndarray:
+        note(f"encoded {encoder.title}")
+        return np.zeros((len(data), 2))
+
+    def work(one: Run, data: Any, features: np.ndarray) -> dict[str, Any]:
+        assert len(data) == len(features) == 24
+        note(f"{one.label} {one.encoder.title} {one.shots} {one.episode}")
+        if one.label == "knn" and one.episode == 0:
+            os._exit(1)  # as the system does where memory runs out
+        return describe(one)
+
+    monkeypatch.setattr(runner, "decode", read)
+    monkeypatch.setattr(runner, "frozen_features", encode)
+    monkeypatch.setattr(runner, "do_run", work)
+    seen: list[tuple[str, int, int]] = []
+    encoders = [{"name": "embedded"}, {"name": "embedded", "image_size": 32}]
+    suite = read_suite(str(suite_file), encoders=encoders)
+    rows = run_suite(suite, out, workers=1, progress=lambda *now: seen.append(now))
+    assert len(rows) == 24
+    bad = rows[rows.error != ""]
+    assert set(zip(bad.label, bad.episode, strict=True)) == {("knn", "0")}
+    assert len(bad) == 4
+    assert (bad.attempts == 2).all()
+    assert bad.error.str.contains("Traceback").all()
+    lines = log.read_text().splitlines()
+    good = [line for line in lines if "linear" in line or line.endswith(("1", "2"))]
+    assert len(good) == len(set(good)) == 20, "no run is done twice"
+    assert sum(line.startswith("knn") and line.endswith(" 0") for line in lines) == 8
+    # once each, and once more after each of the four runs whose worker died twice
+    assert lines.count("encoded embedded") + lines.count("encoded embedded, 32 pixels") <= 2 + 8
+    assert [done for _, done, _ in seen] == list(range(25))
+    assert seen[-1][0] == "runs (4 failed)"
+
+    before = len(lines)
+    assert len(run_suite(suite, out, workers=1)) == 24, "what failed is not done again by itself"
+    assert len(log.read_text().splitlines()) == before
+    monkeypatch.setattr(runner, "do_run", lambda one, data, features: describe(one))
+    again = run_suite(suite, out, workers=1, retry=True)
+    assert (again.error == "").all()
+    assert log.read_text().splitlines()[before:] == [
+        "decoded", "encoded embedded", "encoded embedded, 32 pixels"
+    ]  # fmt: skip
+
+    other = read_suite(str(suite_file), encoders=encoders, recipe="paper")
+    with pytest.raises(InputError, match="holds another run of linear on colon"):
+        run_suite(other, out)
+
+
+def test_data_that_cannot_be_read_are_told_before_anything_runs(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    suite = read_suite(str(suite_file), data={"mine": "no-such.csv"})
+    with pytest.raises(InputError, match="no-such.csv"):
+        run_suite(suite, tmp_path / "out")
+    suite = read_suite(str(suite_file), data={"mine": "phantoms:colon:many"})
+    with pytest.raises(InputError, match="phantoms:TASK:PATIENTS"):
+        run_suite(suite, tmp_path / "out")
+
+
+def test_a_benchmark_killed_in_the_middle_goes_on(suite_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "medept", "bench", str(suite_file), "--out",
+               str(out), "--workers", "1", "--json"]  # fmt: skip
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    finished = out / "runs"
+    deadline = time.monotonic() + 240
+    while len(list(finished.glob("[!.]*.json"))) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {file.name: file.stat().st_mtime_ns for file in finished.glob("[!.]*.json")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    assert json.loads(done.stdout) == {"out": str(out), "runs": 12, "failed": 0}
+    after = {file.name: file.stat().st_mtime_ns for file in finished.glob("[!.]*.json")}
+    assert len(after) == 12
+    assert {name: after[name] for name in before} == before, "what was done is not done again"
+    rows = pd.read_parquet(out / "results.parquet")
+    assert sorted(f"{name}.json" for name in rows.id) == sorted(after)
+    assert rows.balanced_accuracy.between(0, 1).all()
+    for column in ("run", "encoder_sha256", "versions", "commit", "seconds", "peak_memory_mb"):
+        assert rows[column].notna().all(), column
+    again = rows[rows.label == "linear"].groupby(["shots", "episode"]).size()
+    assert (again == 1).all()
+
+
+# --- one run, without Ray --------------------------------------------------------------------
+
+
+def first_run(**changes: Any) -> Run:
+    given = {"data": {"colon": "phantoms:colon:6"}, "shots": [2], "episodes": 1} | changes
+    return read_suite("quick", **given).runs()[0]
+
+
+def test_a_run_that_fails_is_a_failed_row(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no weights")
+    encoder = {"name": "vit_tiny_patch16_224", "weights": str(broken)}
+    one = first_run(encoders=[encoder])
+    row = do_run(one, one.source.read(), np.zeros((0, 0)))
+    assert row["error"].startswith("Traceback")
+    assert "broken.safetensors" in row["error"]
+    assert row["seconds"] > 0
+    assert Run.model_validate_json(row["run"]) == one, "a row is enough to do the run again"
+
+
+def test_a_row_does_its_run_again(tmp_path: Path) -> None:
+    """On a table with groups and columns of names of their own."""
+    table = write_phantoms(
+        make_phantoms("colon", patients=6, images_per_patient=2, size=64), tmp_path / "data"
+    )
+    renamed = pd.read_csv(table).rename(columns={"label": "what", "patient": "who"})
+    renamed.to_csv(table, index=False)
+    spec = {"path": str(table), "label_column": "what", "group_column": "who"}
+    one = first_run(data={"colon": spec})
+    data = decode(one.source.read())
+    assert all(isinstance(image, np.ndarray) for image in data.images)
+    assert data.groups is not None
+    features = frozen_features(data, one.encoder, one.precision)
+    row = do_run(one, data, features)
+    assert row["error"] == ""
+    assert row["support"] + row["test"] <= 12
+    again = do_run(Run.model_validate_json(row["run"]), one.source.read(), features)
+    scores = ("accuracy", "balanced_accuracy", "auroc", "brier", "final_loss", "encoder_sha256")
+    assert {k: row[k] for k in scores} == {k: again[k] for k in scores}
+    assert row["peak_memory_mb"] > 100
+    assert row["trainable_parameters"] > 0
+
+
+def test_images_beyond_the_room_stay_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_phantoms(
+        make_phantoms("colon", patients=4, images_per_patient=2, size=64), tmp_path / "data"
+    )
+    data = first_run(data={"colon": str(table)}).source.read()  # 8 images
+    Path(str(data.images[1])).write_bytes(b"no image")
+    monkeypatch.setattr("medept.benchmark.work.DECODED", 3 * 64 * 64 * 3)
+    kinds = [isinstance(image, np.ndarray) for image in decode(data).images]
+    assert kinds == [True, False, True, True, False, False, False, False]
+
+
+# --- fairness --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
+    """(view, rows) of every training step, as methods ask for them."""
+    steps: list[tuple[int, list[int]]] = []
+    original = loop.open_inputs
+
+    class Noting:
+        def __init__(self, *arguments: Any) -> None:
+            self.inner = original(*arguments)
+
+        def __enter__(self) -> Callable:
+            feed = self.inner.__enter__()
+
+            def noting(view: int, rows: Any) -> Any:
+                steps.append((view, rows.tolist()))
+                return feed(view, rows)
+
+            return noting
+
+        def __exit__(self, *what: Any) -> None:
+            self.inner.__exit__(*what)
+
+    monkeypatch.setattr(loop, "open_inputs", Noting)
+    return steps
+
+
+def test_every_method_trains_on_the_same_views_in_the_same_order(fed: list) -> None:
+    data = make_phantoms("colon", patients=4, images_per_patient=2, size=64)
+    asked = {}
+    for method in ("linear", "ept", "vpt", "partial-1"):
+        fed.clear()
+        FewShotClassifier(method=method, image_size=32, epochs=3, batch_size=4, calibrate="none",
+                          seed=5).fit(data.images, data.labels)  # fmt: skip
+        asked[method] = list(fed)
+    assert len(asked["linear"]) == 3 * 2  # 8 images in batches of 4
+    assert all(steps == asked["linear"] for steps in asked.values())
+    assert [view for view, _ in asked["ept"]] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("recipe", ["medept", "paper"])
+def test_every_method_has_the_same_budget(recipe: str) -> None:
+    budget = ("epochs", "batch_size", "views", "crop_scale", "standardise")
+    found = {
+        tuple(getattr(make_recipe(recipe, method), name) for name in budget) for method in METHODS
+    }
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("method", ["linear", "ept"])
+def test_every_method_has_the_same_number_of_trials(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    trials = []
+    data = make_phantoms("colon", patients=6, images_per_patient=1, size=64)
+    classifier = FewShotClassifier(
+        method=method, tune=3, epochs=1, image_size=32, calibrate="none",
+        progress=lambda what, done, total: trials.append((what, done, total)),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        FewShotClassifier, "_fold",
+        lambda self, X, y, parameters, train, test: np.zeros((len(test), 2)),
+    )  # fmt: skip
+    classifier.fit(data.images, data.labels, groups=data.groups)
+    assert [t for t in trials if t[0] == "tuning"] == [("tuning", i, 3) for i in (1, 2, 3)]
+
+
+# --- the real size ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_row_of_table_1_at_its_real_size() -> None:
+    """EPT on ViT-B/16 at 224 pixels, 1 shot, for 2 of the paper's 20 epochs; random weights."""
+    suite = read_suite(
+        "paper-table1",
+        data={f"medfmc-{task}": f"phantoms:{task}:6" for task in ("chest", "colon", "endo")},
+        encoders=[{"name": "vit_base_patch16_224", "weights": "random"}],
+        methods={"ept": {"method": "ept", "settings": {"length": 100}, "recipe": {"epochs": 2}}},
+        episodes=1,
+        repeats=1,
+        shots=[1],
+    )
+    assert len(suite.runs()) == 3
+    for one in suite.runs():
+        data = one.source.read()
+        row = do_run(one, data, np.zeros((0, 0)))
+        assert row["error"] == "", one.data
+        recipe = json.loads(row["recipe"])
+        assert (recipe["optimizer"], recipe["lr"], recipe["batch_size"]) == ("sgd", 6e-4, 4)
+        assert row["trainable_parameters"] == 12 * 197 * 100 + len(data.classes) * (768 + 1)
+        assert 0 <= row.get("map", row.get("accuracy")) <= 1
+        assert np.isfinite(row["final_loss"])
+        print(f"{one.data}: {row['support']} + {row['test']} images, {row['cpu_seconds']:.0f} CPU "
+              f"seconds, {row['peak_memory_mb']:.0f} MB")  # fmt: skip
