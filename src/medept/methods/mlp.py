@@ -29,4 +29,4 @@ class MLP(AdaptedEncoder):
         self.hidden = nn.Sequential(*layers)
 
     def logits(self, features: Tensor) -> Tensor:
-        return self.head(self.hidden(features))
+        return super().logits(self.hidden(features))
