@@ -56,7 +56,7 @@ def distributions(
         above.set_title(f"(b) {name}: {classes[chosen]}", fontsize=9)
         below = figure.add_subplot(grid[1, column])
         _classes(below, points[name], targets, classes, chosen)
-        below.set_title(f"(c) {titles[name]}", fontsize=9)
+        below.set_title(f"(c) {titles[name]}", fontsize=8)
         for axis in (above, below):
             axis.set(xticks=[], yticks=[], xlim=limits[0], ylim=limits[1])
     handles, names = below.get_legend_handles_labels()
@@ -70,7 +70,7 @@ def _densities(axis: Axes, features: Mapping[str, np.ndarray]) -> None:
     from scipy.stats import gaussian_kde
 
     along = {model: first_component(values) for model, values in features.items()}
-    reach = 1.5 * max(np.abs(values).max() for values in along.values())
+    reach = 2 * max(np.abs(values).max() for values in along.values())
     place = np.linspace(-reach, reach, 300)
     for i, (model, values) in enumerate(along.items()):
         style: dict[str, Any] = {"color": COLOURS[i % 8], "linestyle": DASHES[i % 8],

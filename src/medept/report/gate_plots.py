@@ -54,16 +54,15 @@ def gates_by_head(
 
     Args:
         gates: (layers, heads, rows, columns).
-        title: of the image.
+        title: of the image, written above it.
         layers: numbers of the layers, from 1.
     """
     count = gates.shape[1]
-    names = ["", *(f"head {head + 1}" for head in range(count)), "mean"]
+    names = [title, *(f"head {head + 1}" for head in range(count)), "mean"]
     figure = new_figure(1.05 * len(names) + 2, 1.05 * len(layers) + 0.4)
     axes = figure.subplots(len(layers), len(names), squeeze=False)
     low, high = float(gates.min()), float(gates.max())
     axes[0, 0].imshow(image)
-    axes[0, 0].text(0, -0.12, title, transform=axes[0, 0].transAxes, va="top", fontsize=8)
     shown: Any = None
     for layer, heads, line in zip(layers, gates, axes, strict=True):
         _title_left(line[1], f"layer {layer}")
@@ -101,9 +100,11 @@ def _title_left(axis: Axes, title: str) -> None:
 
 
 def _finish(figure: Figure, axes: np.ndarray, names: Sequence[str], shown: Any) -> None:
-    """No axes, a heading to each column, and the scale of the gates."""
+    """No axes, empty places as large as others, a heading to each column, and the gates' scale."""
     for axis in axes.ravel():
         axis.set_axis_off()
+        if not axis.images:
+            axis.set_box_aspect(1)
     for name, axis in zip(names, axes[0], strict=True):
         axis.set_title(name, fontsize=8)
     figure.colorbar(shown, ax=axes, shrink=0.8, label="gate (1: all is kept)", pad=0.02)
