@@ -100,14 +100,19 @@ def test_analyse_compares_models_on_images_that_none_was_fitted_to(
     gates = pd.read_csv(folder / "look" / "gates.csv")
     assert set(gates.model) == {"ept-0", "ept-1"}
     assert gates.mean_gate.between(0, 1).all()
-    for name in ("figure2.png", "gates.png", "gates-by-layer.png"):
+    order = gates.groupby(["model", "image"], sort=False).mean_gate.mean()
+    for model in ("ept-0", "ept-1"):
+        assert order[model].is_monotonic_increasing, "images that are scaled most stand first"
+    assert gates.class_token_gate.between(0, 1).all()
+    for name in ("figure2.png", "gates.png", "gates-by-head.png", "gates-by-layer.png"):
         assert Image.open(folder / "look" / name).size[0] > 400
 
 
 def test_analyse_takes_an_encoder_as_it_comes(fitted: tuple[Path, Path]) -> None:
     folder, table = fitted
     out = folder / "plain"
-    assert run("analyse", "embedded", str(table), "--out", str(out), "--embedding", "pca") == 0
+    given = ("analyse", "embedded", str(table), "--out", str(out), "--embedding", "pca")
+    assert run(*given, "--separate") == 0
     assert list(pd.read_csv(out / "distribution.csv").model) == ["pretrained"]
     assert not (out / "gates.png").exists()
 

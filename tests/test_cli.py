@@ -55,8 +55,8 @@ def run(*arguments: object) -> int:
 def test_fit_writes_all_its_files(fitted: Path) -> None:
     assert sorted(p.name for p in fitted.iterdir()) == [
         "README.md", "adapter.json", "adapter.safetensors", "check.json", "distribution.csv",
-        "figure2.png", "gates-by-layer.png", "gates.csv", "gates.png", "history.csv",
-        "metrics.json", "predictions.csv", "report.html", "support.csv",
+        "figure2.png", "gates-by-head.png", "gates-by-layer.png", "gates.csv", "gates.png",
+        "history.csv", "metrics.json", "predictions.csv", "report.html", "support.csv",
     ]  # fmt: skip
     support, predictions = (pd.read_csv(fitted / f"{n}.csv") for n in ("support", "predictions"))
     assert len(support) + len(predictions) == 24

@@ -61,6 +61,7 @@ def test_multiclass_equals_scikit_learn(seed: int) -> None:
             "f1": sk.f1_score(y, guess, average="macro"),
             "ece": ece_by_hand(p.max(axis=1), guess == y),
             "brier": sum(((p[:, c] - (y == c)) ** 2).mean() for c in range(3)),
+            "nll": sk.log_loss(y, p),
         },
         abs=1e-6,
     )
@@ -77,6 +78,7 @@ def test_multilabel_equals_scikit_learn(seed: int) -> None:
             "f1": sk.f1_score(y, p > 0.5, average="macro"),
             "ece": ece_by_hand(p.ravel(), y.ravel()),
             "brier": np.mean([sk.brier_score_loss(y[:, c], p[:, c]) for c in range(3)]),
+            "nll": sk.log_loss(y.ravel(), p.ravel()),
         },
         abs=1e-6,
     )
@@ -138,6 +140,7 @@ def test_multiclass_by_hand() -> None:
             "f1": (2 / 3 + 2 / 3 + 1) / 3,
             "ece": (0.3 + 0.5 + 0.4 + 0.2) / 4,  # every image in a bin of its own
             "brier": (0.14 + 0.62 + 0.26 + 0.06) / 4,
+            "nll": -np.log([0.7, 0.4, 0.6, 0.8]).mean(),
         },
         abs=1e-6,
     )
@@ -153,6 +156,7 @@ def test_multilabel_by_hand() -> None:
             "f1": (1 / 2 + 2 / 3) / 2,  # 0.5 itself is no
             "ece": (0.1 + 0.2 + 0.6 + 0.3 + 0.7 + 0.0 + 0.1) / 8,  # of 0.5 and 0.5, one came true
             "brier": (0.01 + 0.36 + 0.49 + 0.01 + 0.04 + 0.09 + 0.25 + 0.25) / 8,
+            "nll": -np.log([0.9, 0.4, 0.3, 0.9, 0.8, 0.7, 0.5, 0.5]).mean(),
         },
         abs=1e-6,
     )
@@ -212,6 +216,7 @@ def test_weighted_values_equal_scikit_learn(seed: int) -> None:
         "brier": np.mean(
             [sk.brier_score_loss(y[:, c], p[:, c], sample_weight=w) for c in range(3)]
         ),
+        "nll": sk.log_loss(y.ravel(), p.ravel(), sample_weight=np.repeat(w, 3)),
     }
     assert {k: found[k] for k in expected} == pytest.approx(expected, abs=1e-9)
 

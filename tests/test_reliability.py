@@ -13,11 +13,13 @@ from sklearn.metrics import accuracy_score, brier_score_loss
 from torchmetrics.functional import calibration_error
 
 from medept import InputError
+from medept.evaluation import evaluate
 from medept.evaluation.conformal import (
     check_coverage,
     conformal_sets,
     conformal_thresholds,
 )
+from medept.evaluation.decisions import decide, indicators, is_right, sureness
 from medept.evaluation.reliability import (
     abstention_curve,
     brier_parts,
@@ -72,6 +74,29 @@ def test_classwise_error_is_small_where_calibrated_and_not_where_not() -> None:
     assert classwise_error(sharp, y) > 0.08
     by_hand = [reliability_curve(p[:, c], (y == c).astype(float)).error for c in range(3)]
     assert classwise_error(p, y) == pytest.approx(np.mean(by_hand))
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_errors_and_parts_are_those_of_the_scores_in_the_metrics(multilabel: bool) -> None:
+    p, y = drawn(4, 300)
+    truth = np.random.default_rng(4).integers(0, 2, p.shape) if multilabel else y
+    found = evaluate(p, truth, classes="abc", resamples=0)
+    parts = found.calibration.brier
+    assert parts.score == pytest.approx(found.metrics["brier"].value)
+    total = parts.reliability - parts.resolution + parts.uncertainty + parts.within
+    assert total == pytest.approx(parts.score)
+    assert found.calibration.classwise == pytest.approx(classwise_error(p, truth, bins=15))
+    curve = reliability_curve(*confidences(p, truth), bins=15, equal_mass=True)
+    assert found.calibration.equal_mass == pytest.approx(curve.error)
+
+
+def test_decisions_agree_with_each_other() -> None:
+    p = np.array([[0.5, 0.9], [0.51, 0.2]])
+    assert decide(p, "multilabel").tolist() == [[0, 1], [1, 0]]
+    assert is_right(p, np.array([[0, 1], [0, 0]])).tolist() == [True, False]
+    assert sureness(p, "multilabel").tolist() == [0.5, 0.51]
+    assert is_right(p, np.array([1, 1])).tolist() == [True, False]
+    assert indicators(np.array([1, 0]), 3).tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
 @given(st.integers(0, 1000), st.integers(2, 80))

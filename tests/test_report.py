@@ -11,13 +11,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score, roc_auc_score
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    brier_score_loss,
+    confusion_matrix,
+    log_loss,
+    recall_score,
+    roc_auc_score,
+)
 from test_cli import run
 
 from medept import FewShotClassifier
 from medept.data.phantoms import make_phantoms, write_phantoms
+from medept.evaluation.conformal import check_coverage, check_label_coverage
 from medept.jobs import fit
-from medept.report.fit_page import read_fit
+from medept.report.fit_files import read_fit
 
 
 class Page(HTMLParser):
@@ -55,6 +64,9 @@ class Page(HTMLParser):
     def row(self, name: str, cells: int) -> list[str]:
         return next(row[1:] for row in self.rows if row and row[0] == name and len(row) == cells)
 
+    def last(self, name: str) -> list[str]:
+        return next(row[1:] for row in reversed(self.rows) if row and row[0] == name)
+
 
 @pytest.fixture(scope="module", params=["colon", "endo"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -71,7 +83,7 @@ def test_metrics_are_those_of_the_file_and_of_scikit_learn(folder: Path) -> None
     metrics = json.loads((folder / "metrics.json").read_text())
     found = read_fit(folder)
     for name, metric in metrics.items():
-        if name in ("undefined", "groups"):
+        if name in ("undefined", "groups", "calibration"):
             continue
         value, interval, n, _ = page.row(name.replace("_", " "), 5)
         assert value == f"{metric['value']:.3f}"
@@ -94,6 +106,84 @@ def test_metrics_are_those_of_the_file_and_of_scikit_learn(folder: Path) -> None
         assert metrics[name]["value"] == pytest.approx(value, abs=1e-5), name
 
 
+def test_calibration_can_be_computed_again_from_the_predictions(folder: Path) -> None:
+    page = Page((folder / "report.html").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    table = pd.read_csv(folder / "predictions.csv", keep_default_na=False)
+    classes = read_fit(folder).info.classes
+    p = table[[f"p_{name}" for name in classes]].to_numpy()
+    truth = np.array([[name in label.split("|") for name in classes] for label in table.label])
+    each = [brier_score_loss(t, q) for t, q in zip(truth.T, p.T, strict=True)]
+    if read_fit(folder).info.task == "multiclass":
+        brier, nll = sum(each), log_loss(table.label, p, labels=classes)
+        confidence, right = p.max(axis=1), truth[np.arange(len(p)), p.argmax(axis=1)]
+    else:
+        brier, nll = np.mean(each), log_loss(truth.ravel(), p.ravel())
+        confidence, right = p.ravel(), truth.ravel()
+    assert metrics["brier"]["value"] == pytest.approx(brier, abs=1e-5)
+    assert metrics["nll"]["value"] == pytest.approx(nll, abs=1e-5)
+    found = metrics["calibration"]
+    assert found["brier"]["score"] == pytest.approx(brier, abs=1e-5)
+    assert metrics["ece"]["value"] == pytest.approx(ece(confidence, right), abs=1e-4)
+    by_class = [ece(q, t) for q, t in zip(p.T, truth.T, strict=True)]
+    assert found["classwise"] == pytest.approx(np.mean(by_class), abs=1e-4)
+    shown = {"equal-mass ece": found["equal_mass"], "classwise ece": found["classwise"]}
+    parts = ("reliability", "resolution", "uncertainty")
+    shown |= {f"brier: {part}": found["brier"][part] for part in parts}
+    for name, value in shown.items():
+        assert page.row(name, 3)[0] == f"{value:.3f}"
+
+
+def ece(confidence: np.ndarray, right: np.ndarray) -> float:
+    """By scikit-learn's bins, and their counts."""
+    edges = np.linspace(0, 1, 16)
+    frequency, mean = calibration_curve(right, confidence, n_bins=15)
+    count = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=15)
+    return float((np.abs(frequency - mean) * count[count > 0]).sum() / count.sum())
+
+
+def test_coverage_is_told_class_by_class(folder: Path) -> None:
+    fit_ = read_fit(folder)
+    page = Page((folder / "report.html").read_text())
+    if fit_.multilabel:
+        each = check_label_coverage(fit_.probabilities, fit_.targets, fit_.groups)
+        for name, found in zip(fit_.info.classes, each, strict=True):
+            assert found is not None
+            _, present, absent, size = page.last(name)
+            assert present == f"{100 * found.by_class[1]:.0f} %"
+            assert absent == f"{100 * found.by_class[0]:.0f} %"
+            assert size == f"{found.size:.2f}"
+        return
+    whole = check_coverage(fit_.probabilities, fit_.targets, fit_.groups)
+    assert whole is not None
+    for name, held in zip(fit_.info.classes, whole.by_class, strict=True):
+        assert page.last(name)[1] == f"{100 * held:.0f} %"
+
+
+def test_text_has_contrast_and_what_scrolls_has_a_key(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    light, dark = re.findall(r":root \{([^}]*)\}", text)
+    for style in (light, dark):
+        colour = dict(re.findall(r"--(\w+): #([0-9a-f]+)", style))
+        pairs = [(ink, back) for ink in ("ink", "soft", "bad", "warn") for back in ("back", "card")]
+        for ink, back in [*pairs, ("bad", "badback"), ("good", "goodback")]:
+            assert contrast(colour[ink], colour[back]) >= 4.5, (ink, back)
+    for region in re.findall(r'<div class="(?:card wide[^"]*|scroll)"[^>]*>', text):
+        assert 'tabindex="0"' in region
+        assert "aria-label" in region
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, by WCAG 2: from 1 to 21."""
+    light = []
+    for text in (one, other):
+        full = "".join(c * 2 for c in text) if len(text) == 3 else text
+        rgb = np.array([int(full[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        light.append(float(linear @ (0.2126, 0.7152, 0.0722)))
+    return (max(light) + 0.05) / (min(light) + 0.05)
+
+
 def test_classes_and_confusion_are_those_of_scikit_learn(folder: Path) -> None:
     page, table = (
         Page((folder / "report.html").read_text()),
@@ -107,10 +197,12 @@ def test_classes_and_confusion_are_those_of_scikit_learn(folder: Path) -> None:
             assert cells == [*map(str, row), str(row.sum())]
         truth, told = np.eye(2)[found.targets], np.eye(2)[found.probabilities.argmax(axis=1)]
     else:
-        truth, told = found.targets, found.probabilities >= 0.5
+        truth, told = found.targets, found.probabilities > 0.5
     for name, true, yes in zip(found.info.classes, truth.T, told.T, strict=True):
-        n, sensitivity, specificity, _ = page.row(name, 5)
+        learnt, n, sensitivity, specificity, _ = page.row(name, 6)
         assert int(n) == true.sum()
+        support = pd.read_csv(folder / "support.csv", keep_default_na=False).label
+        assert int(learnt) == sum(name in label.split("|") for label in support)
         if true.any():
             assert sensitivity == f"{recall_score(true, yes):.3f}"
         if not true.all():

@@ -28,6 +28,7 @@ from medept.data.images import ImageLike
 from medept.encoders import EMBEDDED, Encoder, load_encoder
 from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
+from medept.evaluation.decisions import decide
 from medept.methods import adapt, read_settings
 from medept.training.checkpoint import Checkpoint
 from medept.training.cost import duration, estimate_cost, peak_memory
@@ -358,11 +359,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return self.calibration_.probabilities(logits.float().cpu().numpy(), self.task_)
 
     def predict(self, X: Sequence[ImageLike]) -> np.ndarray:
-        """Labels (n,), or (n, C) of 0 and 1 (calibrated probability at least one half)."""
-        probabilities = self.predict_proba(X)
-        if self.task_ == "multilabel":
-            return (probabilities >= 0.5).astype(np.uint8)
-        return self.classes_[probabilities.argmax(axis=1)]
+        """Labels (n,), or (n, C) of 0 and 1 (calibrated probability above one half)."""
+        told = decide(self.predict_proba(X), self.task_)
+        return told if self.task_ == "multilabel" else self.classes_[told]
 
     def embed(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Features (n, D) of the encoder: as adapted once fitted, and frozen as it came before."""

@@ -31,6 +31,7 @@ from medept.data.submission import read_submission, write_submission
 from medept.data.table import LabelledImages, label_text
 from medept.encoders import EMBEDDED, load_encoder
 from medept.errors import InputError
+from medept.evaluation.decisions import decide
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_file, whole_folder, write_table, write_text
 from medept.report.fit_page import write_fit_page
@@ -84,8 +85,8 @@ def fit(
         write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
         write_table(folder / "support.csv", describe_rows(support))
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
-        if len(test):
-            look_into_fit(classifier, test, folder)
+        if evaluation:
+            look_into_fit(classifier, test, evaluation, folder)
         write_text(folder / "README.md", model_card(info, support, evaluation))
         write_text(folder / "check.json", json.dumps(findings, indent=2) + "\n")
         write_fit_page(folder, dict(zip(data.names, data.images, strict=True)))
@@ -346,7 +347,7 @@ def describe_predictions(
     probabilities: np.ndarray, classes: Sequence[str], task: str
 ) -> pd.DataFrame:
     """The predicted label and one probability column, ``p_<class>``, per class."""
-    predicted = probabilities >= 0.5 if task == "multilabel" else probabilities.argmax(axis=1)
+    predicted = decide(probabilities, task)
     table = pd.DataFrame({"predicted": [label_text(row, classes) for row in predicted]})
     return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
 

@@ -92,6 +92,32 @@ def check_coverage(
     return Coverage(coverage, float(held.sum() / seen.sum()), by_class, float(np.mean(sizes)))
 
 
+def check_label_coverage(
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    coverage: float = 0.9,
+    repeats: int = 50,
+    seed: int = 0,
+) -> list[Coverage | None]:
+    """For each label, the coverage of sets of *absent* and *present*; targets (n, C) of 0 and 1.
+
+    A set of both says that the label cannot be told with this coverage.
+    """
+    return [
+        check_coverage(
+            np.stack([1 - p, p], axis=1),
+            truth.astype(np.int64),
+            groups,
+            coverage=coverage,
+            repeats=repeats,
+            seed=seed,
+        )
+        for p, truth in zip(probabilities.T, targets.T, strict=True)
+    ]
+
+
 def _halves(ids: np.ndarray, repeats: int, seed: int) -> Iterator[np.ndarray]:
     """Which images (n,) belong to a random half of the groups."""
     random = np.random.default_rng(seed)

@@ -19,12 +19,17 @@ from typing import Any
 import numpy as np
 
 from medept.errors import InputError
+from medept.evaluation.decisions import decide, indicators, is_right
+from medept.evaluation.reliability import CalibrationErrors, calibration_errors
 
 BINS = 15
 """Equal-width bins of the expected calibration error."""
 
 NUMBERS_AT_ONCE = 1_000_000
 """Resamples are taken in blocks whose weights are about as many numbers as this."""
+
+LEAST = float(np.finfo(np.float64).eps)
+"""Probability for which the log likelihood takes a smaller one, as scikit-learn does."""
 
 ROUNDING = 1e-9
 """By how much a probability may lie outside 0..1 and be taken for the nearest that does not."""
@@ -42,11 +47,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name; for a metric, the classes it is undefined for; the number of groups."""
+    """Metrics by name; for a metric, the classes it is undefined for; the number of groups.
+
+    ``calibration``: what ``ece`` and ``brier`` are made of, and other measures of the same.
+    """
 
     metrics: dict[str, Metric]
     undefined: dict[str, tuple[str, ...]]
     groups: int
+    calibration: CalibrationErrors
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``metrics.json``."""
@@ -54,6 +63,7 @@ class Evaluation:
             **{name: asdict(metric) for name, metric in self.metrics.items()},
             "undefined": {name: list(classes) for name, classes in self.undefined.items()},
             "groups": self.groups,
+            "calibration": asdict(self.calibration),
         }
 
 
@@ -70,10 +80,11 @@ def evaluate(
 
     Multi-class targets, (n,) class indices: ``accuracy``; ``balanced_accuracy`` (mean recall);
     ``auroc`` (one against the rest, mean over classes); ``f1`` (mean over classes); ``ece`` (of
-    the most probable class); ``brier`` (squared error summed over classes, from 0 to 2).
+    the most probable class); ``brier`` (squared error summed over classes, from 0 to 2); ``nll``
+    (negative log likelihood, natural logarithm).
     Multi-label targets, (n, C) of 0 and 1: ``map`` (mean average precision), ``auroc``, ``f1``
     (positive above one half), ``ece`` (of all labels together), ``brier`` (mean over labels, from
-    0 to 1).
+    0 to 1), ``nll`` (mean over labels).
 
     Intervals are the 2.5th and 97.5th percentiles of the resamples in which the metric is
     defined; None where it is undefined in more than half of them, or there is one group only.
@@ -110,7 +121,8 @@ def evaluate(
         for metric, left_out in undefined.items()
         if left_out.any()
     }
-    return Evaluation(metrics, named, count)
+    errors = calibration_errors(cases.scores, targets, bins=BINS)
+    return Evaluation(metrics, named, count, errors)
 
 
 def _check(probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> None:
@@ -175,20 +187,24 @@ class _Cases:
     """(n, k) of 0 and 1: whether that came true"""
     squared_error: np.ndarray
     """(n,): each image's part of the Brier score"""
+    surprise: np.ndarray
+    """(n,): its part of the negative log likelihood"""
 
 
 def _cases(probabilities: np.ndarray, targets: np.ndarray) -> _Cases:
     # torchmetrics takes scores for logits as soon as one lies outside 0..1
     scores = probabilities.clip(0, 1)
-    if targets.ndim == 2:
-        truth = targets.astype(np.float64)
-        error = ((scores - truth) ** 2).mean(axis=1)
-        return _Cases(True, scores, truth, (scores > 0.5).astype(float), scores, truth, error)
-    one_hot = np.eye(scores.shape[1])
-    truth, guess = one_hot[targets], one_hot[scores.argmax(axis=1)]
-    right = (truth * guess).sum(axis=1, keepdims=True)
-    error = ((scores - truth) ** 2).sum(axis=1)
-    return _Cases(False, scores, truth, guess, scores.max(axis=1, keepdims=True), right, error)
+    multilabel = targets.ndim == 2
+    told = decide(scores, "multilabel" if multilabel else "multiclass")
+    truth, guess = (indicators(x, scores.shape[1]).astype(np.float64) for x in (targets, told))
+    error = (scores - truth) ** 2
+    surprise = -np.log(np.where(truth == 1, scores, 1 - scores).clip(LEAST))
+    if multilabel:
+        means = error.mean(axis=1), surprise.mean(axis=1)
+        return _Cases(True, scores, truth, guess, scores, truth, *means)
+    sure, right = scores.max(axis=1, keepdims=True), is_right(scores, targets)[:, None]
+    sums = error.sum(axis=1), surprise[np.arange(len(targets)), targets]
+    return _Cases(False, scores, truth, guess, sure, right.astype(np.float64), *sums)
 
 
 # --- point values ----------------------------------------------------------------------------
@@ -229,6 +245,7 @@ def _point_values(cases: _Cases) -> tuple[dict[str, float | None], dict[str, np.
         "f1": mean(tm.f1_score, cases.guess, absent),
         "ece": float(tm.calibration_error(confidence, right.long(), task="binary", n_bins=BINS)),
         "brier": float(cases.squared_error.mean()),
+        "nll": float(cases.surprise.mean()),
     }
     return values, undefined | {"auroc": one_value, "f1": absent}
 
@@ -252,6 +269,7 @@ def _weighted_values(cases: _Cases, weights: np.ndarray) -> dict[str, np.ndarray
         "f1": _mean_defined(np.where(positives > 0, f1, np.nan)),
         "ece": _weighted_ece(cases, weights),
         "brier": _ratio(weights @ cases.squared_error, total),
+        "nll": _ratio(weights @ cases.surprise, total),
     }
 
 

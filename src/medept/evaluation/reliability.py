@@ -7,9 +7,11 @@ where that class is right; of labels every one counts, and comes true where it i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
+
+from medept.evaluation.decisions import indicators, is_right
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,41 @@ class BrierParts:
     within: float
 
 
+@dataclass(frozen=True)
+class CalibrationErrors:
+    """How far probabilities are off, from 0 (best) to 1, and the parts of the Brier score.
+
+    Attributes:
+        equal_mass: the expected calibration error over bins of about equally many cases.
+        classwise: that of each class's own probability, mean over classes.
+        brier: the parts of the Brier score as ``metrics.json`` has it: summed over classes, or of
+            labels their mean.
+    """
+
+    equal_mass: float
+    classwise: float
+    brier: BrierParts
+
+
+def calibration_errors(
+    probabilities: np.ndarray, targets: np.ndarray, *, bins: int
+) -> CalibrationErrors:
+    """All of them, over so many bins."""
+    curve = reliability_curve(*confidences(probabilities, targets), bins=bins, equal_mass=True)
+    truth = indicators(targets, probabilities.shape[1]).astype(np.float64)
+    parts = [brier_parts(p, t, bins=bins) for p, t in zip(probabilities.T, truth.T, strict=True)]
+    mean_or_sum = np.mean if targets.ndim == 2 else np.sum
+    names = [field.name for field in fields(BrierParts)]
+    whole = {name: float(mean_or_sum([getattr(p, name) for p in parts])) for name in names}
+    classwise = classwise_error(probabilities, targets, bins=bins)
+    return CalibrationErrors(curve.error, classwise, BrierParts(**whole))
+
+
 def confidences(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Confidence and whether it came true: (n,) each, or (n C,) for multi-label targets."""
     if targets.ndim == 2:
         return probabilities.ravel(), targets.ravel().astype(float)
-    return probabilities.max(axis=1), (probabilities.argmax(axis=1) == targets).astype(float)
+    return probabilities.max(axis=1), is_right(probabilities, targets).astype(float)
 
 
 def reliability_curve(
@@ -71,7 +103,7 @@ def classwise_error(probabilities: np.ndarray, targets: np.ndarray, *, bins: int
 
     Kull et al. 2019, "classwise-ECE".
     """
-    truth = targets if targets.ndim == 2 else np.eye(probabilities.shape[1])[targets]
+    truth = indicators(targets, probabilities.shape[1])
     curves = [
         reliability_curve(p, t, bins=bins)
         for p, t in zip(probabilities.T, truth.T.astype(float), strict=True)

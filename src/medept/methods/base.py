@@ -152,8 +152,9 @@ class AdaptedEncoder(nn.Module):
         return sum(p.numel() for group in self.parameter_groups().values() for p in group)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features (B, D) -> logits (B, C)."""
-        return self.head(features)
+        """Features (B, D) -> logits (B, C), in float32 whatever the encoder computes in."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float())
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), or their features (B, D) where they are known -> logits (B, C)."""

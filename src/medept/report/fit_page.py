@@ -1,129 +1,55 @@
 """The report of one fit, made of the files that the fit wrote: what a clinician can read.
 
-Metrics and their intervals are those of ``metrics.json``; everything else is computed from
-``predictions.csv``, so that anybody can compute it again.
+Metrics, their intervals and calibration errors are those of ``metrics.json``; everything else is
+computed from ``predictions.csv``, so that anybody can compute it again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from medept.adapter import AdapterInfo, read_info
+from medept.adapter import AdapterInfo
 from medept.data.images import ImageLike
-from medept.errors import InputError
-from medept.evaluation.conformal import Coverage, check_coverage
-from medept.evaluation.reliability import (
-    abstention_curve,
-    confidences,
-    reliability_curve,
-)
+from medept.data.table import label_text
+from medept.evaluation.conformal import Coverage, check_coverage, check_label_coverage
+from medept.evaluation.decisions import THRESHOLD, indicators
+from medept.evaluation.metrics import BINS
+from medept.evaluation.reliability import abstention_curve, confidences, reliability_curve
 from medept.files import write_text
-from medept.report import plots
+from medept.report import probability_plots as plots
+from medept.report.fit_files import Fit, read_fit
 from medept.report.html import data_uri, picture, render, shown, thumbnail
 
 REPORT = "report.html"
 SHOWN, SUPPORT_SHOWN, CLASSES_SHOWN = 8, 60, 25
 FEW_GROUPS = 30
 """Below so many patients in the test set, the report says that they are few."""
+COVERAGE = 0.9
+"""Of the prediction sets."""
 
 METRICS = {
     "accuracy": "share of images told rightly",
-    "balanced_accuracy": "the same, mean over classes: rare ones count as much",
+    "balanced_accuracy": "share told rightly, mean over classes: rare ones count as much",
     "auroc": "chance that an image of the class is ranked above another",
     "map": "average precision, mean over labels",
     "f1": "between precision and recall, mean over classes",
     "ece": "how far confidence is from being right; 0 is best",
     "brier": "squared error of the probabilities; 0 is best",
+    "nll": "surprise at the truth, -log of its probability; 0 is best",
 }
 FIGURES = {
     "figure2.png": "Features of the test images before and after tuning: (a) one class along its "
     "first principal component, (b) its contours, (c) all classes.",
-    "gates.png": "Where attention goes (rollout) and by how much prompts turn patches down (gates) "
-    "in images told rightly and wrongly.",
-    "gates-by-layer.png": "Gates of all patches by layer: median, half, and nine tenths of them.",
+    "gates.png": "Where attention goes (rollout) and how much of its attention output each patch "
+    "keeps (gate; dark: turned down), on average, and in images told rightly, told wrongly, "
+    "scaled most and scaled least.",
+    "gates-by-head.png": "Gates of one image by layer and attention head.",
+    "gates-by-layer.png": "Gates of all tokens by layer: median, half, and nine tenths of them.",
 }
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a fit's folder holds.
-
-    Attributes:
-        info: of the adapter.
-        metrics: the content of ``metrics.json``; None where there was no test set.
-        names: of the n test images, with their groups.
-        targets: (n,) class indices, or (n, C) of 0 and 1.
-        probabilities: (n, C).
-        support: one row a support image.
-        findings: of the data check.
-    """
-
-    info: AdapterInfo
-    metrics: dict[str, Any] | None
-    names: list[str]
-    groups: np.ndarray | None
-    targets: np.ndarray
-    probabilities: np.ndarray
-    support: pd.DataFrame
-    findings: list[dict[str, Any]]
-
-    @property
-    def right(self) -> np.ndarray:
-        """(n,) whether an image is told rightly; of labels, whether all are."""
-        if self.targets.ndim == 2:
-            return ((self.probabilities >= 0.5) == self.targets).all(axis=1)
-        return np.equal(self.probabilities.argmax(axis=1), self.targets)
-
-    @property
-    def sureness(self) -> np.ndarray:
-        """(n,) the largest probability; of labels, how far the least sure one is from 0.5."""
-        if self.targets.ndim == 2:
-            return 0.5 + np.abs(self.probabilities - 0.5).min(axis=1)
-        return np.asarray(self.probabilities.max(axis=1))
-
-    def text(self, row: np.ndarray) -> str:
-        """Classes of a row of 0 and 1, or of an index."""
-        classes = self.info.classes
-        if np.ndim(row) == 0:
-            return classes[int(row)]
-        return ", ".join(c for c, yes in zip(classes, row, strict=True) if yes) or "none"
-
-
-def read_fit(folder: Path) -> Fit:
-    """Read a folder that ``medept fit`` wrote.
-
-    Raises:
-        InputError: if a file is missing or damaged.
-    """
-    info = read_info(folder)
-    support = _table(folder / "support.csv", "image", "label")
-    findings = _json(folder / "check.json") if (folder / "check.json").exists() else []
-    if not (folder / "metrics.json").exists():
-        nothing = np.zeros((0, len(info.classes)))
-        return Fit(info, None, [], None, nothing, nothing, support, findings)
-    columns = [f"p_{name}" for name in info.classes]
-    table = _table(folder / "predictions.csv", "image", "label", *columns)
-    try:
-        probabilities = table[columns].to_numpy(dtype=np.float64)
-    except ValueError as error:
-        raise InputError(f"{folder / 'predictions.csv'}: {error}; fit again") from error
-    return Fit(
-        info,
-        _json(folder / "metrics.json"),
-        table["image"].tolist(),
-        table["group"].to_numpy() if "group" in table else None,
-        _targets(table["label"], info, folder),
-        probabilities,
-        support,
-        findings,
-    )
 
 
 def write_fit_page(folder: Path, images: Mapping[str, ImageLike] | None = None) -> Path:
@@ -144,21 +70,30 @@ def write_fit_page(folder: Path, images: Mapping[str, ImageLike] | None = None) 
 def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
     """One page that holds its figures and small pictures, and loads nothing."""
     info = fit.info
-    n = len(fit.names)
+    tested = len(fit.names) > 0
+    metrics = _metrics(fit)
+    main = "map" if fit.multilabel else "balanced accuracy"
     return render(
         "fit.html.j2",
-        title=f"{info.method} on {info.encoder.name}",
+        title=f"{len(info.classes)} {'labels' if fit.multilabel else 'classes'} from "
+        f"{len(fit.support):,} labelled images",
+        method=f"{info.method} on the encoder {info.encoder.name}",
         asked=_asked(fit),
+        headline=next((m for m in metrics if m["name"] == main and m["value"] is not None), None),
         findings=fit.findings,
-        metrics=_metrics(fit),
+        metrics=metrics,
         undefined=(fit.metrics or {}).get("undefined", {}),
-        table=_confusion(fit) if fit.targets.ndim == 1 else None,
-        per_class=_per_class(fit) if n else [],
-        curves=_curves(fit) if n else "",
-        reliability=_reliability(fit) if n else None,
-        abstention=_abstention(fit) if n else None,
-        conformal=_conformal(fit) if n else None,
-        examples=_examples(fit, images) if n else [],
+        table=_confusion(fit) if tested and not fit.multilabel else None,
+        per_class=_per_class(fit) if tested else [],
+        threshold=THRESHOLD,
+        multilabel=fit.multilabel,
+        curves=_curves(fit) if tested else [],
+        reliability=_reliability(fit) if tested else None,
+        calibration=(fit.metrics or {}).get("calibration"),
+        abstention=_abstention(fit) if tested else None,
+        conformal=_conformal(fit) if tested else None,
+        examples=_examples(fit, images) if tested else [],
+        shape=fit.shape if "shape_factor" in fit.shape else None,
         figures=_figures(folder),
         support=_support(fit, images),
         needed=_needed(fit),
@@ -207,7 +142,7 @@ def _needed(fit: Fit) -> list[str]:
             needed.append(
                 f"More to test on: {groups} {what} leave the intervals above as they are."
             )
-        counts = _positives(fit)
+        counts = fit.truth.sum(axis=0)
         rare = [shown(c) for c, k in zip(fit.info.classes, counts, strict=True) if k < 10]
         if rare:
             needed.append(f"More test images of {', '.join(rare)}: fewer than ten so far.")
@@ -226,6 +161,11 @@ def _needed(fit: Fit) -> list[str]:
 def _settings(info: AdapterInfo) -> list[tuple[str, str]]:
     encoder = info.encoder
     size = encoder.preprocessing.size
+    told = (
+        f"each label whose probability is above {THRESHOLD}"
+        if info.task == "multilabel"
+        else "the most probable class"
+    )
     recipe = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in info.recipe.items())
     return [
         ("encoder", f"{encoder.name}, {encoder.parameters:,} frozen parameters"),
@@ -235,6 +175,7 @@ def _settings(info: AdapterInfo) -> list[tuple[str, str]]:
         ("settings", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in info.settings.items())),
         ("recipe", recipe),
         ("probabilities", str(info.calibration)),
+        ("told", told),
         ("seed", str(info.seed)),
         ("versions", ", ".join(f"{k} {v}" for k, v in info.versions.items())),
     ]
@@ -252,19 +193,13 @@ def _metrics(fit: Fit) -> list[dict[str, Any]]:
     return rows
 
 
-def _positives(fit: Fit) -> np.ndarray:
-    if fit.targets.ndim == 2:
-        return np.asarray(fit.targets.sum(axis=0))
-    return np.bincount(fit.targets, minlength=len(fit.info.classes))
-
-
 def _confusion(fit: Fit) -> dict[str, Any] | None:
     """Counts by true class (rows) and told class (columns)."""
     classes = [shown(name) for name in fit.info.classes]
-    if not len(fit.targets) or len(classes) > CLASSES_SHOWN:
+    if len(classes) > CLASSES_SHOWN:
         return None
     counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(counts, (fit.targets, fit.probabilities.argmax(axis=1)), 1)
+    np.add.at(counts, (fit.targets, fit.told), 1)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     rows = [
@@ -280,41 +215,51 @@ def _confusion(fit: Fit) -> dict[str, Any] | None:
 
 def _per_class(fit: Fit) -> list[dict[str, Any]]:
     """Sensitivity, specificity and precision of each class, at the decision that was taken."""
-    if fit.targets.ndim == 2:
-        truth, told = fit.targets.astype(bool), fit.probabilities >= 0.5
-    else:
-        one_hot = np.eye(len(fit.info.classes), dtype=bool)
-        truth, told = one_hot[fit.targets], one_hot[fit.probabilities.argmax(axis=1)]
-    rows = []
-    for name, true, yes in zip(fit.info.classes, truth.T, told.T, strict=True):
-        rows.append(
-            {
-                "name": shown(name),
-                "n": int(true.sum()),
-                "sensitivity": _share(true & yes, true),
-                "specificity": _share(~true & ~yes, ~true),
-                "precision": _share(true & yes, yes),
-            }
-        )
-    return rows
+    classes = fit.info.classes
+    truth, told = fit.truth.astype(bool), indicators(fit.told, len(classes)).astype(bool)
+    learnt = indicators(fit.support_targets, len(classes)).sum(axis=0)
+    return [
+        {
+            "name": shown(name),
+            "support": int(support),
+            "n": int(true.sum()),
+            "sensitivity": _share(true & yes, true),
+            "specificity": _share(~true & ~yes, ~true),
+            "precision": _share(true & yes, yes),
+        }
+        for name, support, true, yes in zip(classes, learnt, truth.T, told.T, strict=True)
+    ]
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
     return float(part.sum() / whole.sum()) if whole.any() else None
 
 
-def _curves(fit: Fit) -> str:
+def _curves(fit: Fit) -> list[dict[str, str]]:
     classes = [shown(name) for name in fit.info.classes]
-    truth = fit.targets if fit.targets.ndim == 2 else np.eye(len(classes))[fit.targets]
+    truth = fit.truth
     if not any(0 < column.sum() < len(truth) for column in truth.T):
-        return ""
-    return picture(plots.curves(fit.probabilities, truth, classes))
+        return []
+    about = {
+        "ROC: sensitivity against the share of others that are taken for the class": plots.roc,
+        "Precision against recall": plots.precision_recall,
+    }
+    return [
+        {"uri": picture(draw(fit.probabilities, truth, classes)), "about": text}
+        for text, draw in about.items()
+    ]
 
 
-def _reliability(fit: Fit) -> str:
-    curve = reliability_curve(*confidences(fit.probabilities, fit.targets))
+def _reliability(fit: Fit) -> dict[str, str]:
+    curve = reliability_curve(*confidences(fit.probabilities, fit.targets), bins=BINS)
     error = (fit.metrics or {})["ece"]["value"]
-    return picture(plots.reliability(curve, error))
+    points = zip(curve.count, curve.confidence, curve.frequency, strict=True)
+    read = "; ".join(f"{n} at {c:.2f}: {f:.2f}" for n, c, f in points)
+    return {
+        "picture": picture(plots.reliability(curve, error)),
+        "alt": f"Reliability diagram. Cases at a mean confidence, and the share of them that came "
+        f"true: {read}",
+    }
 
 
 def _abstention(fit: Fit) -> dict[str, Any]:
@@ -328,10 +273,36 @@ def _abstention(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _conformal(fit: Fit) -> Coverage | None:
-    if fit.targets.ndim == 2:
-        return None
-    return check_coverage(fit.probabilities, fit.targets, fit.groups, coverage=0.9)
+def _conformal(fit: Fit) -> dict[str, Any] | None:
+    """Coverage by class: of sets of classes, or for each label of sets of absent and present."""
+    classes = [shown(name) for name in fit.info.classes]
+    counts = fit.truth.sum(axis=0)
+    given = fit.probabilities, fit.targets, fit.groups
+    if not fit.multilabel:
+        whole = check_coverage(*given, coverage=COVERAGE)
+        if whole is None:
+            return None
+        rows = [
+            {"name": name, "n": int(n), "held": _number(held)}
+            for name, n, held in zip(classes, counts, whole.by_class, strict=True)
+        ]
+        return {"stated": COVERAGE, "whole": whole, "rows": rows}
+    each = check_label_coverage(*given, coverage=COVERAGE)
+    rows = [
+        _label_coverage(name, int(n), found)
+        for name, n, found in zip(classes, counts, each, strict=True)
+        if found is not None
+    ]
+    return {"stated": COVERAGE, "whole": None, "rows": rows} if rows else None
+
+
+def _label_coverage(name: str, n: int, found: Coverage) -> dict[str, Any]:
+    absent, present = (_number(share) for share in found.by_class)
+    return {"name": name, "n": n, "held": present, "absent": absent, "size": found.size}
+
+
+def _number(share: float) -> float | None:
+    return None if np.isnan(share) else float(share)
 
 
 # --- pictures --------------------------------------------------------------------------------
@@ -355,18 +326,19 @@ def _examples(fit: Fit, images: Mapping[str, ImageLike]) -> list[dict[str, Any]]
 
 
 def _example(fit: Fit, row: int, images: Mapping[str, ImageLike]) -> dict[str, Any]:
-    if fit.targets.ndim == 2:
-        told = fit.text(fit.probabilities[row] >= 0.5)
-    else:
-        told = fit.text(fit.probabilities[row].argmax())
     return {
         "name": shown(fit.names[row]),
-        "told": shown(told),
+        "told": _names(fit, fit.told[row]),
         "sure": float(fit.sureness[row]),
-        "truth": shown(fit.text(fit.targets[row])),
+        "truth": _names(fit, fit.targets[row]),
         "right": bool(fit.right[row]),
         "picture": _thumbnail(fit.names[row], images),
     }
+
+
+def _names(fit: Fit, target: np.ndarray) -> str:
+    text = label_text(target, fit.info.classes)
+    return shown((text.replace("|", ", ") or "none") if fit.multilabel else text)
 
 
 def _support(fit: Fit, images: Mapping[str, ImageLike]) -> dict[str, Any]:
@@ -390,46 +362,13 @@ def _thumbnail(name: str, images: Mapping[str, ImageLike]) -> str:
     return thumbnail(images[name]) if name in images else ""
 
 
-def _figures(folder: Path) -> list[dict[str, str]]:
+def _figures(folder: Path) -> list[dict[str, Any]]:
     return [
-        {"uri": data_uri((folder / name).read_bytes(), "image/png"), "about": about}
+        {
+            "uri": data_uri((folder / name).read_bytes(), "image/png"),
+            "about": about,
+            "small": name == "gates-by-layer.png",
+        }
         for name, about in FIGURES.items()
         if (folder / name).exists()
     ]
-
-
-# --- reading ---------------------------------------------------------------------------------
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: damaged ({error}); fit again") from error
-
-
-def _table(file: Path, *columns: str) -> pd.DataFrame:
-    """A CSV file that has these columns, every cell as text."""
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: missing or damaged ({error}); fit again") from error
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise InputError(f"{file}: no column {', '.join(missing)}; fit again")
-    return table
-
-
-def _targets(labels: pd.Series, info: AdapterInfo, folder: Path) -> np.ndarray:
-    """Labels as they stand in ``predictions.csv``, where a cell may have got an apostrophe."""
-    place = {form: i for i, name in enumerate(info.classes) for form in (name, f"'{name}")}
-    targets = np.zeros((len(labels), len(info.classes)), dtype=np.int64)
-    for row, text in enumerate(labels):
-        for part in [text] if info.task == "multiclass" else filter(None, text.split("|")):
-            if part not in place:
-                raise InputError(
-                    f"{folder / 'predictions.csv'}: row {row + 2}: {part!r} is no class of the "
-                    "adapter; fit again"
-                )
-            targets[row, place[part]] = 1
-    return targets if info.task == "multilabel" else targets.argmax(axis=1)

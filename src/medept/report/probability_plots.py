@@ -1,0 +1,102 @@
+"""Figures of probabilities: reliability, abstention, and curves over all thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medept.report.plots import COLOURS, DASHES, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from medept.evaluation.reliability import ReliabilityCurve
+
+
+def reliability(curve: ReliabilityCurve, error: float) -> Figure:
+    """Confidence against how often it came true, and how many cases had which confidence."""
+    figure = new_figure(3.9, 4.1)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot((0, 1), (0, 1), color="0.5", linestyle="--", linewidth=1, label="ideal")
+    above.plot(
+        curve.confidence, curve.frequency, color=COLOURS[0], marker="o", label="this adapter"
+    )
+    above.set(ylabel="came true", xlim=(0, 1), ylim=(-0.02, 1.02))
+    above.set_title(f"expected calibration error {error:.3f}", fontsize=9)
+    above.legend(frameon=False, fontsize=8)
+    below.bar(curve.confidence, curve.count, width=0.04, color=COLOURS[0])
+    below.set(xlabel="confidence", ylabel="cases")
+    for axis in (above, below):
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def abstention(answered: np.ndarray, accuracy: np.ndarray) -> Figure:
+    """Accuracy among the answered when the least confident images are handed to somebody."""
+    figure = new_figure(3.9, 4.1)
+    axis = figure.subplots()
+    axis.step(answered, accuracy, where="pre", color=COLOURS[0])
+    axis.set(xlabel="share of images answered", ylabel="share of them told rightly")
+    axis.set(xlim=(0, 1.01), ylim=(min(0.5, accuracy.min() - 0.02), 1.01))
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def roc(probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figure:
+    """ROC of each class against the rest; classes of one value left out.
+
+    Args:
+        probabilities: (n, C).
+        truth: (n, C) of 0 and 1.
+        classes: their names.
+    """
+    from sklearn.metrics import roc_curve
+
+    figure, axis = _panel(len(classes))
+    for name, p, t, style in _each(probabilities, truth, classes):
+        wrong, found, _ = roc_curve(t, p)
+        axis.plot(wrong, found, label=name, **style)
+    axis.plot((0, 1), (0, 1), color="0.7", linewidth=0.8)
+    axis.set(xlabel="1 - specificity", ylabel="sensitivity")
+    _legend_below(figure, axis)
+    return figure
+
+
+def precision_recall(
+    probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]
+) -> Figure:
+    """Precision over recall of each class against the rest; as :func:`roc`."""
+    from sklearn.metrics import precision_recall_curve
+
+    figure, axis = _panel(len(classes))
+    for name, p, t, style in _each(probabilities, truth, classes):
+        precision, recall, _ = precision_recall_curve(t, p)
+        axis.plot(recall, precision, drawstyle="steps-post", label=name, **style)
+    axis.set(xlabel="recall (sensitivity)", ylabel="precision", ylim=(0, 1.02))
+    _legend_below(figure, axis)
+    return figure
+
+
+def _panel(classes: int) -> tuple[Figure, Axes]:
+    figure = new_figure(3.9, 3.6 + 0.18 * ((classes + 1) // 2))
+    axis = figure.subplots()
+    axis.grid(alpha=0.3)
+    return figure, axis
+
+
+def _each(
+    probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
+    """Name, probabilities, truth and style of each class that has both values."""
+    for i, (name, p, t) in enumerate(zip(classes, probabilities.T, truth.T, strict=True)):
+        if 0 < t.sum() < len(t):
+            style = {"color": COLOURS[i % 7], "linestyle": DASHES[i % 4], "linewidth": 1.4}
+            yield name, p, t, style
+
+
+def _legend_below(figure: Figure, axis: Axes) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", fontsize=8,
+                  ncols=2, frameon=False)  # fmt: skip
