@@ -50,7 +50,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         OSError: that names a file or ``folder``, if something cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists already; name another or remove it")
+        raise InputError(
+            f"{folder}: exists already and is not an empty folder; name another or remove it"
+        )
     partial = folder.with_name(f"{PARTIAL}{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     _make_folder(partial)
