@@ -24,7 +24,9 @@ def tiles() -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def quick(**changes: object) -> FewShotClassifier:
-    return FewShotClassifier(**({"epochs": 2, "device": "cpu"} | changes))  # type: ignore[arg-type]
+    """Few epochs, in float32 on every CPU: some are faster in bfloat16, which `auto` would take."""
+    usual = {"epochs": 2, "device": "cpu", "precision": "float32"}
+    return FewShotClassifier(**(usual | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["linear", "ept"])
@@ -49,7 +51,7 @@ def test_saved_and_loaded_it_says_the_same(tiles, tmp_path: Path, method, settin
     images, labels = tiles
     fitted = quick(method=method, settings=settings).fit(images, labels)
     fitted.save(tmp_path / "adapter")
-    loaded = FewShotClassifier.load(tmp_path / "adapter", device="cpu")
+    loaded = FewShotClassifier.load(tmp_path / "adapter", device="cpu", precision="float32")
     assert loaded.classes_.tolist() == ["normal", "tumour"]
     np.testing.assert_allclose(
         loaded.predict_proba(images), fitted.predict_proba(images), rtol=1e-4, atol=1e-6
@@ -149,7 +151,8 @@ def test_every_part_of_a_recipe_can_be_set_and_is_kept(tiles, tmp_path: Path) ->
     recipe = fitted.recipe_.model_dump()
     assert recipe | parts | {"lr": 0.5, "epochs": 2} == recipe
     fitted.save(tmp_path)
-    again = clone(FewShotClassifier.load(tmp_path, device="cpu")).fit(images, labels)
+    loaded = FewShotClassifier.load(tmp_path, device="cpu", precision="float32")
+    again = clone(loaded).fit(images, labels)
     assert again.recipe_ == fitted.recipe_
     np.testing.assert_array_equal(again.decision_function(images), fitted.decision_function(images))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from medept.encoders import Preprocessing
 from medept.errors import InputError, problems
 from medept.evaluation.calibration import Calibration
-from medept.files import whole_file, write_text
+from medept.files import write_tensors, write_text
 
 TENSORS = "adapter.safetensors"
 DESCRIPTION = "adapter.json"
@@ -69,10 +69,7 @@ def current_versions() -> dict[str, str]:
 
 def save_adapter(folder: Path, state: dict[str, Tensor], info: AdapterInfo) -> None:
     """Write both files into ``folder``, each under a temporary name first."""
-    from safetensors.torch import save_file
-
-    with whole_file(folder / TENSORS) as partial:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
+    write_tensors(folder / TENSORS, state)
     write_text(folder / DESCRIPTION, info.model_dump_json(indent=2) + "\n")
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -399,4 +400,5 @@ def load_weights(model: nn.Module, file: Path) -> None:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise InputError(f"{file}: these weights belong to another model: {error}") from error
+        why = shorten(str(error), 300)
+        raise InputError(f"{file}: these weights belong to another model: {why}") from error

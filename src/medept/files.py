@@ -13,6 +13,7 @@ from medept.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 PARTIAL = ".partial-"
 """Before the name of what is not yet whole."""
@@ -26,14 +27,16 @@ def whole_file(file: Path) -> Iterator[Path]:
 
     Raises:
         InputError: if ``file`` is a folder, or below a file.
+        OSError: that names ``file``, if it cannot be written.
     """
     if file.is_dir():
         raise InputError(f"{file}: a folder; name a file to write")
     _make_folder(file.parent)
     partial = file.with_name(f"{PARTIAL}{file.name}")
     try:
-        yield partial
-        partial.replace(file)
+        with _naming(file):
+            yield partial
+            partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -44,19 +47,34 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     Raises:
         InputError: if ``folder`` is there already and is not an empty folder, or is below a file.
+        OSError: that names a file or ``folder``, if something cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists already; name another or remove it")
+        raise InputError(
+            f"{folder}: exists already and is not an empty folder; name another or remove it"
+        )
     partial = folder.with_name(f"{PARTIAL}{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     _make_folder(partial)
     try:
-        yield partial
-        if folder.exists():
-            folder.rmdir()
-        partial.replace(folder)
+        with _naming(folder):
+            yield partial
+            if folder.exists():
+                folder.rmdir()
+            partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error of the system that names no file names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _make_folder(folder: Path) -> None:
@@ -71,6 +89,21 @@ def write_text(file: Path, text: str) -> None:
     """Write a whole text file, or nothing."""
     with whole_file(file) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_tensors(
+    file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a whole safetensors file, or nothing."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    on_cpu = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    with whole_file(file) as partial:
+        try:
+            save_file(on_cpu, partial, metadata)
+        except SafetensorError as error:  # of a full disk, for one
+            raise OSError(str(error)) from error
 
 
 def write_table(file: Path, table: pd.DataFrame) -> None:

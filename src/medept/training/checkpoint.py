@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medept.files import whole_file
+from medept.files import write_tensors
 
 
 class Checkpoint:
@@ -34,16 +34,12 @@ class Checkpoint:
         history: list[dict[str, float]],
     ) -> None:
         """Write the state after an epoch, whole or not at all."""
-        from safetensors.torch import save_file
-
         tensors = {"order": order.get_state()}
         for i, parameter in enumerate(parameters):
             tensors[f"{i}.value"] = parameter.detach()
             for name, value in optimizer.state[parameter].items():
                 tensors[f"{i}.{name}"] = torch.as_tensor(value)
-        on_cpu = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
-        with whole_file(self.file) as partial:
-            save_file(on_cpu, partial, {"key": self.key, "history": json.dumps(history)})
+        write_tensors(self.file, tensors, {"key": self.key, "history": json.dumps(history)})
 
     @torch.no_grad()
     def restore(

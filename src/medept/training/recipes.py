@@ -34,8 +34,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     optimizer: Literal["sgd", "adamw"]
-    lr: float = Field(gt=0, allow_inf_nan=False)
-    encoder_lr: float = Field(gt=0, allow_inf_nan=False)
+    lr: float = Field(gt=0, le=1e6)
+    encoder_lr: float = Field(gt=0, le=1e6)
     weight_decay: float = Field(ge=0)
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
