@@ -167,8 +167,11 @@ class EmbeddedPrompt(nn.Module):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Stands in for ``torch.nn.functional.scaled_dot_product_attention``."""
-        prompt = self.sized(query.shape[-2])
+        """Stands in for ``torch.nn.functional.scaled_dot_product_attention``.
+
+        Where there are fewer queries than keys, they are those of the first tokens.
+        """
+        prompt = self.rows(query.shape[-2], key.shape[-2])
         options: dict[str, Any] = {
             "attn_mask": attn_mask,
             "is_causal": is_causal,
@@ -189,6 +192,22 @@ class EmbeddedPrompt(nn.Module):
             raise InputError(f"gates are the scaling of the way 'concat'; this is {self.way!r}")
         sink = prompt if self.collapsed else prompt.logsumexp(-1)
         return gates(query, key, sink, **options)
+
+    def gate(self, attended: Tensor, logsumexp: Tensor, tokens: int) -> Tensor:
+        """What :meth:`forward` gives, from the attention without the prompt (way ``concat``).
+
+        Args:
+            attended: its output (B, H, T, d), of the first T of ``tokens`` tokens.
+            logsumexp: of its logits, (B, H, T).
+        """
+        prompt = self.rows(attended.shape[-2], tokens)
+        sink = prompt if self.collapsed else prompt.logsumexp(-1)
+        return (attended * torch.sigmoid(logsumexp - sink)[..., None]).to(attended.dtype)
+
+    def rows(self, count: int, tokens: int) -> Tensor:
+        """The prompt of the first ``count`` of ``tokens`` tokens."""
+        prompt = self.sized(tokens)
+        return prompt[..., :count] if self.collapsed else prompt[..., :count, :]
 
     def sized(self, tokens: int) -> Tensor:
         """The prompt for an input of ``tokens`` tokens: resized over the grid if it must be."""

@@ -131,7 +131,11 @@ class AddedPrompts(_TokenPrompts):
     def insert(self) -> None:
         super().insert()
         for block, prompt in zip(self.encoder.blocks, self.prompts, strict=True):
-            self.before(block, partial(torch.add, other=prompt))
+            self.before(block, partial(_added, prompt))
+
+
+def _added(prompt: Tensor, tokens: Tensor) -> Tensor:
+    return tokens + prompt.to(tokens.dtype)
 
 
 def _block_width(block: nn.Module) -> int:
