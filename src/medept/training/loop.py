@@ -111,7 +111,8 @@ def _epochs(
     rates = [group["lr"] for group in optimizer.param_groups]
     steps = math.ceil(len(targets) / recipe.batch_size)
     history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
-    step_model, stepper = accelerator.prepare(model, optimizer)
+    step_model = accelerator.prepare(model) if accelerator.num_processes > 1 else model
+    stepper = accelerator.prepare(optimizer)
     for epoch in range(len(history), recipe.epochs):
         started, total = time.perf_counter(), 0.0
         batches = torch.randperm(len(targets), generator=order).split(recipe.batch_size)

@@ -45,7 +45,7 @@ class Views:
     ) -> None:
         self._images, self.seed = images, seed
         self.numbers = torch.arange(len(images))
-        self._decoded: dict[int, Image.Image] = {}
+        self._decoded = _Decoded()
         self._evaluation = preprocessing.evaluation()
         self._training = preprocessing.training(crop_scale)
 
@@ -84,10 +84,17 @@ class Views:
         image = self._decoded.get(number)
         if image is None:
             image = read_image(self._images[number])
-            held = sum(3 * one.width * one.height for one in list(self._decoded.values()))
-            if held + 3 * image.width * image.height <= MEMORY_FOR_DECODED_IMAGES:
+            size = 3 * image.width * image.height
+            if size <= self._decoded.room:
                 self._decoded[number] = image
+                self._decoded.room -= size
         return image
+
+
+class _Decoded(dict[int, Image.Image]):
+    """Decoded images by number, and the bytes that there is room for still."""
+
+    room = MEMORY_FOR_DECODED_IMAGES
 
 
 def _mix(*numbers: int) -> int:
