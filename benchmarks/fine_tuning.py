@@ -6,7 +6,8 @@ Batches of 4 (the paper's), random weights, images from PNG files. The whole job
 20 epochs, and 4,355 images to evaluate on, takes hours on a laptop's cores; so a few epochs of two
 steps are timed, each way in turn, and the job is extrapolated from them: ``decode`` + ``encode``
 (what is computed once) + ``train`` + ``evaluate``. The straightforward loops encode everything in
-every step, as the published code does; LoRA runs through peft and transformers' own Trainer.
+every step, in float32, as the published code does; LoRA runs through peft and transformers' own
+Trainer, in float32 too. medept runs as it does by default.
 
 The JSON has ``ratios``: how many times faster a training step (of ``linear``: an epoch after the
 first) is than the straightforward one, and ``bf16_fast``: whether bfloat16 was found to be.
@@ -29,7 +30,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import arguments, machine, peak_bytes, show
+from side_by_side import arguments, machine, others_to_stderr, peak_bytes, show
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import formula
 
@@ -73,7 +74,6 @@ class Bench:
             Image.fromarray(noise).save(file)
             self.images.append(file)
         self.targets = np.arange(len(self.images)) % 2
-        self.accelerator = make_accelerator()
 
     def model(self, method: str, settings: dict[str, Any]) -> AdaptedEncoder:
         encoder = load_encoder(self.name, weights=RANDOM, image_size=self.pixels)
@@ -98,15 +98,18 @@ class Bench:
         depth = len(load_encoder(self.name, weights=RANDOM, image_size=self.pixels).blocks)
         return f"{depth - depth // 3 + 1}-{depth}"
 
-    def fit(self, model: AdaptedEncoder, *, recipe: Recipe = RECIPE) -> dict[str, float]:
+    def fit(
+        self, model: AdaptedEncoder, *, recipe: Recipe = RECIPE, precision: str = "auto"
+    ) -> dict[str, float]:
         """medept's loop, as it is."""
+        accelerator = make_accelerator(precision=precision)
         views = Views(self.images, model.encoder.preprocessing, crop_scale=recipe.crop_scale)
         began, cpu = time.perf_counter(), time.process_time()
-        history = train(model, views, self.targets, recipe, self.accelerator)
+        history = train(model, views, self.targets, recipe, accelerator)
         whole, cpu = time.perf_counter() - began, time.process_time() - cpu
         epochs = [row["seconds"] for row in history]
         began = time.perf_counter()
-        predict_logits(model, views, self.accelerator)
+        predict_logits(model, views, accelerator)
         return {
             "step": statistics.median(epochs[1:]) / self.steps,
             "once": (whole - sum(epochs)) / len(self.images),
@@ -115,13 +118,13 @@ class Bench:
         }
 
     def straight(self, model: AdaptedEncoder, *, by_formula: bool = False) -> dict[str, float]:
-        """Every view new, every block run whole in every step."""
+        """Every view new, every block run whole in every step, in float32."""
         recipe = RECIPE.model_copy(update={"views": EPOCHS})
         with ExitStack() as stack:
             stack.enter_context(patch("medept.encoders._class_row_only", nullcontext))
             if by_formula:
                 stack.enter_context(patch.object(EmbeddedPrompt, "forward", formula))
-            found = self.fit(model, recipe=recipe)
+            found = self.fit(model, recipe=recipe, precision="float32")
         if not model.trains_encoder:  # its steps were computed before they were taken
             found["step"] += found["once"] * len(self.images) / EPOCHS / self.steps
             found["once"] = 0.0
@@ -162,7 +165,7 @@ class LoraTrainer:
         return {"pixel_values": self.views.random(i, 0), "labels": int(self.bench.targets[i])}
 
     def run(self) -> dict[str, float]:
-        from transformers import Trainer, TrainerCallback, TrainingArguments
+        from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
         ends: list[float] = []
 
@@ -177,6 +180,7 @@ class LoraTrainer:
                 dataloader_pin_memory=False,
             )  # fmt: skip
             trainer = Trainer(self.model, options, train_dataset=self, callbacks=[Watch()])
+            trainer.remove_callback(PrinterCallback)
             cpu, began = time.process_time(), time.perf_counter()
             trainer.train()
             spent = (time.process_time() - cpu) / (time.perf_counter() - began)
@@ -190,8 +194,10 @@ class LoraTrainer:
 
 
 def matmul_peak() -> float:
-    """FLOP a second of a large float32 matrix product."""
-    a = torch.randn(2048, 2048, device="cuda" if torch.cuda.is_available() else "cpu")
+    """FLOP a second of a large matrix product, in the precision that medept takes here."""
+    accelerator = make_accelerator()
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    a = torch.randn(2048, 2048, device=accelerator.device).to(dtype)
     times = []
     for _ in range(8):
         began = time.perf_counter()
@@ -232,7 +238,7 @@ def rows(jobs: dict[str, Job], bench: Bench) -> Iterator[dict[str, object]]:
 def main() -> None:
     options = arguments(__doc__ or "")
     name = "vit_tiny_patch16_224" if options.quick else "vit_base_patch16_224"
-    with tempfile.TemporaryDirectory() as folder:
+    with others_to_stderr(), tempfile.TemporaryDirectory() as folder:
         bench = Bench(name, 224, 1 if options.quick else 2, Path(folder))
         jobs = {way: Job(run, []) for way, run in bench.ways().items()}
         for _ in range(2):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -55,6 +58,20 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return most
 
 
+@contextmanager
+def others_to_stderr() -> Iterator[None]:
+    """What libraries print while it is open goes to stderr: stdout has the result alone."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(ours, 1)
+        os.close(ours)
+
+
 def machine() -> dict[str, object]:
     """What this ran on."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
@@ -65,7 +82,8 @@ def machine() -> dict[str, object]:
 def show(rows: Iterable[dict[str, object]], as_json: bool) -> list[dict[str, object]]:
     """What this ran on, and the rows: as a table, or as one JSON object. Returns the rows."""
     if as_json:
-        rows = list(rows)
+        with others_to_stderr():
+            rows = list(rows)
         print(json.dumps({"machine": machine(), "rows": rows}))
         return rows
     print(f"{machine()}\n")

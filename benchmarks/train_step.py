@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, int, dict]] = {
 
 def formula(prompt: EmbeddedPrompt, q: Tensor, k: Tensor, v: Tensor, **_: object) -> Tensor:
     """What stands in for a prompt's forward to run the published way."""
-    return by_formula(q, k, v, prompt.prompt)
+    return by_formula(q, k, v, prompt.prompt[: q.shape[-2]])
 
 
 def floor(encoder: Encoder, pixels: Tensor) -> None:

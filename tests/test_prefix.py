@@ -28,6 +28,9 @@ UPPER = [
     ("partial", {"k": 2}),
     ("ept", {"layers": "3"}),
     ("ept", {"layers": "2-3"}),
+    ("ept", {}),
+    ("ept", {"collapsed": True, "per_head": True}),
+    ("ept", {"layers": "2-3", "way": "multiply_concat"}),
 ]
 IMAGES = [np.random.default_rng(i).integers(0, 255, (40, 40, 3), np.uint8) for i in range(6)]
 TARGETS = np.array([0, 1, 2, 0, 1, 2])
@@ -53,9 +56,9 @@ def test_going_on_from_stored_tokens_gives_the_features(library: str, first: int
     encoder, pixels = make_encoder(library), torch.randn(4, 3, 32, 32)
     expected = encoder(pixels)
     prefix = Prefix(encoder, first)
-    tokens = prefix.encode(pixels)
+    state = prefix.encode(pixels)
     with prefix.resumed() as feed:
-        torch.testing.assert_close(encoder(feed(tokens)), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(encoder(feed(state)), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(encoder(pixels), expected)
 
 
@@ -64,7 +67,7 @@ def train_once(library: str, method: str, settings: dict[str, Any]) -> dict[str,
     model = adapt(encoder, method, 3, settings)
     recipe = make_recipe(method=method, epochs=4, views=2, batch_size=4, lr=0.01)
     train(model, Views(IMAGES, encoder.preprocessing, crop_scale=0.5), TARGETS, recipe,
-          make_accelerator("cpu"))  # fmt: skip
+          make_accelerator("cpu", "float32"))  # fmt: skip
     return model.trained_state()
 
 
@@ -101,7 +104,7 @@ def test_a_file_on_the_disk_serves_as_memory_does(
     [
         ("full", {}),
         ("bias", {}),
-        ("ept", {}),
+        ("ept", {"way": "multiply_concat"}),
         ("vpt", {"length": 3}),
         ("adapter", {}),
         ("lora", {}),

@@ -19,8 +19,10 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medept.attachment import Divert
 from medept.errors import InputError
 from medept.survey import AttentionSite, find_attentions, use_sdpa
 
@@ -92,13 +94,16 @@ class Encoder(nn.Module):
         self.model.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) -> features (B, D): what the model's classifier would read."""
+        """Pixels (B, 3, H, W) -> features (B, D): what the model's classifier would read.
+
+        They are in float32, in whatever lower precision the encoder computes.
+        """
         with _class_row_only(self.model):
             output = self.model(pixels)
-        if isinstance(output, Tensor):
-            return output
-        pooled = getattr(output, "pooler_output", None)
-        return pooled if pooled is not None else output.last_hidden_state[:, 0]
+        if not isinstance(output, Tensor):
+            pooled = getattr(output, "pooler_output", None)
+            output = pooled if pooled is not None else output.last_hidden_state[:, 0]
+        return output.to(torch.promote_types(output.dtype, torch.float32))
 
     def train(self, mode: bool = True) -> Encoder:
         """The encoder stays in evaluation mode: frozen means no dropout and no drop path."""
@@ -208,11 +213,12 @@ def load_encoder(
 
 @contextmanager
 def _class_row_only(model: nn.Module) -> Iterator[None]:
-    """While it is open the last block's projection and MLP run for the class token alone.
+    """While it is open the last block attends, projects and runs its MLP for the class token alone.
 
-    Nothing else of that block is read where the features are the class token. Both are added to
-    the tokens: their one row, broadcast, is right for the class token, and the other rows, which
-    are wrong, are never looked at. Exact for timm's plain vision transformers; others run whole.
+    Nothing else of that block is read where the features are the class token. Both parts are
+    added to the tokens: their one row, broadcast, is right for the class token, and the other
+    rows, which are wrong, are never looked at. Exact for timm's plain vision transformers; others
+    run whole. Attention runs whole where gates or attention are recorded.
     """
     from timm.models.deit import VisionTransformerDistilled
     from timm.models.vision_transformer import Block, VisionTransformer
@@ -229,9 +235,42 @@ def _class_row_only(model: nn.Module) -> Iterator[None]:
         return arguments[0][:, :1], *arguments[1:]
 
     with ExitStack() as stack:
+        prompt = getattr(last.attn, "embedded_prompt", None)
+        if prompt is None:
+            replace_forward(last.attn, _diverted(last.attn.forward), stack)
+        elif not prompt.recording:
+            replace_forward(prompt, _of_first_row(prompt.forward), stack)
         for part in (last.attn.proj, last.mlp):
             stack.callback(part.register_forward_pre_hook(first_row).remove)
         yield
+
+
+def replace_forward(module: nn.Module, forward: Callable[..., Tensor], stack: ExitStack) -> None:
+    """Let ``module`` compute by ``forward`` until ``stack`` is closed."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    if before is None:
+        stack.callback(delattr, module, "forward")
+    else:
+        stack.callback(setattr, module, "forward", before)
+
+
+def _diverted(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def attend(*args: Any, **kwargs: Any) -> Tensor:
+        with Divert(_of_first_row(F.scaled_dot_product_attention)):
+            return forward(*args, **kwargs)
+
+    return attend
+
+
+def _of_first_row(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An attention whose first row alone is computed, and stands in every row."""
+
+    def first(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        output = attend(query[..., :1, :], *args, **kwargs)
+        return output.expand(*output.shape[:-2], query.shape[-2], -1)
+
+    return first
 
 
 def _enclosing_block(name: str) -> str:

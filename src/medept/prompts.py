@@ -167,7 +167,10 @@ class EmbeddedPrompt(nn.Module):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Stands in for ``torch.nn.functional.scaled_dot_product_attention``."""
+        """Stands in for ``torch.nn.functional.scaled_dot_product_attention``.
+
+        Where there are fewer queries than keys, they are those of the first tokens.
+        """
         options: dict[str, Any] = {
             "attn_mask": attn_mask,
             "is_causal": is_causal,
@@ -177,15 +180,17 @@ class EmbeddedPrompt(nn.Module):
         if self.recording:
             self._record(query.detach(), key.detach(), options)
         options |= {"dropout_p": dropout_p, "kernel": self.kernel}
-        tokens = query.shape[-2]
+        count, tokens = query.shape[-2], key.shape[-2]
         if self.way == "concat":
-            return sink_attention(query, key, value, self.sink(tokens), **options)
-        return prompted_attention(query, key, value, self.sized(tokens), way=self.way, **options)
+            return sink_attention(query, key, value, self.sink(tokens)[..., :count], **options)
+        prompt = self.sized(tokens)[..., :count, :]
+        return prompted_attention(query, key, value, prompt, way=self.way, **options)
 
     def _record(self, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         if self.way != "concat":
             raise InputError(f"gates are the scaling of the way 'concat'; this is {self.way!r}")
-        self.recorded = gates(query, key, self.sink(query.shape[-2]).detach(), **options)
+        sink = self.sink(key.shape[-2])[..., : query.shape[-2]].detach()
+        self.recorded = gates(query, key, sink, **options)
         self.recorded_attention = attention_weights(query, key, **options)
 
     def sink(self, tokens: int) -> Tensor:
@@ -197,6 +202,16 @@ class EmbeddedPrompt(nn.Module):
         precise = torch.promote_types(self.prompt.dtype, torch.float32)
         s = self.prompt if self.collapsed else self.prompt.to(precise).logsumexp(-1)
         return self._resized(s[..., None], tokens)[..., 0]
+
+    def gate(self, attended: Tensor, logsumexp: Tensor, tokens: int) -> Tensor:
+        """What :meth:`forward` gives, from the attention without the prompt (way ``concat``).
+
+        Args:
+            attended: its output (B, H, T, d), of the first T of ``tokens`` tokens.
+            logsumexp: of its logits, (B, H, T).
+        """
+        sink = self.sink(tokens)[..., : attended.shape[-2]]
+        return (attended * torch.sigmoid(logsumexp - sink)[..., None]).to(attended.dtype)
 
     def sized(self, tokens: int) -> Tensor:
         """The prompt for an input of ``tokens`` tokens; ``add`` and ``multiply``: on both sides."""

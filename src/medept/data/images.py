@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from medept.data.dicom import (
 )
 from medept.errors import InputError
 
+S = TypeVar("S")
 T = TypeVar("T")
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -92,12 +93,28 @@ def read_images(
             return error
 
     count = threads or min(16, os.cpu_count() or 1)
-    todo = iter(images)
-    with ThreadPoolExecutor(count, thread_name_prefix="images") as pool:
-        running = deque(pool.submit(one, source) for source in islice(todo, 2 * count))
-        while running:
-            yield running.popleft().result()
-            running.extend(pool.submit(one, source) for source in islice(todo, 1))
+    return ahead(one, images, threads=count, most=2 * count)
+
+
+def ahead(
+    function: Callable[[S], T], items: Iterable[S], *, threads: int = 1, most: int = 2
+) -> Iterator[T]:
+    """``function`` of each item, in their order, computed in threads before it is asked for.
+
+    Args:
+        most: how many results, at most, are being computed or wait to be taken.
+    """
+    todo = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
+        running = deque(pool.submit(function, item) for item in islice(todo, most))
+        try:
+            while running:
+                result = running.popleft().result()
+                running.extend(pool.submit(function, item) for item in islice(todo, 1))
+                yield result
+        finally:
+            for waiting in running:
+                waiting.cancel()
 
 
 def _name(source: ImageLike) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medept.encoders import Encoder
 from medept.errors import InputError
+from medept.prompts import EmbeddedPrompt
 
 
 class MethodSettings(BaseModel):
@@ -140,6 +141,10 @@ class AdaptedEncoder(nn.Module):
         """The first block that training changes; 0, by default, where something below it is."""
         return 0
 
+    def first_changed_prompt(self) -> EmbeddedPrompt | None:
+        """Where a prompt's gate is all that training changes of that block: the prompt."""
+        return None
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """What is trained: ``head``, and ``encoder`` for all that is in or around the encoder."""
         head = [p for p in self.head.parameters() if p.requires_grad]
@@ -158,7 +163,13 @@ class AdaptedEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), or their features (B, D) where they are known -> logits (B, C)."""
-        return self.logits(pixels if pixels.ndim == 2 else self.encoder(pixels))
+        features = self.features(pixels)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.logits(features)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), or their features where they are known -> features (B, D)."""
+        return pixels if pixels.ndim == 2 else self.encoder(pixels)
 
     def trained_state(self) -> dict[str, Tensor]:
         """What the adapter file holds: what was trained, and nothing else."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medept.attachment import Handle, attach
 from medept.methods.base import AdaptedEncoder, MethodSettings
-from medept.prompts import EmbeddedPromptConfig
+from medept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
 
 
 class EmbeddedPromptTuning(AdaptedEncoder):
@@ -48,6 +48,10 @@ class EmbeddedPromptTuning(AdaptedEncoder):
 
     def first_changed_block(self) -> int:
         return min(self.handle.prompts)
+
+    def first_changed_prompt(self) -> EmbeddedPrompt | None:
+        first = self.handle.prompts[self.first_changed_block()]
+        return first if first.way == "concat" else None
 
     def inserted_state(self) -> dict[str, Tensor]:
         merged = self.settings.way == "concat"

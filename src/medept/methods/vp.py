@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
+from torch import Tensor
 
 from medept.methods.token_prompts import TokenPrompts
 
@@ -28,4 +28,8 @@ class AddedPrompts(TokenPrompts):
     def insert(self) -> None:
         super().insert()
         for block, prompt in zip(self.encoder.blocks, self.prompts, strict=True):
-            self.before(block, partial(torch.add, other=prompt))
+            self.before(block, partial(_added, prompt))
+
+
+def _added(prompt: Tensor, tokens: Tensor) -> Tensor:
+    return tokens + prompt.to(tokens.dtype)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from medept.errors import InputError
+from medept.prompts import EmbeddedPrompt
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -22,7 +26,7 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
 
     ``precision`` ``auto`` is bfloat16 on a GPU that computes in it and on a CPU that is found to
     be faster in it, and float32 elsewhere. The encoder runs in this precision under autocast;
-    prompts and head stay in float32.
+    prompts, head and whatever else is trained stay in float32.
 
     Raises:
         InputError: if the device is not there or does not offer the precision.
@@ -60,6 +64,28 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
     if PartialState._shared_state and kind == "cpu" and PartialState().device.type != "cpu":
         PartialState._reset_state()
     return Accelerator(mixed_precision=mixed, cpu=kind == "cpu")
+
+
+@contextmanager
+def frozen_held(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """While it is open the frozen matrices of ``model`` are held in bfloat16, if it computes in it.
+
+    Autocast would make them so again at every forward pass. What is trained, prompts, norms and
+    biases stay in float32, and afterwards every weight is what it was, to the bit.
+    """
+    before: list[tuple[nn.Parameter, torch.Tensor]] = []
+    if accelerator.mixed_precision == "bf16":
+        modules = [m for m in model.modules() if not isinstance(m, EmbeddedPrompt)]
+        for parameter in (p for m in modules for p in m.parameters(recurse=False)):
+            matrix = parameter.dtype == torch.float32 and parameter.ndim > 1
+            if matrix and not parameter.requires_grad:
+                before.append((parameter, parameter.data))
+                parameter.data = parameter.data.bfloat16()
+    try:
+        yield
+    finally:
+        for parameter, values in before:
+            parameter.data = values
 
 
 def is_main_process() -> bool:

@@ -1,8 +1,9 @@
 """What each step of training is fed: as much as possible computed once, kept, and read again.
 
-Of every random view are kept: its features, where the method trains a head alone; the tokens that
-enter the first block that training changes (:mod:`medept.training.prefix`); or its pixels. They
-are in memory, or in a file where they are large, and are gone when training ends.
+Of every random view are kept: its features, where the method trains a head alone; what enters the
+first thing that training changes (:mod:`medept.training.prefix`); or its pixels. They are in
+memory, or in a file where they are large, and are gone when the fit ends; the folds of one fit
+share them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,64 +35,115 @@ logger = logging.getLogger(__name__)
 IN_MEMORY = 2**31
 """Bytes that are kept in memory; beyond them they are in a temporary file."""
 
-Feed = Callable[[int, Tensor], Tensor]
-"""A view's number and rows (B,) -> what the model is called with."""
+State = Sequence[Tensor]
+"""What the model goes on from: tensors (B, ...)."""
 
-Encode = Callable[[Callable[[Tensor], Tensor], int], Iterator[Tensor]]
-"""Applies a function to the first so many views of every image, in batches."""
+Encode = Callable[[Callable[[Tensor], State], int], Iterator[State]]
+"""Applies a function to the first so many views of every image of the whole set, in batches."""
+
+
+class Kept:
+    """What was computed once, by what determines it; a context, at whose end files are removed."""
+
+    def __init__(self) -> None:
+        self._files = ExitStack()
+        self._stores: dict[Hashable, list[Tensor]] = {}
+
+    def __enter__(self) -> Kept:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stores.clear()
+        self._files.close()
+
+    def get(self, key: Hashable, rows: int, batches: Callable[[], Iterable[State]]) -> list[Tensor]:
+        """Tensors (rows, ...) that the batches make up, one after the other.
+
+        Raises:
+            InputError: if there is no room for them on the disk.
+        """
+        if key not in self._stores:
+            stores: list[Tensor] = []
+            start = 0
+            for batch in batches():
+                stores = stores or self._room(batch, rows)
+                for store, part in zip(stores, batch, strict=True):
+                    store[start : start + len(part)] = part
+                start += len(batch[0])
+            self._stores[key] = stores
+        return self._stores[key]
+
+    def _room(self, batch: State, rows: int) -> list[Tensor]:
+        shapes = [(rows, *part.shape[1:]) for part in batch]
+        sizes = [rows * part[0].numel() * part.element_size() for part in batch]
+        if sum(sizes) <= IN_MEMORY:
+            return [
+                torch.empty(shape, dtype=part.dtype)
+                for shape, part in zip(shapes, batch, strict=True)
+            ]
+        folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="medept-")))
+        if sum(sizes) > shutil.disk_usage(folder).free:
+            raise InputError(
+                f"{sum(sizes) / 1e9:.1f} GB of encoded views do not fit into {folder.parent}: take "
+                "fewer images or views, or set TMPDIR to a folder with more room"
+            )
+        logger.info("encoded views take %.1f GB in a temporary file", sum(sizes) / 1e9)
+        return [
+            torch.from_file(
+                str(folder / str(i)), shared=True, size=int(np.prod(shape)), dtype=part.dtype
+            ).view(shape)
+            for i, (shape, part) in enumerate(zip(shapes, batch, strict=True))
+        ]
+
+
+class Inputs:
+    """What steps are fed, in two parts, of which the first may run in another thread."""
+
+    def __init__(
+        self, read: Callable[[int, Tensor], State], enter: Callable[[State], Tensor]
+    ) -> None:
+        self.read, self.enter = read, enter
+        """A view's number and rows (B,) -> a state; a state -> what the model is called with."""
 
 
 @contextmanager
 def open_inputs(
-    model: AdaptedEncoder, views: Views, recipe: Recipe, accelerator: Accelerator, encode: Encode
-) -> Iterator[Feed]:
-    """What steps are fed. The encoder goes on from stored tokens while this is open."""
-    count, device = min(recipe.views, recipe.epochs), accelerator.device
-    with ExitStack() as stack:
-        if not model.trains_encoder:
-            features = _keep(encode(model.encoder, count), count, len(views), stack)
-            yield lambda view, rows: features(view, rows).to(device)
-        elif count == recipe.epochs:  # no view is seen twice
-            yield lambda view, rows: torch.stack([views.random(i, view) for i in rows.tolist()]).to(
-                device
-            )
-        elif prefix := find_prefix(model):
-            tokens = _keep(encode(prefix.encode, count), count, len(views), stack)
-            feed = stack.enter_context(prefix.resumed())
-            yield lambda view, rows: feed(tokens(view, rows).to(device))
-        else:
-            pixels = _keep(encode(lambda x: x, count), count, len(views), stack)
-            yield lambda view, rows: pixels(view, rows).to(device)
+    model: AdaptedEncoder,
+    views: Views,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    kept: Kept,
+    encode: Encode,
+) -> Iterator[Inputs]:
+    """What steps are fed. The encoder goes on from what is kept while this is open."""
+    count = min(recipe.views, recipe.epochs)
+    frozen = (model.encoder_identity["sha256"], accelerator.mixed_precision, views.seed)
 
+    def stored(what: Hashable, function: Callable[[Tensor], State]) -> Callable[..., State]:
+        key = (what, count, recipe.crop_scale, *frozen)
+        stores = kept.get(key, count * views.total, lambda: encode(function, count))
+        return lambda view, rows: [s[view * views.total + views.numbers[rows]] for s in stores]
 
-def _keep(batches: Iterable[Tensor], views: int, images: int, stack: ExitStack) -> Feed:
-    """Store batches (B, ...), one after the other, of every view of every image.
+    def first(state: State) -> Tensor:
+        return state[0].to(accelerator.device)
 
-    Raises:
-        InputError: if there is no room for them on the disk.
-    """
-    store: np.ndarray | None = None
-    start = 0
-    for batch in batches:
-        if store is None:
-            store = _room((views * images, *batch.shape[1:]), stack)
-        store[start : start + len(batch)] = batch.float().cpu().numpy()
-        start += len(batch)
-    if store is None:
-        raise InputError("there are no images to train on")
-    rows_of = store.reshape(views, images, *store.shape[1:])
-    return lambda view, rows: torch.from_numpy(rows_of[view][rows.numpy()])
-
-
-def _room(shape: tuple[int, ...], stack: ExitStack) -> np.ndarray:
-    size = 4 * int(np.prod(shape))
-    if size <= IN_MEMORY:
-        return np.empty(shape, dtype=np.float32)
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medept-")))
-    if size > shutil.disk_usage(folder).free:
-        raise InputError(
-            f"{size / 1e9:.1f} GB of encoded views do not fit into {folder.parent}: take fewer "
-            "images or views, or set TMPDIR to a folder with more room"
-        )
-    logger.info("encoded views take %.1f GB in a temporary file", size / 1e9)
-    return np.lib.format.open_memmap(folder / "views.npy", mode="w+", dtype=np.float32, shape=shape)
+    if not model.trains_encoder:
+        yield Inputs(stored("features", lambda pixels: [model.encoder(pixels)]), first)
+        return
+    if count == recipe.epochs:  # no view is seen twice
+        yield Inputs(lambda view, rows: [views.random_batch(rows, view)], first)
+        return
+    with accelerator.autocast():
+        prefix = find_prefix(model)
+    if prefix is None:
+        yield Inputs(stored("pixels", lambda pixels: [pixels]), first)
+        return
+    what = ("state", model.first_changed_block(), model.first_changed_prompt() is not None)
+    read = stored(what, prefix.encode)
+    with prefix.resumed() as feed:
+        yield Inputs(read, lambda state: feed([part.to(accelerator.device) for part in state]))

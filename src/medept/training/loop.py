@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from medept.data.images import ahead
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.training.checkpoint import Checkpoint
-from medept.training.inputs import Feed, open_inputs
+from medept.training.device import frozen_held
+from medept.training.inputs import Inputs, Kept, State, open_inputs
 from medept.training.recipes import Recipe
 from medept.training.views import Views
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+T = TypeVar("T")
 
 EVALUATION_BATCH = 32
 
@@ -43,6 +51,7 @@ def train(
     seed: int = 0,
     progress: Progress = silent,
     checkpoint: Checkpoint | None = None,
+    kept: Kept | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; returns one row an epoch: loss, learning rates, seconds.
 
@@ -53,6 +62,7 @@ def train(
         groups: (n,) ids, for methods that cross-validate within the support set.
         seed: of the order of images; that of the views is in ``views``.
         checkpoint: where to go on from, and to write the state to after each epoch.
+        kept: what fits on other parts of the same set have computed already.
     """
     model.to(accelerator.device)
     if isinstance(model, FeatureMethod):
@@ -60,18 +70,33 @@ def train(
         model.fit_features(features, targets, groups)
         return []
 
-    def encode(function: Callable[[Tensor], Tensor], count: int) -> Iterator[Tensor]:
-        return _encode_views(function, views, count, accelerator, progress)
+    def encode(function: Callable[[Tensor], State], count: int) -> Iterator[State]:
+        return _encode_views(function, views.part(), count, accelerator, progress)
 
-    if recipe.standardise:
-        model.head.standardise(torch.cat(list(encode(model.encoder, 1))))
-    with open_inputs(model, views, recipe, accelerator, encode) as feed:
-        return _epochs(model, feed, targets, recipe, accelerator, seed, progress, checkpoint)
+    with ExitStack() as stack:
+        kept = kept or stack.enter_context(Kept())
+        stack.enter_context(frozen_held(model, accelerator))
+        inputs = stack.enter_context(open_inputs(model, views, recipe, accelerator, kept, encode))
+        if recipe.standardise:
+            _standardise(model, inputs, len(views), accelerator)
+        return _epochs(model, inputs, targets, recipe, accelerator, seed, progress, checkpoint)
+
+
+@torch.inference_mode()
+def _standardise(
+    model: AdaptedEncoder, inputs: Inputs, images: int, accelerator: Accelerator
+) -> None:
+    """Let the head standardise by the features of every image's first view."""
+    features = []
+    for rows in torch.arange(images).split(EVALUATION_BATCH):
+        with accelerator.autocast():
+            features.append(model.features(inputs.enter(inputs.read(0, rows))))
+    model.head.standardise(torch.cat(features))
 
 
 def _epochs(
     model: AdaptedEncoder,
-    feed: Feed,
+    inputs: Inputs,
     targets: np.ndarray,
     recipe: Recipe,
     accelerator: Accelerator,
@@ -86,17 +111,19 @@ def _epochs(
     rates = [group["lr"] for group in optimizer.param_groups]
     steps = math.ceil(len(targets) / recipe.batch_size)
     history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
-    step_model, stepper = accelerator.prepare(model, optimizer)
+    step_model = accelerator.prepare(model) if accelerator.num_processes > 1 else model
+    stepper = accelerator.prepare(optimizer)
     for epoch in range(len(history), recipe.epochs):
         started, total = time.perf_counter(), 0.0
         batches = torch.randperm(len(targets), generator=order).split(recipe.batch_size)
-        for step, rows in enumerate(batches, start=epoch * steps):
+        read = partial(_read_share, inputs, epoch % recipe.views, accelerator)
+        read_ahead = zip(batches, ahead(read, batches), strict=True)
+        for step, (rows, (own, weight, state)) in enumerate(read_ahead, start=epoch * steps):
             decay = (1 + math.cos(math.pi * step / (steps * recipe.epochs))) / 2
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * decay
-            own, weight = _share(rows, accelerator)
             with accelerator.autocast():
-                logits = step_model(feed(epoch % recipe.views, own))
+                logits = step_model(inputs.enter(state))
             loss = weight * loss_of(logits.float(), wanted[own])
             stepper.zero_grad(set_to_none=True)
             accelerator.backward(loss)
@@ -115,6 +142,14 @@ def _epochs(
         if checkpoint and accelerator.is_main_process:
             checkpoint.save(parameters, optimizer, order, history)
     return history
+
+
+def _read_share(
+    inputs: Inputs, view: int, accelerator: Accelerator, rows: Tensor
+) -> tuple[Tensor, float, State]:
+    """This process's rows of a batch, by what its loss counts, and what the model is fed."""
+    own, weight = _share(rows, accelerator)
+    return own, weight, inputs.read(view, own)
 
 
 def _share(rows: Tensor, accelerator: Accelerator) -> tuple[Tensor, float]:
@@ -138,27 +173,28 @@ def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def predict_logits(
-    model: Callable[[Tensor], Tensor],
+    model: nn.Module,
     views: Views,
     accelerator: Accelerator,
     *,
     progress: Progress = silent,
 ) -> np.ndarray:
     """Outputs (n, C), float32, of ``model`` for every image as it is evaluated."""
-    rows = [
-        output.float().cpu().numpy()
-        for output in _batches(model, views.plain, len(views), accelerator, "reading", progress)
-    ]
+    with frozen_held(model, accelerator):
+        rows = [
+            output.float().cpu().numpy()
+            for output in _batches(model, views.plain, len(views), accelerator, "reading", progress)
+        ]
     return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 
 
 def _encode_views(
-    function: Callable[[Tensor], Tensor],
+    function: Callable[[Tensor], State],
     views: Views,
     count: int,
     accelerator: Accelerator,
     progress: Progress,
-) -> Iterator[Tensor]:
+) -> Iterator[State]:
     """``function`` of the first ``count`` random views, view by view, image by image."""
     jobs = [(index, view) for view in range(count) for index in range(len(views))]
     return _batches(
@@ -166,21 +202,23 @@ def _encode_views(
     )
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _batches(
-    model: Callable[[Tensor], Tensor],
+    model: Callable[[Tensor], T],
     read: Callable[[int], Tensor],
     count: int,
     accelerator: Accelerator,
     what: str,
     progress: Progress,
-) -> Iterator[Tensor]:
+) -> Iterator[T]:
+    """``model`` of images in batches; the next one is decoded while this one is computed."""
+    threads = min(EVALUATION_BATCH, os.cpu_count() or 1)
+    images = ahead(read, range(count), threads=threads, most=2 * EVALUATION_BATCH)
     for start in range(0, count, EVALUATION_BATCH):
-        rows: Sequence[int] = range(start, min(start + EVALUATION_BATCH, count))
-        pixels = torch.stack([read(i) for i in rows]).to(accelerator.device)
+        batch = list(islice(images, EVALUATION_BATCH))
         with accelerator.autocast():
-            yield model(pixels)
-        progress(what, rows[-1] + 1, count)
+            yield model(torch.stack(batch).to(accelerator.device))
+        progress(what, start + len(batch), count)
 
 
 def _optimizer(model: AdaptedEncoder, recipe: Recipe) -> torch.optim.Optimizer:

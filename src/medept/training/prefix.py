@@ -1,79 +1,105 @@
-"""What lies below the first block that training changes, computed once for each view.
+"""What lies below the first thing that training changes, computed once for each view.
 
-A frozen block gives the same tokens for the same view, whatever is trained above it. So the tokens
-that enter the first changed block are computed once and kept, and every epoch goes on from them:
-with ``partial-1`` eleven twelfths of ViT-B's forward pass are saved, with EPT in layers 9-12 two
-thirds. It is exact, and knows no architecture: the encoder's own forward runs, up to that block in
-:meth:`Prefix.encode`, and with the blocks below it passed over while it is :meth:`Prefix.resumed`.
+What is frozen gives the same numbers for the same view, whatever is trained above it. So the
+tokens that enter the first changed block are computed once and kept, and every epoch goes on from
+them: with ``partial-1`` eleven twelfths of ViT-B's forward pass are saved, with EPT in layers 9-12
+two thirds. A prompt inside that block's softmax changes less still: the block's attention without
+it is kept too, and the prompt's gate alone remains. It is exact, and knows no architecture: the
+encoder's own forward runs, up to that point in :meth:`Prefix.encode`, and with what is below
+passed over while it is :meth:`Prefix.resumed`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medept.encoders import Encoder
+from medept.attention import attention_with_logsumexp
+from medept.encoders import Encoder, replace_forward
 from medept.errors import InputError
 from medept.methods import AdaptedEncoder
+from medept.prompts import EmbeddedPrompt
 
 logger = logging.getLogger(__name__)
 
 
 class _Reached(Exception):  # noqa: N818, it is no error
-    """The first changed block has been reached; what enters it is in ``tokens``."""
+    """The first thing that changes has been reached; what goes into it is in ``state``."""
 
-    def __init__(self, tokens: Tensor) -> None:
+    def __init__(self, *state: Tensor) -> None:
         super().__init__()
-        self.tokens = tokens
+        self.state = state
 
 
 class Prefix:
-    """The encoder below block ``first``."""
+    """The encoder below block ``first``, and of that block what its ``prompt`` leaves as it is.
 
-    def __init__(self, encoder: Encoder, first: int) -> None:
-        self.encoder = encoder
+    Its state is the tokens (B, T, D) that enter the block; with a prompt also the output
+    (B, H, T, d) and logsumexp (B, H, T) of its attention without it. Of the last block that is the
+    first token's row alone, where no other is read.
+    """
+
+    def __init__(self, encoder: Encoder, first: int, prompt: EmbeddedPrompt | None = None) -> None:
+        self.encoder, self.prompt = encoder, prompt
         self.below, self.block = encoder.blocks[:first], encoder.blocks[first]
+        self.attention = encoder.sites[first].module
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) -> the tokens (B, T, D) that enter the block."""
+    def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Pixels (B, 3, H, W) -> the state."""
+        entered: list[Tensor] = []
 
-        def stop(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            raise _Reached(arguments[0])
+        def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            entered.append(arguments[0])
+            if self.prompt is None:
+                raise _Reached(*entered)
 
-        hook = self.block.register_forward_pre_hook(stop, prepend=True)
-        try:
-            self.encoder(pixels)
-        except _Reached as reached:
-            return reached.tokens
-        finally:
-            hook.remove()
+        def attend(*args: Any, dropout_p: float = 0.0, **kwargs: Any) -> Tensor:
+            raise _Reached(*entered, *attention_with_logsumexp(*args, **kwargs))
+
+        with ExitStack() as stack:
+            stack.callback(self.block.register_forward_pre_hook(enter, prepend=True).remove)
+            if self.prompt is not None:
+                replace_forward(self.prompt, attend, stack)
+            try:
+                self.encoder(pixels)
+            except _Reached as reached:
+                return reached.state
         raise AssertionError("the encoder did not run its own block")
 
     @contextmanager
-    def resumed(self) -> Iterator[Callable[[Tensor], Tensor]]:
-        """While it is open the encoder goes on from tokens.
+    def resumed(self) -> Iterator[Callable[[Sequence[Tensor]], Tensor]]:
+        """While it is open the encoder goes on from a state.
 
-        Gives a function that takes tokens (B, T, D) and returns what to call the encoder with.
+        Gives a function that takes a state and returns what to call the encoder with: one black
+        image, of which nothing goes beyond the patch embedding.
         """
-        entering: list[Tensor] = []
+        state: list[Tensor] = []
 
-        def feed(tokens: Tensor) -> Tensor:
-            entering[:] = [tokens]
-            return self.encoder.example().expand(len(tokens), -1, -1, -1)
+        def feed(given: Sequence[Tensor]) -> Tensor:
+            state[:] = given
+            return self.encoder.example()
 
         def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            return entering[0], *arguments[1:]
+            return state[0], *arguments[1:]
+
+        def attend(_: Tensor, key: Tensor, *__: Any, **___: Any) -> Tensor:
+            assert self.prompt is not None
+            _tokens, attended, logsumexp = state
+            return self.prompt.gate(attended, logsumexp, key.shape[-2])
 
         with ExitStack() as stack:
             for block in self.below:
-                block.forward = _pass_over
-                stack.callback(delattr, block, "forward")
+                replace_forward(block, _pass_over, stack)
             stack.callback(self.block.register_forward_pre_hook(enter, prepend=True).remove)
+            if self.prompt is not None:
+                replace_forward(self.prompt, attend, stack)
+                for projection in _projections(self.attention):
+                    replace_forward(projection, _blank(projection.out_features), stack)
             yield feed
 
 
@@ -81,23 +107,36 @@ def _pass_over(tokens: Tensor, *_: Any, **__: Any) -> Tensor:
     return tokens
 
 
+def _projections(attention: nn.Module) -> list[nn.Linear]:
+    """The layers that make queries, keys and values alone, by the names that libraries use."""
+    names = ("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value")
+    children = attention.named_children()
+    return [m for name, m in children if name in names and isinstance(m, nn.Linear)]
+
+
+def _blank(width: int) -> Callable[[Tensor], Tensor]:
+    """Stands in for a projection whose output is not read: one zero, in every place."""
+    return lambda tokens: tokens.new_zeros(()).expand(*tokens.shape[:-1], width)
+
+
 @torch.no_grad()
 def find_prefix(model: AdaptedEncoder) -> Prefix | None:
     """What can be computed once; None where training changes the first block, or what is below.
 
-    It is tried on a black image; an encoder that it does not fit is run whole, and a line says so.
+    It is tried on black images; an encoder that it does not fit is run whole, and a line says so.
     """
-    first = model.first_changed_block()
-    if not first:
+    first, prompt = model.first_changed_block(), model.first_changed_prompt()
+    if not first and prompt is None:
         return None
     encoder = model.encoder
-    example = encoder.example()
+    example = encoder.example().expand(2, -1, -1, -1)
+    close = torch.finfo(example.dtype).eps ** 0.5
     try:
-        prefix = Prefix(encoder, first)
-        expected, tokens = encoder(example), prefix.encode(example)
+        prefix = Prefix(encoder, first, prompt)
+        expected, state = encoder(example), prefix.encode(example)
         with prefix.resumed() as feed:
-            fits = torch.allclose(encoder(feed(tokens)), expected, atol=1e-3)
-        if fits:
+            error = encoder(feed(state)) - expected
+        if error.norm() <= close * expected.norm():
             return prefix
     except (InputError, RuntimeError, TypeError, ValueError):
         pass

@@ -7,7 +7,10 @@ views in the same order, and a view that was encoded once never has to be encode
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from threading import Lock
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,6 +20,9 @@ from medept.encoders import Preprocessing
 
 MEMORY_FOR_DECODED_IMAGES = 2**30
 """Bytes of decoded images that are kept; beyond them an image is decoded again when needed."""
+
+_DRAWING = Lock()
+"""Held while a view is drawn: torchvision draws from the one generator of the process."""
 
 
 class Views:
@@ -37,35 +43,58 @@ class Views:
         crop_scale: float = 1.0,
         seed: int = 0,
     ) -> None:
-        self._images, self._seed = images, seed
-        self._decoded: dict[int, Image.Image] = {}
-        self._room = MEMORY_FOR_DECODED_IMAGES
+        self._images, self.seed = images, seed
+        self.numbers = torch.arange(len(images))
+        self._decoded = _Decoded()
         self._evaluation = preprocessing.evaluation()
         self._training = preprocessing.training(crop_scale)
 
     def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def total(self) -> int:
+        """The number of images of the whole set, of which this may be a part."""
         return len(self._images)
+
+    def part(self, rows: np.ndarray | None = None) -> Views:
+        """Some of the images, or the whole set: with the same views, decoded once for all."""
+        part = copy(self)
+        whole = torch.arange(self.total)
+        part.numbers = whole if rows is None else self.numbers[torch.as_tensor(rows)]
+        return part
 
     def plain(self, index: int) -> Tensor:
         """The image as the encoder is evaluated on it: (3, H, W)."""
-        return self._evaluation(self._read(index))
+        return self._evaluation(self._read(int(self.numbers[index])))
 
     def random(self, index: int, view: int) -> Tensor:
         """Random view number ``view`` of the image: (3, H, W)."""
-        image = self._read(index)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_mix(self._seed, index, view))
+        number = int(self.numbers[index])
+        image = self._read(number)
+        with _DRAWING, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_mix(self.seed, number, view))
             return self._training(image)
 
-    def _read(self, index: int) -> Image.Image:
-        image = self._decoded.get(index)
+    def random_batch(self, rows: Tensor, view: int) -> Tensor:
+        """That view of several images: (B, 3, H, W)."""
+        return torch.stack([self.random(i, view) for i in rows.tolist()])
+
+    def _read(self, number: int) -> Image.Image:
+        image = self._decoded.get(number)
         if image is None:
-            image = read_image(self._images[index])
+            image = read_image(self._images[number])
             size = 3 * image.width * image.height
-            if size <= self._room:
-                self._decoded[index] = image
-                self._room -= size
+            if size <= self._decoded.room:
+                self._decoded[number] = image
+                self._decoded.room -= size
         return image
+
+
+class _Decoded(dict[int, Image.Image]):
+    """Decoded images by number, and the bytes that there is room for still."""
+
+    room = MEMORY_FOR_DECODED_IMAGES
 
 
 def _mix(*numbers: int) -> int:
