@@ -1,7 +1,8 @@
 """Figures of pictures and of runs, and what all figures share; :func:`save` writes one.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; lines also differ
-in marker and dash, and boxes have their names under them, so that all survive a grey printer.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart, but for their yellow,
+which is faint on white; lines also differ in marker and dash, and boxes have their names under
+them, so that all survive a grey printer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", "-", "--", "-.", ":")
 
