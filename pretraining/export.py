@@ -30,6 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = yaml.safe_load(arguments.config.read_text())
     checkpoint = torch.load(arguments.work / arguments.checkpoint, weights_only=True)
+    before = checkpoint["before"]  # what the run began with, of the package's encoder
     weights = {
         name.removeprefix("encoder."): tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in checkpoint["average"].items()
@@ -42,7 +43,10 @@ def main() -> None:
         "transform": config["transform"]
         | {"input_size": arguments.pixels, "interpolation": "bicubic", "crop_pct": 1.0},
         "sha256": hashlib.sha256(data).hexdigest(),
-        "training": {"steps": checkpoint["step"], "hours": round(checkpoint["seconds"] / 3600, 2)},
+        "training": {
+            "steps": before["steps"] + checkpoint["step"],
+            "hours": round(before["hours"] + checkpoint["seconds"] / 3600, 2),
+        },
     }
     package = Path(medept.__file__).parent / "embedded"
     with whole_file(package / "encoder.safetensors") as partial:

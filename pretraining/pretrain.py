@@ -99,8 +99,11 @@ class Run:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         student = Student(config["architecture"], teacher_width)
         self.student = student.to(self.device, memory_format=torch.channels_last).train()
+        self.before = {"steps": 0, "hours": 0.0}
         if from_package:
-            self.student.encoder.load_state_dict(embedded.load()[0].state_dict())
+            encoder, description = embedded.load()
+            self.student.encoder.load_state_dict(encoder.state_dict())
+            self.before = description["training"]
         self.average = copy.deepcopy(self.student)
         self.optimizers = self._optimizers()
         self.step, self.seconds = 0, 0.0
@@ -127,7 +130,7 @@ class Run:
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.before = state["step"], state["seconds"], state["before"]
 
     def save(self, file: Path, seconds: float) -> None:
         """All that is needed to go on, written whole or not at all."""
@@ -137,6 +140,7 @@ class Run:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds + seconds,
+            "before": self.before,
         }
         with whole_file(file) as partial:
             torch.save(state, partial)
