@@ -16,6 +16,8 @@ from medept import EmbeddedPromptConfig, InputError, attach
 from medept.prompts import EmbeddedPrompt
 from medept.survey import find_attentions
 
+ANY_BATCH = ({0: torch.export.Dim("batch")},)
+
 
 def forward_by_formula(model: nn.Module, pixels: Tensor, prompts: dict[int, Tensor]) -> Tensor:
     """A timm ViT's features with equation 5 written out: concatenate, softmax, drop, multiply."""
@@ -199,14 +201,25 @@ def test_the_survey_leaves_no_trace(tiny_vit: nn.Module) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_vit.modules())
 
 
-def test_compiles_in_one_graph_and_exports(tiny_vit: nn.Module) -> None:
+def test_compiles_in_one_graph_with_its_gradients(tiny_vit: nn.Module) -> None:
     pixels = torch.randn(2, 3, 32, 32)
     handle = attach(tiny_vit, EmbeddedPromptConfig(length=5, init="uniform"))
-    handle.merge()
+    compiled = torch.compile(tiny_vit, fullgraph=True, backend="aot_eager")
+    outputs = [model(pixels) for model in (compiled, tiny_vit)]
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+    ours, expected = (torch.autograd.grad(x.square().sum(), handle.parameters()) for x in outputs)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_merged_model_compiles_in_one_graph_and_exports_for_any_batch(
+    tiny_vit: nn.Module,
+) -> None:
+    pixels = torch.randn(5, 3, 32, 32)
+    attach(tiny_vit, EmbeddedPromptConfig(length=5, init="uniform")).merge()
     expected = tiny_vit(pixels)
     compiled = torch.compile(tiny_vit, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(pixels), expected, rtol=1e-5, atol=1e-6)
-    exported = torch.export.export(tiny_vit, (pixels,)).module()
+    exported = torch.export.export(tiny_vit, (pixels[:2],), dynamic_shapes=ANY_BATCH).module()
     torch.testing.assert_close(exported(pixels), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -235,12 +248,14 @@ def test_several_adapters_are_held_and_switched(tiny_vit: nn.Module) -> None:
 def test_a_merged_model_runs_in_onnxruntime(tiny_vit: nn.Module, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    pixels = torch.randn(2, 3, 32, 32)
-    handle = attach(tiny_vit, EmbeddedPromptConfig(length=30, init="kaiming"))
-    handle.merge()
+    pixels = torch.randn(5, 3, 32, 32)
+    attach(tiny_vit, EmbeddedPromptConfig(length=30, init="kaiming")).merge()
     expected = tiny_vit(pixels).detach()
-    torch.onnx.export(tiny_vit, (pixels,), tmp_path / "model.onnx", dynamo=True, verbose=False)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    file = tmp_path / "model.onnx"
+    torch.onnx.export(
+        tiny_vit, (pixels[:2],), file, dynamo=True, verbose=False, dynamic_shapes=ANY_BATCH
+    )
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
     torch.testing.assert_close(torch.from_numpy(output), expected, rtol=1e-4, atol=1e-5)
 

@@ -15,10 +15,12 @@ logsumexp, and ds_i = -(dO . O)_i exp(s_i - logaddexp(z_i, s_i)). The same numbe
 - ``fused``: flash attention of the CPU, flash or memory-efficient attention of CUDA;
 - ``extra_key``: one more key whose logit is s and whose value is zero, on plain
   ``scaled_dot_product_attention``: any device, dropout, export;
-- ``flex``: PyTorch's FlexAttention with its logsumexp.
+- ``flex``: PyTorch's FlexAttention with its logsumexp: on CUDA, a fused kernel inside
+  ``torch.compile`` alone; on the CPU without gradients, to compare.
 
 ``auto`` takes ``fused`` where the device has such a kernel and nothing stands in its way, else
-``extra_key``; :func:`choose_kernel` tells which.
+``extra_key``, and never ``flex``, which nothing measured here has shown to be the faster;
+:func:`choose_kernel` tells which.
 """
 
 from __future__ import annotations
