@@ -74,6 +74,17 @@ def test_probe_chooses_c_by_groups(encoder: Encoder) -> None:
     assert norms["grouped"] < norms["images"] / 2
 
 
+def test_probe_chooses_c_where_folds_lack_a_class(encoder: Encoder) -> None:
+    """Patients with several classes each: a fold without one of them must not spoil the choice."""
+    random = np.random.default_rng(28)
+    targets, groups = random.integers(0, 7, 42), random.integers(0, 12, 42)
+    features = 2 * random.normal(size=(7, 48))[targets] + random.normal(size=(42, 48))
+    model = adapt(encoder, "probe", 7)
+    model.fit_features(features.astype(np.float32), targets, groups)
+    probabilities = torch.from_numpy(logits(model, features.astype(np.float32))).softmax(-1)
+    assert probabilities.max(dim=1).values.mean() > 0.8  # the strongest shrinkage gives 1/7
+
+
 def test_neighbours_equal_scikit_learn(encoder: Encoder) -> None:
     model = adapt(encoder, "knn", 3, {"k": 7})
     model.fit_features(FEATURES, TARGETS, None)

@@ -11,7 +11,8 @@ from medept.methods.features import FeatureMethod
 class Probe(FeatureMethod):
     """Logistic regression; C chosen by cross-validated log-loss over groups in the support set.
 
-    Five folds, or as many as the rarest class has groups; with fewer than two, C = 1.
+    C is one of seven values from 1e-4 to 100. Five folds, or as many as the rarest class has
+    groups; with fewer than two, C = 1.
     """
 
     name = "probe"
@@ -68,7 +69,15 @@ def _logistic_regression(features: np.ndarray, labels: np.ndarray, groups: np.nd
     if fewest < 2:
         return model.fit(features, labels)
     folds = StratifiedGroupKFold(min(5, fewest), shuffle=True, random_state=0)
-    search = GridSearchCV(
-        model, {"C": np.logspace(-4, 2, 7)}, scoring="neg_log_loss", cv=folds, error_score=-np.inf
-    )
+    search = GridSearchCV(model, {"C": np.logspace(-4, 2, 7)}, scoring=_log_likelihood, cv=folds)
     return search.fit(features, labels, groups=groups).best_estimator_
+
+
+def _log_likelihood(model, features: np.ndarray, labels: np.ndarray) -> float:  # type: ignore[no-untyped-def]
+    """Mean over the images of classes that the model has met: patients who have several classes
+    may leave one without an image to learn from, or to be scored on."""
+    met = np.isin(labels, model.classes_)
+    if not met.any():
+        return 0.0
+    columns = np.searchsorted(model.classes_, labels[met])
+    return float(model.predict_log_proba(features[met])[np.arange(met.sum()), columns].mean())
