@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from medept.adapter import (
     save_adapter,
 )
 from medept.data.images import ImageLike
-from medept.encoders import EMBEDDED, Encoder, load_encoder
+from medept.encoders import EMBEDDED, Encoder, Preprocessing, load_encoder
 from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.evaluation.decisions import decide
@@ -34,6 +35,7 @@ from medept.training.checkpoint import Checkpoint
 from medept.training.cost import duration, estimate_cost, peak_memory
 from medept.training.device import make_accelerator
 from medept.training.folds import make_folds
+from medept.training.inputs import Kept
 from medept.training.loop import Progress, predict_logits, silent, train
 from medept.training.recipes import make_recipe
 from medept.training.tuning import SearchSpace, tune
@@ -52,6 +54,22 @@ def quietly() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+@dataclass
+class _Support:
+    """The support set, and what fits to parts of it share: views, and what is computed of them."""
+
+    images: Sequence[ImageLike]
+    targets: np.ndarray
+    kept: Kept
+    _views: Views | None = None
+
+    def views(self, preprocessing: Preprocessing, crop_scale: float, seed: int) -> Views:
+        """Of all images; the encoder, the crops and the seed are those of one classifier."""
+        if self._views is None:
+            self._views = Views(self.images, preprocessing, crop_scale=crop_scale, seed=seed)
+        return self._views
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
@@ -158,29 +176,40 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         images, targets = list(X), self._targets(y, classes)
         if len(images) != len(targets):
             raise InputError(f"{len(images)} images but {len(targets)} labels were given")
-        held = np.arange(len(targets)) if groups is None else np.asarray(groups)
+        groups = None if groups is None else np.asarray(groups)
         read_settings(self.method, self.settings)  # before anything takes time
+        with Kept() as kept:
+            support = _Support(images, targets, kept)
+            self._fit(support, np.arange(len(targets)), groups, checkpoint)
+        return self
+
+    def _fit(
+        self,
+        support: _Support,
+        rows: np.ndarray,
+        groups: np.ndarray | None,
+        checkpoint: Path | None = None,
+    ) -> None:
+        """Train on some rows of the support set, whose groups (rows,) are given."""
+        targets = support.targets[rows]
+        held = rows if groups is None else groups
         accelerator = make_accelerator(self.device, self.precision)
-        found = self._tuned(images, y, held, targets) if self.tune else {}
+        found = self._tuned(support, held) if self.tune else {}
         self._build(self._parameters(found))
-        self.support_images_ = len(images)
+        self.support_images_ = len(rows)
         self.calibration_ = Calibration()
         state = None
         if checkpoint is not None:
-            key = [self.info().model_dump(), [str(x) for x in images], targets.tolist()]
+            key = [self.info().model_dump(), [str(x) for x in support.images], targets.tolist()]
             state = Checkpoint(checkpoint, key)
         folds = self._folds(targets, held)
         self.model_.to(accelerator.device)
-        self._announce(len(images), len(folds))
+        self._announce(len(rows), len(folds))
         began = time.perf_counter()
+        preprocessing = self.model_.encoder.preprocessing
         self.history_ = train(
             self.model_,
-            Views(
-                images,
-                self.model_.encoder.preprocessing,
-                crop_scale=self.recipe_.crop_scale,
-                seed=self.seed,
-            ),
+            support.views(preprocessing, self.recipe_.crop_scale, self.seed).part(rows),
             targets,
             self.recipe_,
             accelerator,
@@ -188,17 +217,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             seed=self.seed,
             progress=self._report,
             checkpoint=state,
+            kept=support.kept,
         )
         diverged = not is_finite(self.model_.trained_state())
         if self.calibrate != "none" and not diverged:
-            self.calibration_ = self._calibrated(images, y, targets, folds, found)
+            self.calibration_ = self._calibrated(support, folds, found)
         if state and accelerator.is_main_process:
             state.remove()
         if diverged:
             raise InputError("training diverged: give a smaller lr (--lr) or encoder_lr")
         took, most = time.perf_counter() - began, peak_memory() / 1e9
         logger.info("it took %s; %.1f GB of memory in all at most", duration(took), most)
-        return self
 
     @property
     def _report(self) -> Progress:
@@ -242,8 +271,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _fold(
         self,
-        X: Sequence[ImageLike],
-        y: Any,
+        support: _Support,
         parameters: dict[str, Any],
         train: np.ndarray,
         test: np.ndarray,
@@ -256,9 +284,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         fold = clone(self).set_params(
             tune=0, calibrate="none", progress=None, **self._parameters(parameters)
         )
+        fold.task_, fold.classes_ = self.task_, self.classes_
         with quietly():
-            fold.fit([X[i] for i in train], np.asarray(y)[train], classes=list(self.classes_))
-        return fold.decision_function([X[i] for i in test])
+            fold._fit(support, train, None)
+        return fold.decision_function([support.images[i] for i in test])
 
     def _parameters(self, searched: dict[str, Any]) -> dict[str, Any]:
         """Learning rates and settings: those given, and beside them what a search chose."""
@@ -275,9 +304,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _calibrated(
         self,
-        X: Sequence[ImageLike],
-        y: Any,
-        targets: np.ndarray,
+        support: _Support,
         folds: list[tuple[np.ndarray, np.ndarray]],
         parameters: dict[str, Any],
     ) -> Calibration:
@@ -286,22 +313,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             note = "no calibration: each class needs two shots, one of them to hold out"
             logger.info(note)
             return Calibration(note=note)
-        logits = np.zeros((len(targets), len(self.classes_)))
+        logits = np.zeros((len(support.targets), len(self.classes_)))
         for i, (rows, held_out) in enumerate(folds):
             self._report("calibrating", i, len(folds))
-            logits[held_out] = self._fold(X, y, parameters, rows, held_out)
+            logits[held_out] = self._fold(support, parameters, rows, held_out)
         self._report("calibrating", len(folds), len(folds))
-        return fit_calibration(self.calibrate, logits, targets)
+        return fit_calibration(self.calibrate, logits, support.targets)
 
-    def _tuned(
-        self, X: Sequence[ImageLike], y: Any, groups: np.ndarray, targets: np.ndarray
-    ) -> dict[str, Any]:
+    def _tuned(self, support: _Support, groups: np.ndarray) -> dict[str, Any]:
         """The best parameters that a search inside the support set finds."""
         rates = [name for name in ("lr", "encoder_lr") if getattr(self, name) is not None]
         return tune(
-            partial(self._fold, X, y),
+            partial(self._fold, support),
             SearchSpace(self.method, self.recipe, rates, self.settings or {}),
-            targets,
+            support.targets,
             groups,
             trials=self.tune,
             seed=self.seed,
