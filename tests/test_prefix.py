@@ -161,3 +161,13 @@ def test_the_last_block_runs_whole_where_all_tokens_are_read() -> None:
     encoder = Encoder(model, "pooled", Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
     pixels = torch.randn(2, 3, 32, 32)
     assert torch.equal(encoder(pixels), model(pixels))
+
+
+def test_part_of_a_set_has_the_views_of_the_whole() -> None:
+    preprocessing = make_encoder("timm").preprocessing
+    views = Views(IMAGES, preprocessing, crop_scale=0.5, seed=3)
+    part = views.part(np.array([4, 1]))
+    assert len(part) == 2
+    assert part.total == len(IMAGES)
+    assert torch.equal(part.random(0, 2), views.random(4, 2))
+    assert torch.equal(part.part().plain(1), views.plain(1))
