@@ -12,6 +12,7 @@ import timm
 import torch
 from transformers import ViTConfig, ViTModel
 
+from medept.classifier import FewShotClassifier
 from medept.encoders import Encoder, Preprocessing
 from medept.errors import InputError
 from medept.methods import adapt
@@ -171,3 +172,21 @@ def test_part_of_a_set_has_the_views_of_the_whole() -> None:
     assert part.total == len(IMAGES)
     assert torch.equal(part.random(0, 2), views.random(4, 2))
     assert torch.equal(part.part().plain(1), views.plain(1))
+
+
+def test_folds_share_what_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calibration's folds encode no random view again: it costs its held-out images alone."""
+    seen: list[int] = []
+    forward = Encoder.forward
+    monkeypatch.setattr(Encoder, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
+    monkeypatch.setattr("medept.classifier.estimate_cost", lambda *_: "")
+    counts = {}
+    for calibrate in ("none", "temperature"):
+        seen.clear()
+        FewShotClassifier(
+            "vit_tiny_patch16_224", "linear", encoder_weights="random", image_size=32, epochs=10,
+            calibrate=calibrate, device="cpu", precision="float32",
+        ).fit(IMAGES, TARGETS)  # fmt: skip
+        counts[calibrate] = sum(n for n in seen if n > 1)  # without the black example images
+    assert counts["none"] == 8 * len(IMAGES)
+    assert counts["temperature"] == counts["none"] + len(IMAGES)
