@@ -45,9 +45,9 @@ def bench(
         list[str] | None,
         typer.Option("--method", metavar="NAME", help="Only this of the suite's; again for more."),
     ] = None,
-    episodes: Annotated[int | None, typer.Option(help="How many support sets.")] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="How many support sets.")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Runs at a time; default: one a core.")
+        int | None, typer.Option(min=1, help="Runs at a time; default: one a core.")
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster; default: this machine.")
@@ -242,6 +242,9 @@ def _place(name: str, source: str) -> str:
     """What is read, with an absolute path, so that workers elsewhere find it.
 
     A folder that is given for a data set known by name is read as that.
+
+    Raises:
+        InputError: if there is no such file or folder, and it is not of the form KIND:NAME.
     """
     from medept.data.sources import SOURCES, named_source
 
@@ -250,4 +253,8 @@ def _place(name: str, source: str) -> str:
         found = SOURCES[name], Path(source)
     if found is not None:
         return f"{found[0].name}:{found[1].resolve()}"
-    return str(Path(source).resolve()) if Path(source).exists() else source
+    if Path(source).exists():
+        return str(Path(source).resolve())
+    if ":" not in source:
+        raise InputError(f"--data {name}={source}: no such table or folder; check the path")
+    return source
