@@ -222,6 +222,7 @@ FITTED: list[Path] = []
         (["evaluate", "FIT", "TABLE", "TABLE"], "one table or folder"),
         (["report", "TABLE_FOLDER"], "no adapter here"),
         (["bench", "magic"], "no suite 'magic'"),
+        (["bench", "local", "--data", "mine=no.csv"], "no.csv: no such table or folder"),
         (["phantoms", "colon", "--size", "1000000"], "at most 4096"),
         (["predict", "FIT", "no.png"], "no.png: no such file"),
         (["predict", "nowhere", "TABLE"], "no adapter here"),
@@ -363,6 +364,15 @@ def test_training_that_diverges_is_said(
     refuse(capsys, ["fit", str(small), "--out", str(tmp_path / "o"), "--shots", "2", "--method",
                     "linear", "--lr", "1e6", "--epochs", "30"], "diverged: .*--lr")  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["small"]
+
+
+@pytest.mark.parametrize("option", ["--episodes", "--workers"])
+def test_a_benchmark_of_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert run("bench", "quick", "--out", tmp_path / "b", option, 0) == 2
+    assert option in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_little_memory_is_said(

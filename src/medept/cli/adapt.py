@@ -389,7 +389,8 @@ def demo(
         return
     for metric in ("balanced_accuracy", "auroc"):
         shown = summary(result.runs, metric)
-        table = Table("method", *(f"{s} shots" for s in shown.columns), title=metric)
+        heads = ("1 shot" if s == 1 else f"{s} shots" for s in shown.columns)
+        table = Table("method", *heads, title=metric.replace("_", " "))
         for method, values in shown.iterrows():
             table.add_row(str(method), *values)
         results.print(table)

@@ -50,7 +50,7 @@ def bench(
         typer.Option("--method", metavar="NAME", help="Only this of the suite's; again for more."),
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option(help="Only so many of the suite's support sets.")
+        int | None, typer.Option(min=1, help="Only so many of the suite's support sets.")
     ] = None,
     setting: Annotated[
         list[str] | None,
