@@ -66,9 +66,9 @@ def run_suite(
     left = [run for name, run in runs.items() if name not in ended]
     done, failed, tabled = len(ended), sum(ended.values()), time.monotonic()
     progress("runs", done, len(runs))
+    data = {source: source.read() for source in {run.source for run in left}}
     write_suite(out, suite)
     if left:
-        data = {source: source.read() for source in {run.source for run in left}}
         with _ray(address, workers and workers * cores) as ray:
             for row in _Tasks(ray, data, workers, cores, gpus).rows(left):
                 write_row(out, row)

@@ -75,7 +75,7 @@ def copy_into(own: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> No
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in own.items()}:
-        raise InputError(f"the saved tensors {shapes} are not those of {what}")
+        raise InputError(f"what was saved does not fit: {shapes} are not those of {what}")
     for name, tensor in saved.items():
         own[name].copy_(tensor)
 
