@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/medept demo --out medept-demo
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
