@@ -47,17 +47,18 @@ class Finding:
 
 
 def unreadable(errors: dict[int, str]) -> list[Finding]:
-    if not errors:
-        return []
-    return [
-        Finding(
-            "unreadable",
-            f"{_count(len(errors), 'image')} cannot be read",
-            "Replace or remove them: a fit stops at the first of them.",
-            tuple((row,) for row in errors),
-            notes=tuple(errors.values()),
-        )
-    ]
+    return _noted(
+        "unreadable",
+        f"{_count(len(errors), 'image')} cannot be read",
+        "Replace or remove them: a fit stops at the first of them.",
+        errors,
+    )
+
+
+def _noted(kind: str, title: str, advice: str, notes: dict[int, str]) -> list[Finding]:
+    """One finding of rows, each with what is wrong with it; none where there is no row."""
+    rows = tuple((row,) for row in notes)
+    return [Finding(kind, title, advice, rows, notes=tuple(notes.values()))] if notes else []
 
 
 def constant(prints: Sequence[Fingerprint | None]) -> list[Finding]:
@@ -93,17 +94,12 @@ def unusable_masks(data: LabelledImages, seen: Sequence[tuple[int, int] | None])
             wrong[row] = f"{mask[0][0]} x {mask[0][1]} pixels, its image {size[0]} x {size[1]}"
         elif not mask[1]:
             wrong[row] = "marks nothing"
-    if not wrong:
-        return []
-    return [
-        Finding(
-            "masks",
-            f"{_count(len(wrong), 'mask')} that cannot be used",
-            "Mend or remove them with their images.",
-            tuple((row,) for row in wrong),
-            notes=tuple(wrong.values()),
-        )
-    ]
+    return _noted(
+        "masks",
+        f"{_count(len(wrong), 'mask')} that cannot be used",
+        "Mend or remove them with their images.",
+        wrong,
+    )
 
 
 def shared_groups(data: LabelledImages) -> list[Finding]:
