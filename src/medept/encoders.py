@@ -217,8 +217,9 @@ def _class_row_only(model: nn.Module) -> Iterator[None]:
 
     Nothing else of that block is read where the features are the class token. Both parts are
     added to the tokens: their one row, broadcast, is right for the class token, and the other
-    rows, which are wrong, are never looked at. Exact for timm's plain vision transformers; others
-    run whole. Attention runs whole where gates or attention are recorded.
+    rows, which are wrong, are never looked at. Keys and values are made of all tokens, the query of
+    that one. Exact for timm's plain vision transformers; others run whole. Attention runs whole
+    where gates or attention are recorded.
     """
     from timm.models.deit import VisionTransformerDistilled
     from timm.models.vision_transformer import Block, VisionTransformer
@@ -236,10 +237,14 @@ def _class_row_only(model: nn.Module) -> Iterator[None]:
 
     with ExitStack() as stack:
         prompt = getattr(last.attn, "embedded_prompt", None)
+        recording = prompt is not None and prompt.recording
         if prompt is None:
             replace_forward(last.attn, _diverted(last.attn.forward), stack)
-        elif not prompt.recording:
+        elif not recording:
             replace_forward(prompt, _of_first_row(prompt.forward), stack)
+        fused = last.attn.qkv
+        if type(fused) is nn.Linear and "forward" not in vars(fused) and not recording:
+            replace_forward(fused, _query_of_first_row(fused), stack)
         for part in (last.attn.proj, last.mlp):
             stack.callback(part.register_forward_pre_hook(first_row).remove)
         yield
@@ -271,6 +276,20 @@ def _of_first_row(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return output.expand(*output.shape[:-2], query.shape[-2], -1)
 
     return first
+
+
+def _query_of_first_row(qkv: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """A fused projection (D -> 3 D) whose query is the first token's, and stands in every row."""
+    width = qkv.out_features // 3
+
+    def project(tokens: Tensor) -> Tensor:
+        query, key_value = (
+            F.linear(rows, qkv.weight[part], None if qkv.bias is None else qkv.bias[part])
+            for rows, part in ((tokens[:, :1], slice(width)), (tokens, slice(width, None)))
+        )
+        return torch.cat([query.expand(-1, tokens.shape[1], -1), key_value], dim=-1)
+
+    return project
 
 
 def _enclosing_block(name: str) -> str:

@@ -76,13 +76,14 @@ class Prefix:
         """While it is open the encoder goes on from a state.
 
         Gives a function that takes a state and returns what to call the encoder with: one black
-        image, of which nothing goes beyond the patch embedding.
+        image, of which nothing goes beyond the patch embedding, and that is computed once.
         """
         state: list[Tensor] = []
+        black = self.encoder.example()
 
         def feed(given: Sequence[Tensor]) -> Tensor:
             state[:] = given
-            return self.encoder.example()
+            return black
 
         def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             return state[0], *arguments[1:]
@@ -95,6 +96,9 @@ class Prefix:
         with ExitStack() as stack:
             for block in self.below:
                 replace_forward(block, _pass_over, stack)
+            for module in self.encoder.modules():
+                if isinstance(module, nn.Conv2d):
+                    replace_forward(module, _known(module.forward, black), stack)
             stack.callback(self.block.register_forward_pre_hook(enter, prepend=True).remove)
             if self.prompt is not None:
                 replace_forward(self.prompt, attend, stack)
@@ -105,6 +109,21 @@ class Prefix:
 
 def _pass_over(tokens: Tensor, *_: Any, **__: Any) -> Tensor:
     return tokens
+
+
+def _known(forward: Callable[[Tensor], Tensor], black: Tensor) -> Callable[[Tensor], Tensor]:
+    """``forward``, which computes what it makes of ``black`` once."""
+    found: list[Tensor] = []
+
+    def remembered(pixels: Tensor) -> Tensor:
+        if pixels is not black:
+            return forward(pixels)
+        if not found:
+            with torch.inference_mode(False), torch.no_grad():
+                found.append(forward(pixels))
+        return found[0]
+
+    return remembered
 
 
 def _projections(attention: nn.Module) -> list[nn.Linear]:
