@@ -19,8 +19,10 @@ from medept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
 class EmbeddedPromptTuning(AdaptedEncoder):
     """Trains T * L numbers in each prompted layer, and the head.
 
-    Zu et al. train prompts by SGD at 6e-4 (``--recipe paper``), which hardly moves them; by
-    default they have AdamW and 1e-2.
+    Zu et al. start prompts near 0, so that every layer begins scaled down by T / (T + L), and train
+    them by SGD at 6e-4 (``--recipe paper``), which hardly moves them: most of what changes is that
+    start, for better or worse. By default prompts start where the encoder is what it was, and
+    AdamW moves them in earnest, after the head has been trained.
     """
 
     class Settings(EmbeddedPromptConfig, MethodSettings):
@@ -28,9 +30,11 @@ class EmbeddedPromptTuning(AdaptedEncoder):
 
     name = "ept"
     summary = "learnable prompts inside the softmax of every attention"
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-1}
+    paper: ClassVar[dict[str, Any]] = {"init": "normal"}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {
         "length": ("auto", 5, 20, 100, 400),
-        "init": ("normal", "identity"),
+        "init": ("auto", "normal"),
         "collapsed": (False, True),
         "per_head": (False, True),
     }

@@ -78,20 +78,46 @@ def train(
         stack.enter_context(frozen_held(model, accelerator))
         inputs = stack.enter_context(open_inputs(model, views, recipe, accelerator, kept, encode))
         if recipe.standardise:
-            _standardise(model, inputs, len(views), accelerator)
+            model.head.standardise(_features(model, inputs, 0, len(views), accelerator))
+        if recipe.head_epochs and model.trains_encoder:
+            _train_head(model, inputs, targets, recipe, accelerator, seed, progress)
         return _epochs(model, inputs, targets, recipe, accelerator, seed, progress, checkpoint)
 
 
-@torch.inference_mode()
-def _standardise(
-    model: AdaptedEncoder, inputs: Inputs, images: int, accelerator: Accelerator
-) -> None:
-    """Let the head standardise by the features of every image's first view."""
+@torch.no_grad()
+def _features(
+    model: AdaptedEncoder, inputs: Inputs, view: int, images: int, accelerator: Accelerator
+) -> Tensor:
+    """Features (n, D) of one view of every image, as they are now."""
     features = []
     for rows in torch.arange(images).split(EVALUATION_BATCH):
         with accelerator.autocast():
-            features.append(model.features(inputs.enter(inputs.read(0, rows))))
-    model.head.standardise(torch.cat(features))
+            features.append(model.features(inputs.enter(inputs.read(view, rows))))
+    return torch.cat(features)
+
+
+def _train_head(
+    model: AdaptedEncoder,
+    inputs: Inputs,
+    targets: np.ndarray,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Train the head alone, on the features of every view before the encoder is adapted."""
+    views = []
+    for view in range(count := min(recipe.views, recipe.epochs)):
+        views.append(_features(model, inputs, view, len(targets), accelerator))
+        progress("encoding for the head", view + 1, count)
+    known = Inputs(lambda view, rows: [views[view][rows]], lambda state: state[0])
+    alone = recipe.model_copy(update={"epochs": recipe.head_epochs, "views": count})
+    inside = model.parameter_groups()["encoder"]
+    for parameter in inside:
+        parameter.requires_grad_(False)
+    _epochs(model, known, targets, alone, accelerator, seed, silent, None)
+    for parameter in inside:
+        parameter.requires_grad_(True)
 
 
 def _epochs(

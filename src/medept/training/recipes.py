@@ -23,6 +23,9 @@ class Recipe(BaseModel):
         encoder_lr: learning rate of what is trained inside the encoder (prompts).
         weight_decay: of the head; prompts have none under ``adamw``.
         epochs: passes over the support set.
+        head_epochs: passes in which the head is trained alone, first, where a method trains inside
+            the encoder: on features as they are, which are computed once. What is trained
+            afterwards does not follow a head that knows nothing (Kumar et al., ICLR 2022).
         batch_size: images a step.
         crop_scale: smallest part of an image's area in a random resized crop; 1 keeps whole
             images (they are still flipped).
@@ -38,6 +41,7 @@ class Recipe(BaseModel):
     encoder_lr: float = Field(gt=0, le=1e6)
     weight_decay: float = Field(ge=0)
     epochs: int = Field(ge=1)
+    head_epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
     crop_scale: float = Field(gt=0, le=1)
     views: int = Field(ge=1)
@@ -50,6 +54,7 @@ PAPER = Recipe(
     encoder_lr=6e-4,
     weight_decay=1e-4,
     epochs=20,
+    head_epochs=0,
     batch_size=4,
     crop_scale=0.08,
     views=20,
@@ -63,6 +68,7 @@ MEDEPT = Recipe(
     encoder_lr=1e-2,
     weight_decay=1e-2,
     epochs=40,
+    head_epochs=40,
     batch_size=16,
     crop_scale=0.5,
     views=8,
