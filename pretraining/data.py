@@ -78,7 +78,7 @@ def accuracy(student: nn.Module, work: Path, device: str, count: int = 2000) -> 
     student.eval()
     right = 0
     for start in range(0, count, 200):
-        pixels = torch.from_numpy(images[start : start + 200]).permute(0, 3, 1, 2).float()
+        pixels = torch.from_numpy(images[start : start + 200].copy()).permute(0, 3, 1, 2).float()
         tokens = student((pixels / 127.5 - 1).to(device))
         guess = student.labels(tokens[:, 0]).argmax(1).cpu()  # type: ignore[operator]
         right += int((guess == labels[start : start + 200]).sum())
