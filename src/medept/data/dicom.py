@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 import zlib
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from medept.errors import InputError
 
@@ -31,6 +31,15 @@ FIRST_ELEMENTS = tuple(
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 MOST_INFLATED = 2**30
 """Bytes of a deflated data set; Pillow's bound on pixels is the one for all others."""
+
+JP2, J2K = b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"
+"""How a JPEG 2000 file begins, and a codestream of it."""
+SIZED = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xDE, 0xF7}
+"""The markers of JPEG and JPEG-LS that give the size of the picture."""
+
+PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
+"""Of pydicom's, the first that is there decodes. Its own decoder of run lengths goes first, because
+pylibjpeg-rle panics on damaged frames; GDCM goes last, for what no other decodes."""
 
 PERCENTILES = (1.0, 99.0)
 """The window of a grey image that names none, padding aside."""
@@ -106,8 +115,10 @@ def read_frame(file: BinaryIO, frame: int | None = None) -> np.ndarray:
     if frame is not None and not 1 <= frame <= count:
         raise InputError(f"has no frame {frame}; give one from 1 to {count}")
     index = (count - 1) // 2 if frame is None else frame - 1
-    _check_compressed_size(data, index, count)
-    stored = _decode(data, index)
+    plugin = _plugin(data.file_meta.TransferSyntaxUID)
+    if plugin:
+        _check_compressed_size(data, index, count)
+    stored = _decode(data, index, plugin)
     if data.get("SamplesPerPixel", 1) == 3 or data.PhotometricInterpretation == "PALETTE COLOR":
         return _colour(data, stored)
     return _grey(data, stored, index)
@@ -202,16 +213,52 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_compressed_size(data: Any, index: int, count: int) -> None:
-    """Refuse a compressed frame with more pixels than the file says: decoders believe the frame."""
-    syntax = data.file_meta.TransferSyntaxUID
-    if not syntax.is_encapsulated or syntax == _pydicom().uid.RLELossless:
+    """Refuse a compressed frame of more pixels than are allowed: decoders believe the frame.
+
+    Run lengths (RLE) are decoded to what the file says, and cannot grow to more than 64 times it.
+    """
+    if data.file_meta.TransferSyntaxUID == _pydicom().uid.RLELossless:
         return
+    frame = _pydicom().encaps.get_frame(data.PixelData, index, number_of_frames=count)
     try:
-        frame = _pydicom().encaps.get_frame(data.PixelData, index, number_of_frames=count)
-        with Image.open(BytesIO(frame), formats=("JPEG", "JPEG2000")) as picture:
-            _check_size(*picture.size)
-    except (UnidentifiedImageError, ValueError, EOFError):  # the decoder will say more
-        return
+        width, height, components = coded_size(frame)
+    except (IndexError, struct.error) as error:
+        raise InputError("damaged (its frame has no header); remove or replace it") from error
+    _check_size(width, height)
+    if components > 4:
+        raise InputError(f"a frame of {components} components is no picture; remove it")
+
+
+def coded_size(frame: bytes) -> tuple[int, int, int]:
+    """Width, height and components as the header of a JPEG, JPEG-LS or JPEG 2000 frame has them.
+
+    Raises:
+        IndexError, struct.error: if it has no such header.
+    """
+    if frame.startswith(JP2):
+        frame = _codestream(frame)
+    if frame.startswith(J2K):
+        right, lower, left, upper = struct.unpack_from(">4I", frame, 8)
+        return right - left, lower - upper, *struct.unpack_from(">H", frame, 40)
+    place = 2
+    while frame[place] == 0xFF:
+        marker = frame[place + 1]
+        if marker in SIZED:
+            height, width, components = struct.unpack_from(">HHB", frame, place + 5)
+            return width, height, components
+        place += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", frame, place + 2)[0]
+    raise IndexError
+
+
+def _codestream(file: bytes) -> bytes:
+    """The frame in a JPEG 2000 file that stands where a frame should; pydicom looks for it too."""
+    place = 12  # after the signature
+    while file[place + 4 : place + 8] != b"jp2c":
+        length = int.from_bytes(file[place : place + 4], "big")
+        if length < 8 or place + length > len(file):
+            raise IndexError
+        place += length
+    return file[place + 8 :]
 
 
 def _check_inflated_size(file: BinaryIO) -> None:
@@ -227,18 +274,36 @@ def _check_inflated_size(file: BinaryIO) -> None:
     file.seek(0)
 
 
-def _decode(data: Any, index: int) -> np.ndarray:
+def _decode(data: Any, index: int, plugin: str) -> np.ndarray:
     """Stored values of a frame; YBR comes as RGB."""
-    pydicom, syntax = _pydicom(), data.file_meta.TransferSyntaxUID
-    # pylibjpeg-rle, which pydicom prefers to its own decoder, panics on damaged frames
-    plugin = "pydicom" if syntax == pydicom.uid.RLELossless else ""
+    pydicom = _pydicom()
     try:
         return pydicom.pixels.pixel_array(data, index=index, decoding_plugin=plugin)
     except (RuntimeError, NotImplementedError) as error:
+        syntax = data.file_meta.TransferSyntaxUID
+        more = syntax in pydicom.uid.JPEGTransferSyntaxes and plugin != "pylibjpeg"
         raise InputError(
-            f"its compression ({syntax.name}) cannot be decoded; pip install 'medept[dicom]', "
-            "or replace the file if it is damaged"
+            f"damaged, or compressed ({syntax.name}) in a way that {plugin} cannot decode; replace "
+            "it" + (", or install pylibjpeg-libjpeg, which is under the GPL-3.0" if more else "")
         ) from error
+
+
+def _plugin(syntax: Any) -> str:
+    """What decodes this compression; empty for none."""
+    if not syntax.is_encapsulated:
+        return ""
+    try:
+        there = _pydicom().pixels.get_decoder(syntax).available_plugins
+    except NotImplementedError as error:
+        raise InputError(
+            f"{syntax.name} is no compression that is read here; store it in another"
+        ) from error
+    for plugin in PLUGINS:
+        if plugin in there:
+            return plugin
+    raise InputError(
+        f"no decoder of its compression ({syntax.name}) is installed: pip install 'medept[dicom]'"
+    )
 
 
 def _colour(data: Any, stored: np.ndarray) -> np.ndarray:
