@@ -1,7 +1,9 @@
 """MedMNIST v2 (Yang et al., Scientific Data 2023), read by its own package, at each of its sizes.
 
 ``medmnist-blood:FOLDER`` is BloodMNIST of 28 pixels, ``medmnist-blood-224:FOLDER`` that of 224,
-from the .npz files that the package downloads. The three-dimensional sets are not images.
+from the .npz files that the package downloads. Of the volumes of the three-dimensional sets
+(``medmnist-organ3d:FOLDER``) the middle slice along the first axis stands for the whole, as the
+middle frame does for a DICOM file: an image a volume, so that what is counted are volumes.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from medept.data.sources.base import Source, require
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 
-SIZES = (28, 64, 128, 224)
 FLAT = ("path", "chest", "derma", "oct", "pneumonia", "retina", "breast", "blood", "tissue",
         "organa", "organc", "organs")  # fmt: skip
+VOLUMES = ("organ", "nodule", "adrenal", "fracture", "vessel", "synapse")
+SIZES = {**dict.fromkeys(FLAT, (28, 64, 128, 224)), **{f"{name}3d": (28, 64) for name in VOLUMES}}
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class MedMNIST(Source):
         labels = np.concatenate([part.labels for part in parts.values()])
         many = info["task"].startswith("multi-label")
         return LabelledImages(
-            images=tuple(image for part in parts.values() for image in part.imgs),
+            images=tuple(image for part in parts.values() for image in self._pictures(part.imgs)),
             names=tuple(
                 f"{split}{i}" for split, part in parts.items() for i in range(len(part.imgs))
             ),
@@ -56,6 +59,10 @@ class MedMNIST(Source):
             classes=tuple(info["label"][str(i)] for i in range(len(info["label"]))),
             splits=np.repeat(list(parts), [len(part.imgs) for part in parts.values()]),
         )
+
+    def _pictures(self, images: np.ndarray) -> np.ndarray:
+        """(n, S, S) or (n, S, S, 3) as they are; of volumes (n, S, S, S) the middle slices."""
+        return images[:, (self.size - 1) // 2].copy() if self.flag.endswith("3d") else images
 
 
 def _package() -> Any:
@@ -66,13 +73,15 @@ def _package() -> Any:
     return medmnist
 
 
-SOURCES = tuple(
-    MedMNIST(
+def _source(name: str, size: int) -> MedMNIST:
+    flat, volumes, _ = name.partition("3d")
+    title = f"{flat.capitalize()}MNIST{volumes.upper()}, {size} pixels"
+    return MedMNIST(
         f"medmnist-{name}" + ("" if size == 28 else f"-{size}"),
-        f"{name.capitalize()}MNIST, {size} pixels",
-        f"{name}mnist",
+        f"{title}: the middle slice of each volume" if volumes else title,
+        f"{flat}mnist{volumes}",
         size,
     )
-    for name in FLAT
-    for size in SIZES
-)
+
+
+SOURCES = tuple(_source(name, size) for name, sizes in SIZES.items() for size in sizes)
