@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from test_cli import run
 
 from medept import FewShotClassifier
 from medept.benchmark import runner
@@ -147,6 +148,28 @@ def test_a_benchmark_killed_in_the_middle_goes_on(suite_file: Path, tmp_path: Pa
         assert rows[column].notna().all(), column
     again = rows[rows.label == "linear"].groupby(["shots", "episode"]).size()
     assert (again == 1).all()
+
+
+def test_the_command_says_that_runs_failed(
+    suite_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, after every table is written; so a script that goes on stops."""
+    broken, out = tmp_path / "broken.safetensors", tmp_path / "out"
+    broken.write_bytes(b"no weights")
+    encoders = f"- name: embedded\n- {{name: vit_tiny_patch16_224, weights: {broken}}}"
+    suite_file.write_text(f"{SUITE}encoders:\n{encoders}\n")
+    command = ["bench", suite_file, "--out", out, "--method", "knn", "--episodes", "1",
+               "--set", "shots=[1]", "--workers", "1"]  # fmt: skip
+    assert run(*command) == 1
+    told = capfd.readouterr().err
+    assert "1 of 2 runs failed, the first of them knn on colon" in told
+    assert "broken.safetensors: not a readable safetensors file" in told
+    assert f"{out}/results.parquet. --retry does" in told
+    assert sorted(pd.read_parquet(out / "results.parquet").error != "") == [False, True]
+    assert run("report", out) == 0
+    assert "broken.safetensors" in (out / "report.html").read_text()
+    assert run(*command, "--json") == 1, "it failed before, and was not done again"
+    assert json.loads(capfd.readouterr().out)["failed"] == 1
 
 
 # --- one run, without Ray --------------------------------------------------------------------

@@ -73,7 +73,10 @@ def bench(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a benchmark: data sets, methods, shots, episodes; resumable; on one machine or many."""
+    """Run a benchmark: data sets, methods, shots, episodes; resumable; on one machine or many.
+
+    Exit code 1 where a run failed.
+    """
     from medept.benchmark.run import DataSpec
     from medept.benchmark.suite import read_suite, shipped_names
 
@@ -109,15 +112,22 @@ def bench(
             retry=retry,
             progress=report,
         )
-    failed = int((rows["error"] != "").sum())
+    failed = rows[rows["error"] != ""]
     if as_json:
-        print_json({"out": str(out), "runs": len(rows), "failed": failed})
+        print_json({"out": str(out), "runs": len(rows), "failed": len(failed)})
     else:
-        again = "; --retry does them again" if failed else ""
         notes.print(
-            f"{len(rows)} runs, {failed} of them failed{again}. Written to {out}/results.parquet\n"
-            f"Next: medept report {out}"
+            f"{len(rows)} runs. Written to {out}/results.parquet\nNext: medept report {out}"
         )
+    if len(failed):
+        first = failed.iloc[0]
+        notes.print(
+            f"{len(failed)} of {len(rows)} runs failed, the first of them {first['label']} on "
+            f"{first['data']}: {first['error'].splitlines()[-1]}\nTracebacks are in the "
+            f"column error of {out}/results.parquet. --retry does these runs again.",
+            markup=False,
+        )
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=COMPARE)
