@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from test_cli import run
 
@@ -111,6 +112,46 @@ def test_work_is_shared_and_what_fails_is_a_row(
         run_suite(other, out)
 
 
+def test_ray_that_does_not_start_in_time_is_started_again() -> None:
+    class Slow:
+        starts = ends = 0
+
+        def init(self, **_: Any) -> None:
+            self.starts += 1
+            if self.starts < 3:
+                raise Exception("The current node timed out during startup. This could happen")
+
+        def shutdown(self) -> None:
+            self.ends += 1
+
+    slow = Slow()
+    runner._start(slow, "local", {})
+    assert (slow.starts, slow.ends) == (3, 2)
+    slow.starts = -9
+    with pytest.raises(InputError, match="too busy; give the same command again"):
+        runner._start(slow, "local", {})
+
+
+def test_ray_outlasts_a_pause_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked whether it is alive each tenth of a second, and stopped for much longer than that."""
+    hasty = {
+        "health_check_period_ms": 100,
+        "health_check_timeout_ms": 100,
+        "health_check_initial_delay_ms": 0,
+        "raylet_liveness_self_check_interval_ms": 200,
+    }
+    monkeypatch.setattr(runner, "PATIENT", hasty | runner.PATIENT)
+    with runner._ray(None, 1) as started:
+        task = started.remote(lambda: 1)
+        assert started.get(task.remote()) == 1
+        raylet = next(p for p in psutil.Process().children() if p.name() == "raylet")
+        raylet.suspend()
+        time.sleep(5)
+        raylet.resume()
+        time.sleep(1)
+        assert started.get(task.remote()) == 1
+
+
 def test_data_that_cannot_be_read_are_told_before_anything_runs(
     suite_file: Path, tmp_path: Path
 ) -> None:
@@ -151,9 +192,13 @@ def test_a_benchmark_killed_in_the_middle_goes_on(suite_file: Path, tmp_path: Pa
 
 
 def test_the_command_says_that_runs_failed(
-    suite_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    suite_file: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Exit code 1, after every table is written; so a script that goes on stops."""
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # no cluster is asked unless by --address
     broken, out = tmp_path / "broken.safetensors", tmp_path / "out"
     broken.write_bytes(b"no weights")
     encoders = f"- name: embedded\n- {{name: vit_tiny_patch16_224, weights: {broken}}}"

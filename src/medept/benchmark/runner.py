@@ -28,6 +28,13 @@ from medept.training.loop import Progress, silent
 
 ATTEMPTS = 2
 SECONDS_BETWEEN_TABLES = 20.0
+STARTS = 3
+"""Ray gives its processes 30 seconds to start, which they may need on a busy machine."""
+
+PATIENT = {"health_check_failure_threshold": 1000}
+"""Of Ray on this machine alone. It would end this process, without a word, after a minute without
+an answer from itself, as when the machine is busy or was asleep; there is no other to go on."""
+
 NAMED_BY = ("encoder", "data", "label", "shots", "episode", "seed")
 """What tells runs apart in a report."""
 
@@ -106,16 +113,36 @@ def _ray(address: str | None, cores: int | None) -> Iterator[Any]:
     except ImportError as error:
         raise InputError("medept bench needs an extra: pip install 'medept[bench]'") from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        options |= {"include_dashboard": False, "num_cpus": cores}
+    if address is None:  # not what RAY_ADDRESS or an earlier `ray start` says
+        options |= {"include_dashboard": False, "num_cpus": cores, "_system_config": PATIENT}
     try:
-        ray.init(address=address, **options)
+        _start(ray, address or "local", options)
     except ConnectionError as error:
         raise InputError(f"no Ray cluster answers at {address}: {error}") from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, address: str, options: dict[str, Any]) -> None:
+    """Start or join Ray; where it took too long to start, try again.
+
+    Raises:
+        InputError: if it took too long each time.
+    """
+    for _ in range(STARTS):
+        try:
+            ray.init(address=address, **options)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise InputError(
+        f"Ray did not start in {STARTS} times 30 seconds: this machine is too busy; give the same "
+        "command again when it is less so"
+    )
 
 
 class _Tasks:
