@@ -16,7 +16,7 @@ from medept.classifier import FewShotClassifier
 from medept.encoders import Encoder, Preprocessing
 from medept.errors import InputError
 from medept.methods import adapt
-from medept.training import inputs
+from medept.training import inputs, views
 from medept.training.device import make_accelerator
 from medept.training.loop import train
 from medept.training.prefix import Prefix, find_prefix
@@ -166,12 +166,13 @@ def test_the_last_block_runs_whole_where_all_tokens_are_read() -> None:
 
 def test_part_of_a_set_has_the_views_of_the_whole() -> None:
     preprocessing = make_encoder("timm").preprocessing
-    views = Views(IMAGES, preprocessing, crop_scale=0.5, seed=3)
-    part = views.part(np.array([4, 1]))
+    whole = Views(IMAGES, preprocessing, crop_scale=0.5, seed=3)
+    part = whole.part(np.array([4, 1]))
     assert len(part) == 2
     assert part.total == len(IMAGES)
-    assert torch.equal(part.random(0, 2), views.random(4, 2))
-    assert torch.equal(part.part().plain(1), views.plain(1))
+    assert torch.equal(part.random(0, 2), whole.random(4, 2))
+    assert torch.equal(part.first(1, 3), torch.stack([whole.random(1, v) for v in range(3)]))
+    assert torch.equal(part.part().plain(1), whole.plain(1))
 
 
 def test_folds_share_what_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,3 +191,34 @@ def test_folds_share_what_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
         counts[calibrate] = sum(n for n in seen if n > 1)  # without the black example images
     assert counts["none"] == 8 * len(IMAGES)
     assert counts["temperature"] == counts["none"] + len(IMAGES)
+
+
+@pytest.mark.parametrize("method", ["linear", "partial", "full"])
+def test_an_image_is_decoded_once_for_all_its_views(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little room there is to keep it."""
+    read: list[int] = []
+    original = views.read_image
+    monkeypatch.setattr(views, "read_image", lambda one: read.append(id(one)) or original(one))
+    monkeypatch.setattr(views._Decoded, "room", 0)
+    train_once("timm", method, {})
+    assert sorted(read) == sorted(map(id, IMAGES))
+
+
+def test_large_images_are_reduced_before_views_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the views are of the whole picture, so that they can be compared, nothing is lost."""
+    preprocessing = make_encoder("timm").preprocessing
+    y, x = np.mgrid[:1152, :1152]
+    waves = np.stack([np.sin(x / 60), np.cos(y / 45), np.sin((x + y) / 70)], axis=-1)
+    noise = np.random.default_rng(0).normal(0, 20, waves.shape)
+    large, small = np.clip(128 + 60 * waves + noise, 0, 255).astype(np.uint8), IMAGES[0]
+    ours = Views([small, large], preprocessing)
+    ours_small, ours_large = ours.first(0, 4), ours.first(1, 4)
+    assert sum(image.width for image in ours._decoded.values()) == 40 + 1152 // 18
+    monkeypatch.setattr(views, "CUT_FROM", float("inf"))
+    whole = Views([small, large], preprocessing)
+    assert torch.equal(ours_small, whole.first(0, 4))
+    for one, other in zip(ours_large, whole.first(1, 4), strict=True):
+        error = min((one - seen).abs().mean() for seen in (other, other.flip(-1)))
+        assert error < 0.1 * one.std()

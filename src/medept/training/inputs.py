@@ -127,7 +127,7 @@ def open_inputs(
     def stored(what: Hashable, function: Callable[[Tensor], State]) -> Callable[..., State]:
         key = (what, count, recipe.crop_scale, *frozen)
         stores = kept.get(key, count * views.total, lambda: encode(function, count))
-        return lambda view, rows: [s[view * views.total + views.numbers[rows]] for s in stores]
+        return lambda view, rows: [s[count * views.numbers[rows] + view] for s in stores]
 
     def first(state: State) -> Tensor:
         return state[0].to(accelerator.device)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EVALUATION_BATCH = 32
+
+READERS = min(EVALUATION_BATCH, os.cpu_count() or 1)
+"""Threads that decode images while others are computed."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -206,10 +209,11 @@ def predict_logits(
     progress: Progress = silent,
 ) -> np.ndarray:
     """Outputs (n, C), float32, of ``model`` for every image as it is evaluated."""
+    images = ahead(views.plain, range(len(views)), threads=READERS, most=2 * EVALUATION_BATCH)
     with frozen_held(model, accelerator):
         rows = [
             output.float().cpu().numpy()
-            for output in _batches(model, views.plain, len(views), accelerator, "reading", progress)
+            for output in _batches(model, images, len(views), accelerator, "reading", progress)
         ]
     return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 
@@ -221,25 +225,23 @@ def _encode_views(
     accelerator: Accelerator,
     progress: Progress,
 ) -> Iterator[State]:
-    """``function`` of the first ``count`` random views, view by view, image by image."""
-    jobs = [(index, view) for view in range(count) for index in range(len(views))]
-    return _batches(
-        function, lambda i: views.random(*jobs[i]), len(jobs), accelerator, "encoding", progress
-    )
+    """``function`` of the first ``count`` random views, image by image, view by view."""
+    draw = partial(views.first, count=count)
+    drawn = ahead(draw, range(len(views)), threads=READERS, most=2 * READERS)
+    images = chain.from_iterable(drawn)
+    return _batches(function, images, count * len(views), accelerator, "encoding", progress)
 
 
 @torch.inference_mode()
 def _batches(
     model: Callable[[Tensor], T],
-    read: Callable[[int], Tensor],
+    images: Iterator[Tensor],
     count: int,
     accelerator: Accelerator,
     what: str,
     progress: Progress,
 ) -> Iterator[T]:
-    """``model`` of images in batches; the next one is decoded while this one is computed."""
-    threads = min(EVALUATION_BATCH, os.cpu_count() or 1)
-    images = ahead(read, range(count), threads=threads, most=2 * EVALUATION_BATCH)
+    """``model`` of ``count`` images (3, H, W) in batches, with its progress."""
     for start in range(0, count, EVALUATION_BATCH):
         batch = list(islice(images, EVALUATION_BATCH))
         with accelerator.autocast():

@@ -6,7 +6,7 @@ views in the same order, and a view that was encoded once never has to be encode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from threading import Lock
 
@@ -20,6 +20,10 @@ from medept.encoders import Preprocessing
 
 MEMORY_FOR_DECODED_IMAGES = 2**30
 """Bytes of decoded images that are kept; beyond them an image is decoded again when needed."""
+
+CUT_FROM = 2.0
+"""Random views of large images are cut from a reduced one, in which the smallest crop has at least
+so many times the encoder's pixels a side: of 12 megapixels, at 224 pixels, means of 4 x 4."""
 
 _DRAWING = Lock()
 """Held while a view is drawn: torchvision draws from the one generator of the process."""
@@ -48,6 +52,7 @@ class Views:
         self._decoded = _Decoded()
         self._evaluation = preprocessing.evaluation()
         self._training = preprocessing.training(crop_scale)
+        self._least = [CUT_FROM * side / crop_scale**0.5 for side in preprocessing.size]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -66,33 +71,46 @@ class Views:
 
     def plain(self, index: int) -> Tensor:
         """The image as the encoder is evaluated on it: (3, H, W)."""
-        return self._evaluation(self._read(int(self.numbers[index])))
+        return self._evaluation(self._read(int(self.numbers[index]), whole=True))
 
     def random(self, index: int, view: int) -> Tensor:
         """Random view number ``view`` of the image: (3, H, W)."""
-        number = int(self.numbers[index])
-        image = self._read(number)
-        with _DRAWING, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_mix(self.seed, number, view))
-            return self._training(image)
+        return self._draw(int(self.numbers[index]), [view])[0]
+
+    def first(self, index: int, count: int) -> Tensor:
+        """The first ``count`` random views of the image, which is decoded once: (V, 3, H, W)."""
+        return torch.stack(self._draw(int(self.numbers[index]), range(count)))
 
     def random_batch(self, rows: Tensor, view: int) -> Tensor:
         """That view of several images: (B, 3, H, W)."""
         return torch.stack([self.random(i, view) for i in rows.tolist()])
 
-    def _read(self, number: int) -> Image.Image:
-        image = self._decoded.get(number)
+    def _draw(self, number: int, views: Iterable[int]) -> list[Tensor]:
+        image = self._read(number, whole=False)
+        drawn = []
+        for view in views:
+            with _DRAWING, torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_mix(self.seed, number, view))
+                drawn.append(self._training(image))
+        return drawn
+
+    def _read(self, number: int, *, whole: bool) -> Image.Image:
+        image = self._decoded.get((number, whole))
         if image is None:
             image = read_image(self._images[number])
+            height, width = self._least
+            factor = int(min(image.height / height, image.width / width))
+            if factor > 1 and not whole:
+                image = image.reduce(factor)
             size = 3 * image.width * image.height
             if size <= self._decoded.room:
-                self._decoded[number] = image
+                self._decoded[number, whole] = image
                 self._decoded.room -= size
         return image
 
 
-class _Decoded(dict[int, Image.Image]):
-    """Decoded images by number, and the bytes that there is room for still."""
+class _Decoded(dict[tuple[int, bool], Image.Image]):
+    """Decoded images by number, whole or for crops, and the bytes that there is room for still."""
 
     room = MEMORY_FOR_DECODED_IMAGES
 
