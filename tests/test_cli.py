@@ -72,6 +72,15 @@ def test_fit_writes_all_its_files(fitted: Path) -> None:
     assert "http" not in card
 
 
+@pytest.mark.parametrize("method", ["probe", "knn", "prototype"])
+def test_a_method_without_epochs_has_no_history(table: Path, tmp_path: Path, method: str) -> None:
+    out = tmp_path / method
+    assert run("fit", table, "--out", out, "--shots", 2, "--method", method) == 0
+    files = {p.name for p in out.iterdir()}
+    assert "adapter.json" in files
+    assert "history.csv" not in files
+
+
 def test_metrics_are_those_of_the_predictions(fitted: Path) -> None:
     metrics = json.loads((fitted / "metrics.json").read_text())
     rows = pd.read_csv(fitted / "predictions.csv")
