@@ -392,7 +392,7 @@ def test_too_little_memory_is_said(
 
     monkeypatch.setattr("medept.classifier.train", exhausted)
     refuse(capsys, ["fit", str(small), "--out", str(tmp_path / "o"), "--shots", "1"],
-           "not enough memory .*--batch-size")  # fmt: skip
+           "not enough memory .*micro_batch=4")  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["small"]
 
 
