@@ -91,7 +91,7 @@ def test_memory_is_what_a_step_takes(method: str, micro_batch: int | None, preci
         logits.float().sum().backward()
     held = np.cumsum([e.nbytes() for e in seen.profiler.kineto_results.events()
                       if e.name() == "[memory]"])  # fmt: skip
-    assert found.memory == pytest.approx(held.max(), rel=1 / 3)
+    assert found.memory - cost.LIBRARIES == pytest.approx(held.max(), rel=1 / 3)
 
 
 def test_large_stores_are_said_to_be_in_a_file() -> None:

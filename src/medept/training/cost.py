@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
+from medept.encoders import Encoder
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.training.device import frozen_held
@@ -32,8 +34,12 @@ T = TypeVar("T")
 TRIED = 4
 """Images in the step that is tried, at most, where it runs on the CPU."""
 
-AT_ONCE = 12
-"""Numbers that a block holds at once where nothing has gradients, per token and width."""
+AT_ONCE = 3
+"""Tensors as large as the largest, an MLP's hidden one, that are held at once without gradients."""
+
+LIBRARIES = 130_000_000
+"""Bytes that libraries take at their first step, and what their allocator holds beside: measured,
+ViT-Ti and ViT-B, in float32 and bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +76,17 @@ def estimate_cost(
     tried = at_once if accelerator.device.type == "cuda" else min(at_once, TRIED)
     pixels = encoder.example().expand(tried, -1, -1, -1)
     again = max(0, folds - 1)  # each fold trains on all images but its own part
-    number = 4 if accelerator.mixed_precision == "no" else 2
-    encoding = AT_ONCE * EVALUATION_BATCH * encoder.sites[0].tokens * encoder.width * number
     with frozen_held(model, accelerator):
-        memory = views.decoded_bytes() + 2 * _held_in_bfloat16(model)
-        _, forward = _timed(lambda: _without_gradients(encoder, pixels, accelerator))
+        memory = LIBRARIES + views.decoded_bytes() + 2 * _held_in_bfloat16(model)
+        largest, forward = _timed(lambda: _forward(encoder, pixels, accelerator))
+        encoding = AT_ONCE * largest * EVALUATION_BATCH // tried
         if isinstance(model, FeatureMethod):
             return Cost(images / tried * forward * (1 + folds), memory + encoding, 0)
         plan, count = make_plan(model, recipe, accelerator), min(recipe.views, recipe.epochs)
         state: State = [pixels]
         once, stored = 0.0, 0
         if keep := plan.keep:
-            state, once = _timed(lambda: _without_gradients(keep, pixels, accelerator))
+            state, once = _timed(lambda: _kept(keep, pixels, accelerator))
             stored = sum(part[0].numel() * part.element_size() for part in state) * count * images
         with plan.resumed() as feed:
             saved, step = _timed(lambda: _step(model, feed(state), accelerator))
@@ -93,9 +98,24 @@ def estimate_cost(
 
 
 @torch.no_grad()
-def _without_gradients(run: Callable[[Tensor], T], pixels: Tensor, accelerator: Accelerator) -> T:
+def _forward(encoder: Encoder, pixels: Tensor, accelerator: Accelerator) -> int:
+    """Features; the bytes of the largest tensor on the way to them."""
+    largest = 0
+
+    def look(_: nn.Module, __: Any, output: Any) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.numel() * output.element_size())
+
+    with register_module_forward_hook(look), accelerator.autocast():
+        encoder(pixels)
+    return largest
+
+
+@torch.no_grad()
+def _kept(keep: Callable[[Tensor], State], pixels: Tensor, accelerator: Accelerator) -> State:
     with accelerator.autocast():
-        return run(pixels)
+        return keep(pixels)
 
 
 def _step(model: AdaptedEncoder, given: Tensor, accelerator: Accelerator) -> int:
