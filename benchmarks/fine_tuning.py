@@ -44,15 +44,14 @@ from medept.prompts import EmbeddedPrompt
 from medept.training.device import fast_bfloat16, make_accelerator
 from medept.training.loop import predict_logits, train
 from medept.training.prefix import find_prefix
-from medept.training.recipes import Recipe
+from medept.training.recipes import PAPER, Recipe
 from medept.training.views import Views
 
 BATCH, EPOCHS = 4, 3
 SUPPORT, JOB_EPOCHS, TEST = 234, 20, 4355
 """Colon at 10 shots: images to learn from, the paper's epochs, images to evaluate on."""
 
-RECIPE = Recipe(optimizer="sgd", lr=6e-4, encoder_lr=6e-4, weight_decay=1e-4, epochs=EPOCHS,
-                batch_size=BATCH, crop_scale=0.08, views=1, standardise=False)  # fmt: skip
+RECIPE = PAPER.model_copy(update={"epochs": EPOCHS, "batch_size": BATCH, "views": 1})
 
 
 @dataclass
@@ -225,11 +224,10 @@ def step_flop(model: AdaptedEncoder, pixels: torch.Tensor) -> int:
     prefix = find_prefix(model)
     assert prefix is not None
     state = prefix.encode(pixels)
-    with (
-        prefix.resumed() as feed,
-        FlopCounterMode(display=False, custom_mapping=attention) as counter,
-    ):
-        model(feed(state)).sum().backward()
+    with prefix.resumed() as feed:
+        model(feed(state))  # after which the black image is embedded
+        with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+            model(feed(state)).sum().backward()
     return counter.get_total_flops()
 
 

@@ -52,8 +52,8 @@ def seconds(monkeypatch: pytest.MonkeyPatch, method: str, settings: dict, folds:
 def test_passes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds(monkeypatch, "probe", {}) == 10
     assert seconds(monkeypatch, "linear", {}) == 10 * (8e3 + 40e6)
-    assert seconds(monkeypatch, "ept", {"layers": "9-12"}) == 10 * (8e3 + 40e6)
-    assert seconds(monkeypatch, "ept", {}, folds=2) == 10 * (1 + 8e3 + 2 * 40e6)
+    assert seconds(monkeypatch, "ept", {"layers": "9-12"}) == 10 * (8e3 + 8 + 40e6)
+    assert seconds(monkeypatch, "ept", {}, folds=2) == 10 * (1 + 8e3 + 2 * (8 + 40e6))
     assert seconds(monkeypatch, "probe", {}, folds=3) == 4 * 10
 
 

@@ -90,8 +90,10 @@ def estimate_cost(
             stored = sum(part[0].numel() * part.element_size() for part in state) * count * images
         with plan.resumed() as feed:
             saved, step = _timed(lambda: _step(model, feed(state), accelerator))
+    head_first = count * forward if recipe.head_epochs and model.trains_encoder else 0.0
+    each = head_first + recipe.epochs * step
     held_out = forward if folds else 0.0
-    seconds = count * once + recipe.epochs * (1 + again) * step + held_out
+    seconds = count * once + (1 + again) * each + held_out
     moments = 3 if recipe.optimizer == "adamw" else 2  # and the gradient
     memory += max(encoding, saved * at_once // tried + 4 * moments * model.trainable_count())
     return Cost(images / tried * seconds, memory, stored)
