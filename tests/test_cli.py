@@ -72,6 +72,15 @@ def test_fit_writes_all_its_files(fitted: Path) -> None:
     assert "http" not in card
 
 
+@pytest.mark.parametrize("method", ["probe", "knn", "prototype"])
+def test_a_method_without_epochs_has_no_history(table: Path, tmp_path: Path, method: str) -> None:
+    out = tmp_path / method
+    assert run("fit", table, "--out", out, "--shots", 2, "--method", method) == 0
+    files = {p.name for p in out.iterdir()}
+    assert "adapter.json" in files
+    assert "history.csv" not in files
+
+
 def test_metrics_are_those_of_the_predictions(fitted: Path) -> None:
     metrics = json.loads((fitted / "metrics.json").read_text())
     rows = pd.read_csv(fitted / "predictions.csv")
@@ -383,7 +392,7 @@ def test_too_little_memory_is_said(
 
     monkeypatch.setattr("medept.classifier.train", exhausted)
     refuse(capsys, ["fit", str(small), "--out", str(tmp_path / "o"), "--shots", "1"],
-           "not enough memory .*--batch-size")  # fmt: skip
+           "not enough memory .*micro_batch=4")  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["small"]
 
 

@@ -5,42 +5,100 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.profiler import profile
 
 from medept.data.phantoms import make_phantoms, write_phantoms
 from medept.encoders import RANDOM, load_encoder
-from medept.methods import adapt
+from medept.methods import AdaptedEncoder, adapt
 from medept.training import cost
+from medept.training.device import frozen_held, make_accelerator
 from medept.training.recipes import make_recipe
+from medept.training.views import Views
 
-RECIPE = make_recipe("medept").model_copy(update={"standardise": False, "epochs": 40, "views": 8})
+RECIPE = make_recipe("medept").model_copy(update={"epochs": 40, "views": 8})
+SECONDS = {"forward": 1.0, "encode": 1e3, "step": 1e6}
+"""Of one image, told apart by their digits."""
+
+
+def make(method: str, settings: dict, size: int = 32) -> tuple[AdaptedEncoder, Views]:
+    """A method on a small encoder, and ten images of 50 x 40 pixels."""
+    encoder = load_encoder("vit_tiny_patch16_224", weights=RANDOM, image_size=size)
+    images = [np.zeros((50, 40, 3), np.uint8)] * 10
+    return adapt(encoder, method, 2, settings), Views(images, encoder.preprocessing)
 
 
 def seconds(monkeypatch: pytest.MonkeyPatch, method: str, settings: dict, folds: int = 0) -> float:
-    """Of ten images, in forward passes of one."""
-    monkeypatch.setattr(cost, "_forward_seconds", lambda *_: 1.0)
-    encoder = load_encoder("vit_tiny_patch16_224", weights=RANDOM)
-    return cost.estimate_cost(adapt(encoder, method, 2, settings), 10, RECIPE, folds).seconds
+    """Of ten images, with times that are given."""
+    left = list(SECONDS.values())
+
+    def timed(run: Callable[[], Any]) -> tuple[Any, float]:
+        return run(), cost.TRIED * left.pop(0)
+
+    model, views = make(method, settings)
+    monkeypatch.setattr(cost, "_timed", timed)
+    accelerator = make_accelerator("cpu", "float32")
+    return cost.estimate_cost(model, views, RECIPE, accelerator, folds).seconds
 
 
 def test_passes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds(monkeypatch, "probe", {}) == 10
-    assert seconds(monkeypatch, "linear", {}) == 10 * 8
-    assert seconds(monkeypatch, "ept", {}) == 10 * 40 * 2
-    upper = 10 * (8 * 2 / 3 + 40 * 2 / 3)
-    assert seconds(monkeypatch, "ept", {"layers": "9-12"}) == pytest.approx(upper)
-    assert seconds(monkeypatch, "ept", {}, folds=2) == 2 * seconds(monkeypatch, "ept", {})
+    assert seconds(monkeypatch, "linear", {}) == 10 * (8e3 + 40e6)
+    assert seconds(monkeypatch, "ept", {"layers": "9-12"}) == 10 * (8e3 + 8 + 40e6)
+    assert seconds(monkeypatch, "ept", {}, folds=2) == 10 * (1 + 8e3 + 2 * (8 + 40e6))
+    assert seconds(monkeypatch, "probe", {}, folds=3) == 4 * 10
 
 
-def test_what_is_stored_is_counted() -> None:
-    encoder = load_encoder("vit_tiny_patch16_224", weights=RANDOM)
-    found = cost.estimate_cost(adapt(encoder, "linear", 2, {}), 10, RECIPE)
-    assert found.memory == 4 * 8 * 10 * 192
+@pytest.mark.parametrize(
+    ("method", "settings", "numbers"),
+    [
+        ("probe", {}, 0),
+        ("linear", {}, 192),
+        ("lora", {}, 3 * 32 * 32),
+        ("ept", {"layers": "9-12"}, 5 * 192 + 5 * 192 + 5 * 3),
+        ("vpt", {"layers": "9-12"}, 5 * 192),
+    ],
+)
+def test_what_is_stored_is_counted(method: str, settings: dict, numbers: int) -> None:
+    """Eight views of ten images, of 4 + 1 tokens, 192 wide, in 3 heads."""
+    found = cost.estimate_cost(*make(method, settings), RECIPE, make_accelerator("cpu", "float32"))
+    assert found.stored == 4 * 8 * 10 * numbers
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("method", "micro_batch"), [("ept", None), ("ept", 2), ("lora", None)])
+def test_memory_is_what_a_step_takes(method: str, micro_batch: int | None, precision: str) -> None:
+    """Against what PyTorch's own profiler sees allocated, within a third: the features of a batch
+    of evaluation, and a step."""
+    model, views = make(method, {}, size=224)
+    recipe = RECIPE.model_copy(update={"batch_size": 8, "micro_batch": micro_batch})
+    accelerator = make_accelerator("cpu", precision)
+    found = cost.estimate_cost(model, views, recipe, accelerator)
+    pixels = torch.randn(32, 3, 224, 224)
+    with profile(profile_memory=True) as seen, frozen_held(model, accelerator):
+        with accelerator.autocast():
+            with torch.no_grad():
+                model.encoder(pixels)
+            logits = model(pixels[: micro_batch or 8])
+        logits.float().sum().backward()
+    held = np.cumsum([e.nbytes() for e in seen.profiler.kineto_results.events()
+                      if e.name() == "[memory]"])  # fmt: skip
+    assert found.memory - cost.LIBRARIES == pytest.approx(held.max(), rel=1 / 3)
+
+
+def test_large_stores_are_said_to_be_in_a_file() -> None:
+    text = str(cost.Cost(seconds=100, memory=2 * 10**9, stored=3 * 10**9))
+    assert text == (
+        "2 min, 2.0 GB of memory to compute in and 3.0 GB in a temporary file for encoded views"
+    )
 
 
 @pytest.mark.parametrize(("number", "text"), [(40, "40 s"), (180, "3 min"), (9000, "2.5 h")])
@@ -50,7 +108,8 @@ def test_durations_are_said_shortly(number: float, text: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
-    """Batches of 3 leave the second process with fewer rows, and at times with none."""
+    """Batches of 3 leave the second process with fewer rows, and at times with none; with fewer
+    parts, too, where each image is computed by itself."""
     data = make_phantoms("colon", patients=12, images_per_patient=1, size=48)
     table = write_phantoms(data, tmp_path / "data")
     options = ["-m", "medept", "fit", str(table), "--shots", "2", "--epochs", "3", "--batch-size",
@@ -59,7 +118,9 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
               "--main_process_port", "29713"]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for name, command in (("one", options), ("two", [*launch, *options])):
+    for name, command in (
+        ("one", options), ("two", [*launch, *options, "--set-recipe", "micro_batch=1"])
+    ):  # fmt: skip
         subprocess.run([sys.executable, *command, "--out", str(tmp_path / name)], check=True,
                        timeout=240, env=environment)  # fmt: skip
     one, two = (load_file(tmp_path / name / "adapter.safetensors") for name in ("one", "two"))

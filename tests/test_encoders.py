@@ -151,3 +151,41 @@ def test_an_unreachable_hub_is_an_error_with_a_remedy(monkeypatch: pytest.Monkey
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     with pytest.raises(InputError, match=r"no route to host.*--encoder-weights"):
         load_encoder(NAME)
+
+
+def saved_vit(kind: str, folder: Path):  # type: ignore[no-untyped-def]
+    """A small model of transformers, saved with all that loading it by name asks for."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    model = getattr(transformers, kind)(config).eval()
+    model.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    transformers.ViTImageProcessor(size=size).save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "ViTModel"])
+def test_two_loads_of_a_transformers_checkpoint_give_the_same_features(
+    kind: str, tmp_path: Path
+) -> None:
+    """One with a pooler, and one without, which transformers would draw anew at each load."""
+    source, pixels = saved_vit(kind, tmp_path), torch.randn(2, 3, 32, 32)
+    first, second = (load_encoder(f"transformers:{tmp_path}") for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    assert torch.equal(first(pixels), second(pixels))
+    if kind == "ViTModel":
+        torch.testing.assert_close(first(pixels), source(pixels).pooler_output)
+    else:
+        torch.testing.assert_close(source.classifier(first(pixels)), source(pixels).logits)
+
+
+def test_a_transformers_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    saved_vit("ViTModel", tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = {n: t for n, t in load_file(file).items() if "layernorm_before.weight" not in n}
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(InputError, match=r"no weights of .*layernorm_before.weight"):
+        load_encoder(f"transformers:{tmp_path}")

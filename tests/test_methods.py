@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 import timm
 import torch
@@ -69,8 +71,10 @@ KEPT = [
     ("ept", {"way": "multiply_concat"}),
     ("ept", {"way": "add"}),
     ("ept", {"way": "multiply"}),
-    ("vpt", {"deep": False}),
-    ("vpt", {"frozen": True}),
+    ("vpt", {"layers": "first"}),
+    ("vpt", {"layers": "2-3"}),
+    ("vpt", {"layers": [1, 3], "frozen": True}),
+    ("vp", {"layers": 2}),
     ("partial", {"k": 2}),
 ]
 
@@ -145,36 +149,50 @@ def test_merged_equals_unmerged(encoder: Encoder, name: str) -> None:
     torch.testing.assert_close(model(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("deep", "expected"), [(True, 3), (False, 1)])
-def test_vpt_adds_tokens_inside_and_none_outside(
-    encoder: Encoder, deep: bool, expected: int
+@pytest.mark.parametrize(
+    ("layers", "chosen", "tokens"),
+    [
+        ("all", {0, 1, 2}, [22, 22, 22, 17]),
+        ("first", {0}, [22, 22, 22, 17]),
+        ("2-3", {1, 2}, [17, 22, 22, 17]),
+        ("2", {1}, [17, 22, 22, 17]),
+        ("3", {2}, [17, 17, 22, 17]),
+        ("1,3", {0, 2}, [22, 22, 22, 17]),
+    ],
+)
+def test_vpt_is_the_papers_equations(
+    encoder: Encoder, layers: str, chosen: set[int], tokens: list[int]
 ) -> None:
-    model = adapt(encoder, "vpt", 3, {"length": 5, "deep": deep})
-    assert len(model.prompts) == expected
-    seen: list[int] = []
-    for block in encoder.blocks:
-        block.attn.register_forward_hook(lambda m, i, o: seen.append(i[0].shape[1]))
-    encoder.model.norm.register_forward_hook(lambda m, i, o: seen.append(i[0].shape[1]))
-    model(torch.randn(1, 3, 32, 32))
-    assert seen == [17 + 5, 17 + 5, 17 + 5, 17]
+    """Their equations 4 to 8 written out over the blocks, in float64; and how many tokens are in
+    each block and in the norm behind them."""
+    model, vit = adapt(encoder, "vpt", 3, {"length": 5, "layers": layers}).double(), encoder.model
+    prompts = dict(zip(sorted(chosen), model.prompts, strict=True))
+    pixels, seen = torch.randn(2, 3, 32, 32, dtype=torch.float64), []
+    with ExitStack() as stack:
+        for module in (*(block.attn for block in vit.blocks), vit.norm):
+            hook = module.register_forward_hook(lambda m, i, o: seen.append(i[0].shape[1]))
+            stack.callback(hook.remove)
+        features = encoder(pixels)
+    assert seen == tokens
+    model.remove()
 
-
-def test_vpt_prompts_reach_every_block_fresh(encoder: Encoder) -> None:
-    """Deep prompts replace those of the block before: changing the last changes the output."""
-    pixels = torch.randn(1, 3, 32, 32)
-    model = adapt(encoder, "vpt", 3, {"length": 5})
-    before = model(pixels)
-    with torch.no_grad():
-        model.prompts[-1] += torch.randn_like(model.prompts[-1])
-    assert not torch.allclose(model(pixels), before)
+    x = vit._pos_embed(vit.patch_embed(pixels))
+    token, extra, patches = x[:, :1], x[:, :0], x[:, 1:]
+    for i, block in enumerate(vit.blocks):
+        extra = prompts[i].expand(2, -1, -1) if i in prompts else extra
+        x = block(torch.cat([token, extra, patches], dim=1))
+        token, extra, patches = x[:, :1], x[:, 1:-16], x[:, -16:]
+    torch.testing.assert_close(features, vit.norm(token)[:, 0])
 
 
 def test_vpt_serves_rotary_embeddings() -> None:
     backbone = timm.create_model("eva02_tiny_patch14_224", num_classes=0, depth=2, img_size=56)
     encoder = Encoder(backbone, "eva", Preprocessing((56, 56), (0.5,) * 3, (0.5,) * 3))
-    model = adapt(encoder, "vpt", 3, {"length": 4})
+    model = adapt(encoder, "vpt", 3, {"length": 4, "layers": "2"})
+    assert [block.attn.num_prefix_tokens for block in backbone.blocks] == [1, 5]
     assert model(torch.randn(2, 3, 56, 56)).shape == (2, 3)
     model.remove()
+    assert [block.attn.num_prefix_tokens for block in backbone.blocks] == [1, 1]
     assert backbone(torch.randn(1, 3, 56, 56)).shape == (1, 192)
 
 
@@ -195,7 +213,8 @@ def test_trainable_parameters_at_the_size_of_the_paper(
     biases = layers * (3 + 1 + 4 + 1 + 2) * width + 2 * width  # and patch embedding, final norm
     table = (
         ("vpt", {"length": 10}, layers * 10 * width),
-        ("vpt", {"length": 100, "deep": False}, 100 * width),
+        ("vpt", {"length": 100, "layers": "first"}, 100 * width),
+        ("vpt", {"length": 100, "layers": "9-12"}, 4 * 100 * width),
         ("vp", {}, layers * tokens * width),
         ("lora", {"rank": 1}, layers * 2 * 2 * width),
         ("lora", {"rank": 64}, layers * 2 * 2 * width * 64),
@@ -249,6 +268,7 @@ def test_a_folded_head_is_the_same_head() -> None:
      ("lora", {"ranks": 3}, "no setting ranks .*rank, alpha.$"),
      ("ept", {"length": 0}, "at least 1"), ("ept", {"way": "divide"}, "concat"),
      ("ept", {"layers": "2-9"}, "layers 1 to 3"), ("ept", {"layers": "x"}, "cannot be read"),
+     ("vpt", {"layers": "4"}, "layers 1 to 3"),
      ("ept", {"collapsed": True, "way": "add"}, "only the way 'concat'")],
 )  # fmt: skip
 def test_clear_errors(encoder: Encoder, name: str, settings: dict, message: str) -> None:

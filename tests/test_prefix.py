@@ -32,6 +32,9 @@ UPPER = [
     ("ept", {}),
     ("ept", {"collapsed": True, "per_head": True}),
     ("ept", {"layers": "2-3", "way": "multiply_concat"}),
+    ("vpt", {"layers": "2-3", "length": 3}),
+    ("vpt", {"layers": "2", "length": 3}),
+    ("vp", {"layers": "3"}),
 ]
 IMAGES = [np.random.default_rng(i).integers(0, 255, (40, 40, 3), np.uint8) for i in range(6)]
 TARGETS = np.array([0, 1, 2, 0, 1, 2])
@@ -107,6 +110,7 @@ def test_a_file_on_the_disk_serves_as_memory_does(
         ("bias", {}),
         ("ept", {"way": "multiply_concat"}),
         ("vpt", {"length": 3}),
+        ("vpt", {"length": 3, "layers": "first"}),
         ("adapter", {}),
         ("lora", {}),
     ],

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,9 @@ from medept.training.loop import Progress, predict_logits, silent, train
 from medept.training.recipes import make_recipe
 from medept.training.tuning import SearchSpace, tune
 from medept.training.views import Views
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -204,12 +207,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             state = Checkpoint(checkpoint, key)
         folds = self._folds(targets, held)
         self.model_.to(accelerator.device)
-        self._announce(len(rows), len(folds))
-        began = time.perf_counter()
         preprocessing = self.model_.encoder.preprocessing
+        views = support.views(preprocessing, self.recipe_.crop_scale, self.seed).part(rows)
+        self._announce(views, accelerator, len(folds))
+        began = time.perf_counter()
         self.history_ = train(
             self.model_,
-            support.views(preprocessing, self.recipe_.crop_scale, self.seed).part(rows),
+            views,
             targets,
             self.recipe_,
             accelerator,
@@ -256,17 +260,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _encoder(self) -> Encoder:
         return load_encoder(self.encoder, weights=self.encoder_weights, image_size=self.image_size)
 
-    def _announce(self, images: int, folds: int) -> None:
+    def _announce(self, views: Views, accelerator: Accelerator, folds: int) -> None:
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        with quietly():
+            cost = estimate_cost(self.model_, views, self.recipe_, accelerator, folds)
         logger.info(
             "%s: %s trained parameters beside %s frozen ones; %d support images, %d epochs%s; "
             "about %s",
             self.method,
             f"{self.model_.trainable_count():,}",
             f"{self.model_.encoder_identity['parameters']:,}",
-            images,
+            len(views),
             self.recipe_.epochs,
             f", and again for {folds} folds" if folds else "",
-            estimate_cost(self.model_, images, self.recipe_, folds),
+            cost,
         )
 
     def _fold(

@@ -9,7 +9,7 @@ model (``transformers:google/vit-base-patch16-224`` or a local folder), or an op
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -364,9 +364,14 @@ def _load_transformers(name: str, weights: str | Path | None) -> Encoder:
         config = transformers.AutoConfig.from_pretrained(name)
         config = getattr(config, "vision_config", config)
         if weights is None:
-            model = transformers.AutoModel.from_pretrained(
-                name, config=config, use_safetensors=True, attn_implementation="sdpa"
+            model, found = transformers.AutoModel.from_pretrained(
+                name,
+                config=config,
+                use_safetensors=True,
+                attn_implementation="sdpa",
+                output_loading_info=True,
             )
+            _leave_out_pooler(model, found["missing_keys"])
         else:
             model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
         processor = transformers.AutoImageProcessor.from_pretrained(name).to_dict()
@@ -386,6 +391,22 @@ def _load_transformers(name: str, weights: str | Path | None) -> Encoder:
             size=(side, side), mean=tuple(mean or (0.5,) * 3), std=tuple(std or (0.5,) * 3)
         ),
     )
+
+
+def _leave_out_pooler(model: Any, missing: Collection[str]) -> None:
+    """Take away a pooler that the checkpoint has no weights of: it is drawn anew at each load.
+
+    Features are then the class token behind the final norm, which such a model's own classifier
+    reads.
+
+    Raises:
+        ValueError: if weights of another part are missing, which are drawn likewise.
+    """
+    others = sorted(name for name in missing if not name.startswith("pooler."))
+    if others:
+        raise ValueError(f"its checkpoint has no weights of {shorten(', '.join(others), 200)}")
+    if missing:
+        model.pooler = None
 
 
 def _load_open_clip(name: str, weights: str | Path | None) -> Encoder:

@@ -5,12 +5,14 @@ All of it is undone when the stack that is handed in is closed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from medept.encoders import Encoder
+from medept.survey import AttentionSite
 
 QUERY, KEY, VALUE = ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")
 
@@ -75,12 +77,12 @@ def norms(encoder: Encoder) -> list[str]:
     return [n for n, m in encoder.model.named_modules() if isinstance(m, nn.LayerNorm)]
 
 
-def add_prefix_tokens(encoder: Encoder, count: int, stack: ExitStack) -> None:
+def add_prefix_tokens(sites: Iterable[AttentionSite], count: int, stack: ExitStack) -> None:
     """Tell attentions of ``count`` tokens more that have no place on the grid.
 
     Rotary embeddings leave them alone.
     """
-    for site in encoder.sites:
+    for site in sites:
         before = getattr(site.module, "num_prefix_tokens", None)
         if isinstance(before, int):
             site.module.num_prefix_tokens = before + count  # type: ignore[assignment]

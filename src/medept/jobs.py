@@ -82,7 +82,8 @@ def fit(
         fit_support(classifier, support, checkpoint)
         classifier.save(folder)
         info = classifier.info()
-        write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
+        if classifier.history_:  # methods that are fitted at once have no epochs
+            write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
         write_table(folder / "support.csv", describe_rows(support))
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
         if evaluation:

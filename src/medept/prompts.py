@@ -14,11 +14,18 @@ same output.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor, nn
 
 from medept.attention import attention_weights, gates, prompted_attention, sink_attention
@@ -27,6 +34,11 @@ from medept.errors import InputError
 Way = Literal["concat", "multiply_concat", "add", "multiply"]
 Init = Literal["auto", "normal", "uniform", "zeros", "kaiming", "identity"]
 Kernel = Literal["auto", "formula", "fused", "extra_key", "flex"]
+Layers = Annotated[
+    str | tuple[int, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
+]
+"""A choice of layers, as :func:`parse_layers` reads it; a number is that layer alone."""
 
 IDENTITY_GATE = 0.98
 """The gate at which ``init="identity"`` starts, for logits that are all zero."""
@@ -58,7 +70,7 @@ class EmbeddedPromptConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     length: int | Literal["auto"] = "auto"
-    layers: str | tuple[int, ...] = "all"
+    layers: Layers = "all"
     way: Way = "concat"
     init: Init = "auto"
     per_head: bool = False
@@ -72,11 +84,6 @@ class EmbeddedPromptConfig(BaseModel):
         if isinstance(length, int) and length < 1:
             raise ValueError("the prompt length must be at least 1")
         return length
-
-    @field_validator("layers", mode="before")
-    @classmethod
-    def _one_layer(cls, layers: object) -> object:
-        return (layers,) if isinstance(layers, int) else layers
 
     @model_validator(mode="after")
     def _consistent(self) -> EmbeddedPromptConfig:
@@ -94,7 +101,7 @@ class EmbeddedPromptConfig(BaseModel):
         return parse_layers(self.layers, depth)
 
 
-def parse_layers(layers: str | tuple[int, ...], depth: int) -> list[int]:
+def parse_layers(layers: Layers, depth: int) -> list[int]:
     """Indices from 0 of layers named as ``"all"``, ``"first"``, ``"9-12"``, ``"1,3"`` or a list.
 
     Raises:

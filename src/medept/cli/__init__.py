@@ -30,6 +30,6 @@ def main() -> None:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         fail(
-            f"not enough memory ({error}); try a smaller --batch-size, --image-size or "
-            "--prompt-length, or another device"
+            f"not enough memory ({error}); --set-recipe micro_batch=4 fits fewer images at once, "
+            "with the same result; or try a smaller --image-size, or another device"
         )

@@ -141,8 +141,8 @@ def fit(
         typer.Option(
             "--set-recipe",
             metavar="NAME=VALUE",
-            help="Another part of the recipe: optimizer, weight_decay, crop_scale, views or "
-            "standardise; again for more.",
+            help="Another part of the recipe: optimizer, weight_decay, head_epochs, crop_scale, "
+            "views, standardise, or micro_batch (images at once); again for more.",
             rich_help_panel=TRAINING,
         ),
     ] = None,

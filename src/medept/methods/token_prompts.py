@@ -11,36 +11,44 @@ import torch
 from torch import Tensor, nn
 
 from medept.methods.base import AdaptedEncoder, MethodSettings
+from medept.prompts import Layers, parse_layers
 
 
 class TokenPrompts(AdaptedEncoder):
-    """Prompts, one parameter a prompted block, that act on the tokens that go into the block.
+    """Prompts, one parameter a chosen block, that act on the tokens that go into the block.
 
     They start uniform within sqrt(6 / (3 p^2 + D)), p the patch size in pixels, as in the code of
     Jia et al. (ECCV 2022).
     """
 
     class Settings(MethodSettings):
-        """frozen: keep the prompts at their initial values (Zu et al., table 3)."""
+        """layers: the chosen blocks, as in :class:`medept.prompts.EmbeddedPromptConfig`.
+        frozen: keep the prompts at their initial values (Zu et al., table 3)."""
 
+        layers: Layers = "all"
         frozen: bool = False
 
     settings: Settings
 
     def insert(self) -> None:
         self._hooks = ExitStack()
+        self.layers = parse_layers(self.settings.layers, len(self.encoder.blocks))
         site = self.encoder.sites[0]
         patch = self.encoder.preprocessing.size[0] // max(1, site.grid[0])
         width = _block_width(self.encoder.blocks[0])
         bound = math.sqrt(6 / (3 * patch**2 + width))
         self.prompts = nn.ParameterList(
-            torch.empty(count, width).uniform_(-bound, bound) for count in self.prompt_lengths()
+            torch.empty(self.prompt_length(layer), width).uniform_(-bound, bound)
+            for layer in self.layers
         )
         self.prompts.requires_grad_(not self.settings.frozen)
 
-    def prompt_lengths(self) -> list[int]:
-        """How many rows of width D the prompt of each prompted block has."""
+    def prompt_length(self, layer: int) -> int:
+        """How many rows of width D the prompt of this block, counted from 0, has."""
         raise NotImplementedError
+
+    def first_changed_block(self) -> int:
+        return self.layers[0]
 
     def before(self, block: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
         """Let ``change`` act on the tokens (B, T, D) that go into ``block``."""
@@ -62,7 +70,8 @@ class TokenPrompts(AdaptedEncoder):
         self._hooks.close()
 
     def inserted_state(self) -> dict[str, Tensor]:
-        return {f"prompts.{i}": prompt.detach() for i, prompt in enumerate(self.prompts)}
+        prompts = zip(self.layers, self.prompts, strict=True)
+        return {f"prompts.{layer}": prompt.detach() for layer, prompt in prompts}
 
 
 def _block_width(block: nn.Module) -> int:

@@ -11,7 +11,7 @@ from medept.methods.token_prompts import TokenPrompts
 
 
 class AddedPrompts(TokenPrompts):
-    """Trains T x D numbers for each block, added to the tokens that go into it.
+    """Trains T x D numbers for each chosen block, added to the tokens that go into it.
 
     Zu et al. say no more than that prompts are added to the tokens of all layers; the reading here
     is the deep variant of the prompt location "add" of Jia et al. (ECCV 2022), whose prompts have
@@ -22,13 +22,13 @@ class AddedPrompts(TokenPrompts):
     summary = "learnable offsets added to the tokens of every block"
     recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-3}
 
-    def prompt_lengths(self) -> list[int]:
-        return [site.tokens for site in self.encoder.sites]
+    def prompt_length(self, layer: int) -> int:
+        return self.encoder.sites[layer].tokens
 
     def insert(self) -> None:
         super().insert()
-        for block, prompt in zip(self.encoder.blocks, self.prompts, strict=True):
-            self.before(block, partial(_added, prompt))
+        for layer, prompt in zip(self.layers, self.prompts, strict=True):
+            self.before(self.encoder.blocks[layer], partial(_added, prompt))
 
 
 def _added(prompt: Tensor, tokens: Tensor) -> Tensor:

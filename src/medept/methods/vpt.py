@@ -2,9 +2,12 @@
 
 EPT's prompts steer *inside* the softmax; VPT's add keys, values and queries to it. The details are
 those of the authors' code: prompts stand after the prefix tokens (class token, registers), and
-VPT-deep puts fresh ones before every block in place of the last block's. Here they are taken out
-after the last block, so that whatever pools the tokens does not see them; the class token, which
-is all that the original reads, is the same.
+VPT-deep puts fresh ones before every block in place of what the block before made of the last ones.
+In chosen layers they are put in before the first one chosen and replaced at the others; in between,
+and after the last, they go on through the blocks like any token, as VPT-shallow's do, and as theirs
+do by default where not every layer has prompts. After the last block they are taken out, so that
+whatever pools the tokens does not see them; the class token, which is all that the original reads,
+is the same.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from medept.methods.token_prompts import TokenPrompts
 
 
 class VisualPromptTuning(TokenPrompts):
-    """Trains ``length`` tokens of width D for each prompted block (deep) or the first (shallow).
+    """Trains ``length`` tokens of width D for each chosen block.
+
+    ``layers`` is ``"all"`` for VPT-deep and ``"first"`` for VPT-shallow. In ``"9-12"`` of twelve
+    the lower two thirds are the plain encoder, and are computed once.
 
     The original has no rate of its own: with SGD it searches nine, from 0.1 to 50 for a batch of
     256, on each task's validation set. AdamW, 1e-3, is the best of 1e-4 to 1e-2 on small data.
@@ -30,10 +36,9 @@ class VisualPromptTuning(TokenPrompts):
     """
 
     class Settings(TokenPrompts.Settings):
-        """length: tokens a block. deep: before every block. frozen: keep the initial values."""
+        """length: tokens a block. layers, frozen: see :class:`TokenPrompts.Settings`."""
 
         length: int = Field(default=50, ge=1)
-        deep: bool = True
 
     name = "vpt"
     summary = "learnable tokens beside the image's"
@@ -41,15 +46,16 @@ class VisualPromptTuning(TokenPrompts):
     search: ClassVar[dict[str, tuple[Any, ...]]] = {"length": (1, 5, 10, 50, 100, 150)}
     settings: Settings
 
-    def prompt_lengths(self) -> list[int]:
-        return [self.settings.length] * (len(self.encoder.blocks) if self.settings.deep else 1)
+    def prompt_length(self, layer: int) -> int:
+        return self.settings.length
 
     def insert(self) -> None:
         super().insert()
-        for i in range(len(self.prompts)):
-            self.before(self.encoder.blocks[i], self._placing(i))
+        for i, layer in enumerate(self.layers):
+            self.before(self.encoder.blocks[layer], self._placing(i))
         self.after(self.encoder.blocks[-1], self._dropped)
-        add_prefix_tokens(self.encoder, self.settings.length, self._hooks)
+        prompted = self.encoder.sites[self.layers[0] :]
+        add_prefix_tokens(prompted, self.settings.length, self._hooks)
         self._try()
 
     @torch.no_grad()

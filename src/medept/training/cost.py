@@ -1,70 +1,159 @@
-"""What a fit will cost, before it begins: one forward pass is timed, and the rest is counted."""
+"""What a fit will cost, before it begins: one step is tried, and the rest is counted.
+
+It is one of the steps that the fit takes, on black images: in the fit's precision, with the frozen
+weights held as they will be, going on from what is computed once. It is timed, and what it keeps
+for its backward pass is weighed.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
+from medept.encoders import Encoder
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
+from medept.training.device import frozen_held
+from medept.training.inputs import IN_MEMORY, State, make_plan
+from medept.training.loop import EVALUATION_BATCH
 from medept.training.recipes import Recipe
+from medept.training.views import Views
 
-BACKWARD = 2.0
-"""Forward and backward pass of a frozen block, in forward passes: activations alone have
-gradients."""
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-ACTIVATIONS = 16
-"""Numbers that a block keeps for its backward pass, per token and width, about."""
+T = TypeVar("T")
+
+TRIED = 4
+"""Images in the step that is tried, at most, where it runs on the CPU."""
+
+AT_ONCE = 3
+"""Tensors as large as the largest, an MLP's hidden one, that are held at once without gradients."""
+
+LIBRARIES = 130_000_000
+"""Bytes that libraries take at their first step, and what their allocator holds beside: measured,
+ViT-Ti and ViT-B, in float32 and bfloat16."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds, and bytes of memory beside what the process holds already."""
+    """Of a fit.
+
+    Attributes:
+        seconds: that it takes.
+        memory: bytes in which it computes, beside what is held already.
+        stored: bytes of encoded views that are kept.
+    """
 
     seconds: float
     memory: int
+    stored: int
 
     def __str__(self) -> str:
-        return f"{duration(self.seconds)} and {self.memory / 1e9:.1f} GB more memory"
+        place = "more" if self.stored <= IN_MEMORY else "in a temporary file"
+        return (
+            f"{duration(self.seconds)}, {self.memory / 1e9:.1f} GB of memory to compute in and "
+            f"{self.stored / 1e9:.1f} GB {place} for encoded views"
+        )
 
 
-def estimate_cost(model: AdaptedEncoder, images: int, recipe: Recipe, folds: int = 0) -> Cost:
-    """Of training on ``images`` images, once whole and once for each fold without its part.
+def estimate_cost(
+    model: AdaptedEncoder, views: Views, recipe: Recipe, accelerator: Accelerator, folds: int = 0
+) -> Cost:
+    """Of training on all images of ``views``, once whole and once for each fold without its part.
 
-    Data sets that are slow to decode, and cores that others use too, make it an underestimate.
+    Images that are slow to decode, and cores that others use too, make it an underestimate.
     """
-    encoder = model.encoder
-    pixels = encoder.example().expand(min(recipe.batch_size, 4), -1, -1, -1)
-    seconds = _forward_seconds(model, pixels)
-    views, depth = min(recipe.views, recipe.epochs), max(1, len(encoder.blocks))
-    height, width = encoder.preprocessing.size
-    tokens = (height // 8) * (width // 8) if not encoder.sites else encoder.sites[0].tokens
-    stored, kept, passes = 3 * height * width, 0, 0.0
-    if isinstance(model, FeatureMethod):
-        stored, passes = encoder.width, 1.0
-    elif not model.trains_encoder:
-        stored, passes = encoder.width, float(views)
-    else:
-        below = model.first_changed_block() / depth
-        if below:
-            stored, passes = tokens * encoder.width, views * below
-        passes += recipe.epochs * BACKWARD * (1 - below)
-        kept = recipe.batch_size * tokens * encoder.width * ACTIVATIONS * round(depth * (1 - below))
-    passes += recipe.standardise
-    times = 1 + folds * (1 - 1 / folds) if folds else 1
-    return Cost(images * passes * seconds * times, 4 * (views * images * stored + kept))
+    encoder, images = model.encoder, len(views)
+    at_once = min(recipe.micro_batch or recipe.batch_size, recipe.batch_size, images)
+    tried = at_once if accelerator.device.type == "cuda" else min(at_once, TRIED)
+    pixels = encoder.example().expand(tried, -1, -1, -1)
+    again = max(0, folds - 1)  # each fold trains on all images but its own part
+    with frozen_held(model, accelerator):
+        memory = LIBRARIES + views.decoded_bytes() + 2 * _held_in_bfloat16(model)
+        largest, forward = _timed(lambda: _forward(encoder, pixels, accelerator))
+        encoding = AT_ONCE * largest * EVALUATION_BATCH // tried
+        if isinstance(model, FeatureMethod):
+            return Cost(images / tried * forward * (1 + folds), memory + encoding, 0)
+        plan, count = make_plan(model, recipe, accelerator), min(recipe.views, recipe.epochs)
+        state: State = [pixels]
+        once, stored = 0.0, 0
+        if keep := plan.keep:
+            state, once = _timed(lambda: _kept(keep, pixels, accelerator))
+            stored = sum(part[0].numel() * part.element_size() for part in state) * count * images
+        with plan.resumed() as feed:
+            saved, step = _timed(lambda: _step(model, feed(state), accelerator))
+    head_first = count * forward if recipe.head_epochs and model.trains_encoder else 0.0
+    each = head_first + recipe.epochs * step
+    held_out = forward if folds else 0.0
+    seconds = count * once + (1 + again) * each + held_out
+    moments = 3 if recipe.optimizer == "adamw" else 2  # and the gradient
+    memory += max(encoding, saved * at_once // tried + 4 * moments * model.trainable_count())
+    return Cost(images / tried * seconds, memory, stored)
 
 
-def _forward_seconds(model: AdaptedEncoder, pixels: torch.Tensor) -> float:
-    """Of one image in a small batch."""
-    with torch.inference_mode():
-        model.encoder(pixels)
+@torch.no_grad()
+def _forward(encoder: Encoder, pixels: Tensor, accelerator: Accelerator) -> int:
+    """Features; the bytes of the largest tensor on the way to them."""
+    largest = 0
+
+    def look(_: nn.Module, __: Any, output: Any) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.numel() * output.element_size())
+
+    with register_module_forward_hook(look), accelerator.autocast():
+        encoder(pixels)
+    return largest
+
+
+@torch.no_grad()
+def _kept(keep: Callable[[Tensor], State], pixels: Tensor, accelerator: Accelerator) -> State:
+    with accelerator.autocast():
+        return keep(pixels)
+
+
+def _step(model: AdaptedEncoder, given: Tensor, accelerator: Accelerator) -> int:
+    """Forward and backward; the bytes that were kept from the one for the other."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, accelerator.autocast():
+        logits = model(given)
+    logits.float().sum().backward()
+    model.zero_grad(set_to_none=True)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    return sum(size for place, size in kept.items() if place not in weights)
+
+
+def _held_in_bfloat16(model: AdaptedEncoder) -> int:
+    """The number of weights that are held in bfloat16, beside themselves in float32."""
+    return sum(p.numel() for p in model.parameters() if p.dtype == torch.bfloat16)
+
+
+def _timed(run: Callable[[], T]) -> tuple[T, float]:
+    """What it gives, and the seconds that it takes; of a second run where the first is quick."""
+    for _ in range(2):
         began = time.perf_counter()
-        model.encoder(pixels)
-        return (time.perf_counter() - began) / len(pixels)
+        result = run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        if seconds > 1:
+            break
+    return result, seconds
 
 
 def duration(seconds: float) -> str:

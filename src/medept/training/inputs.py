@@ -12,7 +12,8 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -101,6 +102,40 @@ class Kept:
         ]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is kept of each view, and how the model goes on from it.
+
+    Attributes:
+        what: its name among what other fits keep.
+        keep: pixels (B, 3, H, W) -> what is kept; None where no view is seen twice.
+        resumed: a context in which the model goes on from it; gives a function from what was kept
+            (or from the pixels, where nothing was) to what the model is called with.
+    """
+
+    what: Hashable
+    keep: Callable[[Tensor], State] | None
+    resumed: Callable[[], AbstractContextManager[Callable[[State], Tensor]]]
+
+
+def make_plan(model: AdaptedEncoder, recipe: Recipe, accelerator: Accelerator) -> Plan:
+    """As much as the method leaves unchanged, where it is needed more than once."""
+
+    def as_it_is() -> AbstractContextManager[Callable[[State], Tensor]]:
+        return nullcontext(lambda state: state[0])
+
+    if not model.trains_encoder:
+        return Plan("features", lambda pixels: [model.encoder(pixels)], as_it_is)
+    if recipe.views >= recipe.epochs:
+        return Plan("nothing", None, as_it_is)
+    with accelerator.autocast():
+        prefix = find_prefix(model)
+    if prefix is None:
+        return Plan("pixels", lambda pixels: [pixels], as_it_is)
+    what = ("state", model.first_changed_block(), model.first_changed_prompt() is not None)
+    return Plan(what, prefix.encode, prefix.resumed)
+
+
 class Inputs:
     """What steps are fed, in two parts, of which the first may run in another thread."""
 
@@ -121,29 +156,18 @@ def open_inputs(
     encode: Encode,
 ) -> Iterator[Inputs]:
     """What steps are fed. The encoder goes on from what is kept while this is open."""
+    plan = make_plan(model, recipe, accelerator)
     count = min(recipe.views, recipe.epochs)
-    frozen = (model.encoder_identity["sha256"], accelerator.mixed_precision, views.seed)
 
-    def stored(what: Hashable, function: Callable[[Tensor], State]) -> Callable[..., State]:
-        key = (what, count, recipe.crop_scale, *frozen)
-        stores = kept.get(key, count * views.total, lambda: encode(function, count))
+    def drawn(view: int, rows: Tensor) -> State:
+        return [views.random_batch(rows, view)]
+
+    def stored(keep: Callable[[Tensor], State]) -> Callable[[int, Tensor], State]:
+        frozen = (model.encoder_identity["sha256"], accelerator.mixed_precision, views.seed)
+        key = (plan.what, count, recipe.crop_scale, *frozen)
+        stores = kept.get(key, count * views.total, lambda: encode(keep, count))
         return lambda view, rows: [s[count * views.numbers[rows] + view] for s in stores]
 
-    def first(state: State) -> Tensor:
-        return state[0].to(accelerator.device)
-
-    if not model.trains_encoder:
-        yield Inputs(stored("features", lambda pixels: [model.encoder(pixels)]), first)
-        return
-    if count == recipe.epochs:  # no view is seen twice
-        yield Inputs(lambda view, rows: [views.random_batch(rows, view)], first)
-        return
-    with accelerator.autocast():
-        prefix = find_prefix(model)
-    if prefix is None:
-        yield Inputs(stored("pixels", lambda pixels: [pixels]), first)
-        return
-    what = ("state", model.first_changed_block(), model.first_changed_prompt() is not None)
-    read = stored(what, prefix.encode)
-    with prefix.resumed() as feed:
+    read = stored(plan.keep) if plan.keep else drawn
+    with plan.resumed() as feed:
         yield Inputs(read, lambda state: feed([part.to(accelerator.device) for part in state]))

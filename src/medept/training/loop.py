@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
+
+Share = tuple[Tensor, float, State]
+"""A process's rows of a batch, by what its loss counts, and what the model is fed."""
 
 EVALUATION_BATCH = 32
 
@@ -147,17 +150,14 @@ def _epochs(
         batches = torch.randperm(len(targets), generator=order).split(recipe.batch_size)
         read = partial(_read_share, inputs, epoch % recipe.views, accelerator)
         read_ahead = zip(batches, ahead(read, batches), strict=True)
-        for step, (rows, (own, weight, state)) in enumerate(read_ahead, start=epoch * steps):
+        for step, (rows, batch) in enumerate(read_ahead, start=epoch * steps):
             decay = (1 + math.cos(math.pi * step / (steps * recipe.epochs))) / 2
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * decay
-            with accelerator.autocast():
-                logits = step_model(inputs.enter(state))
-            loss = weight * loss_of(logits.float(), wanted[own])
             stepper.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
+            loss = _backward(step_model, inputs, batch, wanted, recipe.micro_batch, accelerator)
             stepper.step()
-            total += accelerator.reduce(loss.detach(), "mean").item() * len(rows)
+            total += accelerator.reduce(loss, "mean").item() * len(rows)
         history.append(
             {
                 "epoch": epoch + 1,
@@ -173,10 +173,36 @@ def _epochs(
     return history
 
 
-def _read_share(
-    inputs: Inputs, view: int, accelerator: Accelerator, rows: Tensor
-) -> tuple[Tensor, float, State]:
-    """This process's rows of a batch, by what its loss counts, and what the model is fed."""
+def _backward(
+    model: nn.Module,
+    inputs: Inputs,
+    batch: Share,
+    wanted: Tensor,
+    at_once: int | None,
+    accelerator: Accelerator,
+) -> Tensor:
+    """Add the gradient of a batch's loss, of so many images at a time; returns the loss.
+
+    A loss is a mean over images, and no image sees another: the gradients of the parts, each by
+    its share of the images, add up to that of the whole.
+    """
+    rows, weight, state = batch
+    size = min(at_once or len(rows), len(rows))
+    parts = list(zip(rows.split(size), *(tensor.split(size) for tensor in state), strict=True))
+    whole = torch.zeros((), device=accelerator.device)
+    for own, *part in parts:
+        # processes share their gradients once a batch, whatever their numbers of parts
+        shared = nullcontext() if own is parts[-1][0] else accelerator.no_sync(model)
+        with shared:
+            with accelerator.autocast():
+                logits = model(inputs.enter(part))
+            loss = weight * len(own) / len(rows) * loss_of(logits.float(), wanted[own])
+            accelerator.backward(loss)
+        whole += loss.detach()
+    return whole
+
+
+def _read_share(inputs: Inputs, view: int, accelerator: Accelerator, rows: Tensor) -> Share:
     own, weight = _share(rows, accelerator)
     return own, weight, inputs.read(view, own)
 

@@ -27,6 +27,8 @@ class Recipe(BaseModel):
             the encoder: on features as they are, which are computed once. What is trained
             afterwards does not follow a head that knows nothing (Kumar et al., ICLR 2022).
         batch_size: images a step.
+        micro_batch: how many of them are computed at once, where all do not fit into memory (None:
+            all); the gradient is that of the whole batch.
         crop_scale: smallest part of an image's area in a random resized crop; 1 keeps whole
             images (they are still flipped).
         views: distinct random views per image; epoch e sees view e modulo ``views``.
@@ -43,6 +45,7 @@ class Recipe(BaseModel):
     epochs: int = Field(ge=1)
     head_epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
     crop_scale: float = Field(gt=0, le=1)
     views: int = Field(ge=1)
     standardise: bool

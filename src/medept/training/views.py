@@ -69,6 +69,11 @@ class Views:
         part.numbers = whole if rows is None else self.numbers[torch.as_tensor(rows)]
         return part
 
+    def decoded_bytes(self) -> int:
+        """Of decoded images that are kept in the end, if all are as large as the first."""
+        first = self._read(int(self.numbers[0]), whole=False)
+        return min(self.total * 3 * first.width * first.height, MEMORY_FOR_DECODED_IMAGES)
+
     def plain(self, index: int) -> Tensor:
         """The image as the encoder is evaluated on it: (3, H, W)."""
         return self._evaluation(self._read(int(self.numbers[index]), whole=True))
