@@ -68,7 +68,7 @@ PAPER = Recipe(
 MEDEPT = Recipe(
     optimizer="adamw",
     lr=3e-3,
-    encoder_lr=1e-2,
+    encoder_lr=1e-3,
     weight_decay=1e-2,
     epochs=40,
     head_epochs=40,
@@ -77,7 +77,7 @@ MEDEPT = Recipe(
     views=8,
     standardise=True,
 )
-"""The default: a head that really learns, and prompts with a learning rate of their own."""
+"""The default: a head that really learns, then what is inside, at its method's own rate."""
 
 RECIPES = {"medept": MEDEPT, "paper": PAPER}
 
