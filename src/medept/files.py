@@ -95,15 +95,11 @@ def write_tensors(
     file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write a whole safetensors file, or nothing."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save  # its save_file makes files that others may not read
 
     on_cpu = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with whole_file(file) as partial:
-        try:
-            save_file(on_cpu, partial, metadata)
-        except SafetensorError as error:  # of a full disk, for one
-            raise OSError(str(error)) from error
+        partial.write_bytes(save(on_cpu, metadata))
 
 
 def write_table(file: Path, table: pd.DataFrame) -> None:
