@@ -125,7 +125,7 @@ class Bench:
         """Every view new, every block run whole in every step, in float32."""
         recipe = RECIPE.model_copy(update={"views": EPOCHS})
         with ExitStack() as stack:
-            stack.enter_context(patch("medept.encoders._class_row_only", nullcontext))
+            stack.enter_context(patch("medept.encoders.class_row_only", nullcontext))
             if by_formula:
                 stack.enter_context(patch.object(EmbeddedPrompt, "forward", formula))
             found = self.fit(model, recipe=recipe, precision="float32")

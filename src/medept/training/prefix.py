@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from medept.attention import attention_with_logsumexp
-from medept.encoders import Encoder, replace_forward
+from medept.class_row import replace_forward
+from medept.encoders import Encoder
 from medept.errors import InputError
 from medept.methods import AdaptedEncoder
 from medept.prompts import EmbeddedPrompt
