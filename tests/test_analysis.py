@@ -14,9 +14,9 @@ from test_cli import run
 
 from medept import FewShotClassifier
 from medept.analysis import scaling_of
+from medept.analysis.scaling import has_gates
 from medept.data.phantoms import make_phantoms, write_phantoms
 from medept.errors import InputError
-from medept.evaluation.scaling import has_gates
 from medept.jobs import fit
 
 

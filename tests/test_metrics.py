@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torchmetrics.functional as tm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from medept import InputError
@@ -329,6 +331,30 @@ def test_copies_within_groups_add_no_certainty() -> None:
     width = {name: m.high - m.low for name, m in metrics.items()}
     assert width["grouped"] == pytest.approx(width["alone"], rel=0.15)
     assert width["fooled"] < 0.6 * width["grouped"]
+
+
+@pytest.mark.parametrize("kind", [multiclass, multilabel])
+def test_rates_of_each_class_equal_scikit_learn(kind: Callable) -> None:
+    p, y = kind(4)
+    truth = y if y.ndim == 2 else np.eye(3, dtype=int)[y]
+    guess = (p > 0.5).astype(int) if y.ndim == 2 else np.eye(3, dtype=int)[p.argmax(axis=1)]
+    found = evaluate(p, y, classes=NAMES, resamples=1).by_class
+    assert list(found) == list(NAMES)
+    for rates, t, g in zip(found.values(), truth.T, guess.T, strict=True):
+        assert {name: (rate.value, rate.n) for name, rate in rates.items()} == {
+            "sensitivity": (pytest.approx(sk.recall_score(t, g)), t.sum()),
+            "specificity": (pytest.approx(sk.recall_score(1 - t, 1 - g)), (1 - t).sum()),
+            "precision": (pytest.approx(sk.precision_score(t, g)), g.sum()),
+        }
+
+
+def test_the_interval_of_a_sensitivity_is_that_of_a_share() -> None:
+    random = np.random.default_rng(0)
+    y = np.arange(600) % 2
+    p = np.where(random.random(600) < 0.8, y, 1 - y)  # each class is found in 0.8
+    rate = evaluate(np.eye(2)[p], y, classes=("a", "b")).by_class["b"]["sensitivity"]
+    exact = binomtest(round(rate.value * 300), 300).proportion_ci()
+    assert (rate.low, rate.high) == pytest.approx((exact.low, exact.high), abs=0.012)
 
 
 def test_one_group_has_no_interval_and_a_seed_repeats() -> None:

@@ -19,7 +19,7 @@ from medept.evaluation.conformal import (
     conformal_sets,
     conformal_thresholds,
 )
-from medept.evaluation.decisions import decide, indicators, is_right, sureness
+from medept.evaluation.decisions import confidence, decide, indicators, is_correct
 from medept.evaluation.reliability import (
     abstention_curve,
     brier_parts,
@@ -93,9 +93,9 @@ def test_errors_and_parts_are_those_of_the_scores_in_the_metrics(multilabel: boo
 def test_decisions_agree_with_each_other() -> None:
     p = np.array([[0.5, 0.9], [0.51, 0.2]])
     assert decide(p, "multilabel").tolist() == [[0, 1], [1, 0]]
-    assert is_right(p, np.array([[0, 1], [0, 0]])).tolist() == [True, False]
-    assert sureness(p, "multilabel").tolist() == [0.5, 0.51]
-    assert is_right(p, np.array([1, 1])).tolist() == [True, False]
+    assert is_correct(p, np.array([[0, 1], [0, 0]])).tolist() == [True, False]
+    assert confidence(p, "multilabel").tolist() == [0.5, 0.51]
+    assert is_correct(p, np.array([1, 1])).tolist() == [True, False]
     assert indicators(np.array([1, 0]), 3).tolist() == [[0, 1, 0], [1, 0, 0]]
 
 

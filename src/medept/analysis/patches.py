@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 
 from medept.analysis.looks import Look
+from medept.analysis.scaling import Scaling, has_gates, patch_scaling
 from medept.classifier import FewShotClassifier
 from medept.data.images import read_image
 from medept.data.table import LabelledImages, label_text
-from medept.evaluation.decisions import decide, is_right, sureness
-from medept.evaluation.scaling import Scaling, has_gates, patch_scaling
+from medept.evaluation.decisions import confidence, decide, is_correct
 from medept.files import write_table
 from medept.report import gate_plots
 from medept.report.plots import save
@@ -114,14 +114,14 @@ def _draw(scaling: Scaling, look: Look, data: LabelledImages, folder: Path) -> N
 
 
 def _examples(look: Look, scaling: Scaling, data: LabelledImages) -> dict[int, str]:
-    """Rows to draw and their titles: the surest right and wrong, those scaled most and least."""
+    """Rows to draw and their titles: the most confident, correct and not; scaled most, least."""
     probabilities = np.asarray(look.probabilities)
-    told, sure = decide(probabilities, data.task), sureness(probabilities, data.task)
-    right = is_right(probabilities, data.targets)
+    predicted, sure = decide(probabilities, data.task), confidence(probabilities, data.task)
+    correct = is_correct(probabilities, data.targets)
     gate = scaling.gate_maps().mean(axis=(1, 2, 3, 4))
     kinds = {
-        "right": np.flatnonzero(right)[np.argsort(-sure[right], kind="stable")],
-        "wrong": np.flatnonzero(~right)[np.argsort(-sure[~right], kind="stable")],
+        "correct": np.flatnonzero(correct)[np.argsort(-sure[correct], kind="stable")],
+        "misclassified": np.flatnonzero(~correct)[np.argsort(-sure[~correct], kind="stable")],
         "scaled most": np.argsort(gate, kind="stable"),
         "scaled least": np.argsort(-gate, kind="stable"),
     }
@@ -130,8 +130,8 @@ def _examples(look: Look, scaling: Scaling, data: LabelledImages) -> dict[int, s
         for i in [int(i) for i in order if int(i) not in found][:EXAMPLES]:
             detail = f"gate {gate[i]:.2f}" if kind.startswith("scaled") else f"{sure[i]:.2f}"
             truth = label_text(data.targets[i], data.classes)
-            lines = [kind, f"told {label_text(told[i], data.classes)}, {detail}"]
-            found[i] = "\n".join(lines if right[i] else [*lines, f"is {truth}"])
+            lines = [kind, f"{label_text(predicted[i], data.classes)}, {detail}"]
+            found[i] = "\n".join(lines if correct[i] else [*lines, f"truth: {truth}"])
     return found
 
 

@@ -24,7 +24,7 @@ from medept.benchmark.suite import Suite
 from medept.errors import InputError
 
 REFERENCE = "linear"
-"""What changes are told against, as in the paper."""
+"""What changes are relative to, as in the paper."""
 
 KEYS = ("encoder", "data", "shots", "label", "episode", "metric")
 """What a score is of."""

@@ -103,7 +103,7 @@ def check_label_coverage(
 ) -> list[Coverage | None]:
     """For each label, the coverage of sets of *absent* and *present*; targets (n, C) of 0 and 1.
 
-    A set of both says that the label cannot be told with this coverage.
+    A set of both says that the label cannot be decided with this coverage.
     """
     return [
         check_coverage(

@@ -6,7 +6,7 @@ The scatter within classes is equation 11 of Zu et al. 2024,
 
 and that between classes Sigma_B = 1/N sum_k N_k (mean_k - mean)(mean_k - mean)^T, so that the two
 sum to the scatter of all features. A gate makes features *shorter*, and with them every distance,
-within classes and between them alike. So each trace is told twice: raw, and at equal scale, which
+within classes and between them alike. So each trace is given twice: raw, and at equal scale, which
 is of features divided by the root of their whole scatter. What is left of a change at equal scale
 is one of shape; all the other numbers here do not depend on scale at all.
 

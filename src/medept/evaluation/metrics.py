@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from medept.errors import InputError
-from medept.evaluation.decisions import decide, indicators, is_right
+from medept.evaluation.decisions import decide, indicators, is_correct
 from medept.evaluation.reliability import CalibrationErrors, calibration_errors
 
 BINS = 15
@@ -47,12 +47,19 @@ class Metric:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name; for a metric, the classes it is undefined for; the number of groups.
+    """How good predictions are.
 
-    ``calibration``: what ``ece`` and ``brier`` are made of, and other measures of the same.
+    Attributes:
+        metrics: by name.
+        by_class: class -> ``sensitivity``, ``specificity`` and ``precision`` of its prediction,
+            each with the number n of images that it is a share of.
+        undefined: metric -> the classes it is undefined for.
+        groups: how many.
+        calibration: what ``ece`` and ``brier`` are made of, and other measures of the same.
     """
 
     metrics: dict[str, Metric]
+    by_class: dict[str, dict[str, Metric]]
     undefined: dict[str, tuple[str, ...]]
     groups: int
     calibration: CalibrationErrors
@@ -61,6 +68,10 @@ class Evaluation:
         """The content of ``metrics.json``."""
         return {
             **{name: asdict(metric) for name, metric in self.metrics.items()},
+            "by_class": {
+                name: {rate: asdict(metric) for rate, metric in rates.items()}
+                for name, rates in self.by_class.items()
+            },
             "undefined": {name: list(classes) for name, classes in self.undefined.items()},
             "groups": self.groups,
             "calibration": asdict(self.calibration),
@@ -109,7 +120,9 @@ def evaluate(
     cases = _cases(probabilities, targets)
     point, undefined = _point_values(cases)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in point}
+    rates: list[dict[str, np.ndarray]] = []
     for weights in _resampled(ids, count, resamples, seed):
+        rates.append(_weighted_rates(cases, weights))
         for name, values in _weighted_values(cases, weights).items():
             drawn[name].append(values)
     metrics = {
@@ -122,7 +135,26 @@ def evaluate(
         if left_out.any()
     }
     errors = calibration_errors(cases.scores, targets, bins=BINS)
-    return Evaluation(metrics, named, count, errors)
+    return Evaluation(metrics, _by_class(cases, classes, rates), named, count, errors)
+
+
+def _by_class(
+    cases: _Cases, classes: Sequence[str], drawn: list[dict[str, np.ndarray]]
+) -> dict[str, dict[str, Metric]]:
+    """Rates of each class, with intervals from those drawn, (R, C) each in blocks."""
+    point = _weighted_rates(cases, np.ones((1, len(cases.truth))))
+    counts = {
+        "sensitivity": cases.truth.sum(axis=0),
+        "specificity": (1 - cases.truth).sum(axis=0),
+        "precision": cases.guess.sum(axis=0),
+    }
+    found: dict[str, dict[str, Metric]] = {name: {} for name in classes}
+    for rate, values in point.items():
+        for c, name in enumerate(classes):
+            value = None if np.isnan(values[0, c]) else float(values[0, c])
+            ends = _interval([block[rate][:, c] for block in drawn], value)
+            found[name][rate] = Metric(value, *ends, int(counts[rate][c]))
+    return found
 
 
 def _check(probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> None:
@@ -183,7 +215,7 @@ class _Cases:
     """(n, C) of 0 and 1"""
     confidence: np.ndarray
     """(n, k): what calibration is about"""
-    right: np.ndarray
+    correct: np.ndarray
     """(n, k) of 0 and 1: whether that came true"""
     squared_error: np.ndarray
     """(n,): each image's part of the Brier score"""
@@ -195,16 +227,16 @@ def _cases(probabilities: np.ndarray, targets: np.ndarray) -> _Cases:
     # torchmetrics takes scores for logits as soon as one lies outside 0..1
     scores = probabilities.clip(0, 1)
     multilabel = targets.ndim == 2
-    told = decide(scores, "multilabel" if multilabel else "multiclass")
-    truth, guess = (indicators(x, scores.shape[1]).astype(np.float64) for x in (targets, told))
+    predicted = decide(scores, "multilabel" if multilabel else "multiclass")
+    truth, guess = (indicators(x, scores.shape[1]).astype(np.float64) for x in (targets, predicted))
     error = (scores - truth) ** 2
     surprise = -np.log(np.where(truth == 1, scores, 1 - scores).clip(LEAST))
     if multilabel:
         means = error.mean(axis=1), surprise.mean(axis=1)
         return _Cases(True, scores, truth, guess, scores, truth, *means)
-    sure, right = scores.max(axis=1, keepdims=True), is_right(scores, targets)[:, None]
+    top, correct = scores.max(axis=1, keepdims=True), is_correct(scores, targets)[:, None]
     sums = error.sum(axis=1), surprise[np.arange(len(targets)), targets]
-    return _Cases(False, scores, truth, guess, sure, right.astype(np.float64), *sums)
+    return _Cases(False, scores, truth, guess, top, correct.astype(np.float64), *sums)
 
 
 # --- point values ----------------------------------------------------------------------------
@@ -239,11 +271,11 @@ def _point_values(cases: _Cases) -> tuple[dict[str, float | None], dict[str, np.
             "balanced_accuracy": mean(tm.recall, cases.guess, absent),
         }
         undefined = {"balanced_accuracy": absent}
-    confidence, right = (torch.from_numpy(x.ravel()) for x in (cases.confidence, cases.right))
+    confidence, correct = (torch.from_numpy(x.ravel()) for x in (cases.confidence, cases.correct))
     values |= {
         "auroc": mean(tm.auroc, cases.scores, one_value),
         "f1": mean(tm.f1_score, cases.guess, absent),
-        "ece": float(tm.calibration_error(confidence, right.long(), task="binary", n_bins=BINS)),
+        "ece": float(tm.calibration_error(confidence, correct.long(), task="binary", n_bins=BINS)),
         "brier": float(cases.squared_error.mean()),
         "nll": float(cases.surprise.mean()),
     }
@@ -261,7 +293,7 @@ def _weighted_values(cases: _Cases, weights: np.ndarray) -> dict[str, np.ndarray
         values = {"map": _mean_over_classes(weighted_average_precision, cases, weights)}
     else:
         values = {
-            "accuracy": _ratio(weights @ cases.right[:, 0], total),
+            "accuracy": _ratio(weights @ cases.correct[:, 0], total),
             "balanced_accuracy": _mean_defined(_ratio(hits, positives)),
         }
     return values | {
@@ -270,6 +302,17 @@ def _weighted_values(cases: _Cases, weights: np.ndarray) -> dict[str, np.ndarray
         "ece": _weighted_ece(cases, weights),
         "brier": _ratio(weights @ cases.squared_error, total),
         "nll": _ratio(weights @ cases.surprise, total),
+    }
+
+
+def _weighted_rates(cases: _Cases, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Sensitivity, specificity and precision of each class: weights (R, n) -> (R, C)."""
+    truth, guess = cases.truth, cases.guess
+    hits = weights @ (truth * guess)
+    return {
+        "sensitivity": _ratio(hits, weights @ truth),
+        "specificity": _ratio(weights @ ((1 - truth) * (1 - guess)), weights @ (1 - truth)),
+        "precision": _ratio(hits, weights @ guess),
     }
 
 
@@ -309,7 +352,7 @@ def _weighted_ece(cases: _Cases, weights: np.ndarray) -> np.ndarray:
     n, k = cases.confidence.shape
     gaps = np.zeros((n, BINS + 1))
     rows = np.arange(n)[:, None]
-    np.add.at(gaps, (rows, _bins(cases.confidence)), cases.confidence - cases.right)
+    np.add.at(gaps, (rows, _bins(cases.confidence)), cases.confidence - cases.correct)
     return _ratio(np.abs(weights @ gaps).sum(axis=1), k * weights.sum(axis=1))
 
 

@@ -1,8 +1,8 @@
-"""How far probabilities can be believed: reliability curves, their errors, and abstention.
+"""How reliable probabilities are: reliability curves, their errors, and abstention.
 
 Everything here takes probabilities (n, C) and targets, (n,) class indices or (n, C) of 0 and 1.
 For classes that exclude each other the *confidence* is the largest probability, and it comes true
-where that class is right; of labels every one counts, and comes true where it is 1.
+where that class is correct; of labels every one counts, and comes true where it is 1.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from medept.evaluation.decisions import indicators, is_right
+from medept.evaluation.decisions import indicators, is_correct
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ def confidences(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndar
     """Confidence and whether it came true: (n,) each, or (n C,) for multi-label targets."""
     if targets.ndim == 2:
         return probabilities.ravel(), targets.ravel().astype(float)
-    return probabilities.max(axis=1), is_right(probabilities, targets).astype(float)
+    return probabilities.max(axis=1), is_correct(probabilities, targets).astype(float)
 
 
 def reliability_curve(
-    confidence: np.ndarray, right: np.ndarray, *, bins: int = 10, equal_mass: bool = False
+    confidence: np.ndarray, correct: np.ndarray, *, bins: int = 10, equal_mass: bool = False
 ) -> ReliabilityCurve:
     """Bins of equal width, or of about equally many cases (ties stay together)."""
     if equal_mass:
@@ -93,7 +93,7 @@ def reliability_curve(
     place = np.searchsorted(edges, confidence, side="right")
     count = np.bincount(place, minlength=len(edges) + 1)
     used = count > 0
-    sums = (np.bincount(place, x, minlength=len(count))[used] for x in (confidence, right))
+    sums = (np.bincount(place, x, minlength=len(count))[used] for x in (confidence, correct))
     mean_confidence, frequency = (total / count[used] for total in sums)
     return ReliabilityCurve(mean_confidence, frequency, count[used])
 
@@ -111,10 +111,10 @@ def classwise_error(probabilities: np.ndarray, targets: np.ndarray, *, bins: int
     return float(np.mean([curve.error for curve in curves]))
 
 
-def brier_parts(confidence: np.ndarray, right: np.ndarray, *, bins: int = 10) -> BrierParts:
+def brier_parts(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 10) -> BrierParts:
     """Murphy's decomposition of the mean squared error of confidences over equal-width bins."""
-    score, base = float(((confidence - right) ** 2).mean()), float(right.mean())
-    curve = reliability_curve(confidence, right, bins=bins)
+    score, base = float(((confidence - correct) ** 2).mean()), float(correct.mean())
+    curve = reliability_curve(confidence, correct, bins=bins)
     weight = curve.count / curve.count.sum()
     reliability = float((weight * (curve.confidence - curve.frequency) ** 2).sum())
     resolution = float((weight * (curve.frequency - base) ** 2).sum())
@@ -123,7 +123,7 @@ def brier_parts(confidence: np.ndarray, right: np.ndarray, *, bins: int = 10) ->
     return BrierParts(score, reliability, resolution, uncertainty, within)
 
 
-def abstention_curve(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def abstention_curve(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Share answered, and accuracy among those, when the least confident are left out first.
 
     Cases of one confidence are answered or left out together: (K,) each, the share rising to 1.
@@ -131,4 +131,4 @@ def abstention_curve(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndar
     order = np.argsort(-confidence, kind="stable")
     ends = np.flatnonzero(np.r_[np.diff(confidence[order]) != 0, True])
     answered = ends + 1
-    return answered / len(confidence), right[order].cumsum()[ends] / answered
+    return answered / len(confidence), correct[order].cumsum()[ends] / answered

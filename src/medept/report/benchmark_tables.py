@@ -24,7 +24,7 @@ REAL = 0.05
 
 
 def score_grids(suite: Suite, title: str, table: pd.DataFrame) -> list[Grid]:
-    """Of one encoder; for figure 5 another of the means over shots, which the paper tells."""
+    """Of one encoder; for figure 5 another of the means over shots, which the paper gives."""
     paper = paper_values(suite.table, drawn=suite.drawn)
     grids = [_grid(title, table, paper)]
     if suite.table == "fig5":
@@ -93,8 +93,8 @@ def difference_grids(tests: pd.DataFrame) -> list[Grid]:
     """Of the differences to linear and of all that are real, largest first."""
     if tests.empty:
         return []
-    told = (tests["method"] == REFERENCE) | (tests["against"] == REFERENCE)
-    chosen = tests[told | (tests["p_holm"] < REAL)]
+    named = (tests["method"] == REFERENCE) | (tests["against"] == REFERENCE)
+    chosen = tests[named | (tests["p_holm"] < REAL)]
     chosen = chosen.sort_values("difference", key=abs, ascending=False)
     notes = (
         "Points ± standard error over pairs of one data set, shots and episode. Wilcoxon's "
@@ -122,7 +122,7 @@ def _test_row(row: pd.Series) -> tuple[str, ...]:
 
 
 def cost_grid(suite: Suite, title: str, runs: pd.DataFrame) -> Grid:
-    """What each method costs, and the paper's seconds where it tells."""
+    """What each method costs, and the paper's seconds where it gives them."""
     columns = {
         "trained parameters": ("trainable_parameters", "median", ",.0f"),
         "seconds a fit": ("fit_seconds", "median", ".1f"),

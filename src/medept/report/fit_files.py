@@ -13,7 +13,7 @@ import pandas as pd
 
 from medept.adapter import AdapterInfo, read_info
 from medept.errors import InputError
-from medept.evaluation.decisions import decide, indicators, is_right, sureness
+from medept.evaluation.decisions import confidence, decide, indicators, is_correct
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Fit:
         probabilities: (n, C).
         support: one row a support image.
         support_targets: as ``targets``, of the support images.
-        findings: of the data check.
+        findings: of the data check; None where there was none.
         shape: of ``distribution.csv``, the row of the adapter; empty where there is none.
     """
 
@@ -41,7 +41,7 @@ class Fit:
     probabilities: np.ndarray
     support: pd.DataFrame
     support_targets: np.ndarray
-    findings: list[dict[str, Any]]
+    findings: list[dict[str, Any]] | None
     shape: dict[str, Any]
 
     @property
@@ -55,19 +55,19 @@ class Fit:
         return indicators(self.targets, len(self.info.classes))
 
     @property
-    def told(self) -> np.ndarray:
-        """What is told, as ``targets`` are."""
+    def predicted(self) -> np.ndarray:
+        """Predictions, in the form of ``targets``."""
         return decide(self.probabilities, self.info.task)
 
     @property
-    def right(self) -> np.ndarray:
-        """(n,) whether an image is told rightly; of labels, whether all are."""
-        return is_right(self.probabilities, self.targets)
+    def correct(self) -> np.ndarray:
+        """(n,) whether an image is classified correctly; of labels, whether all are."""
+        return is_correct(self.probabilities, self.targets)
 
     @property
-    def sureness(self) -> np.ndarray:
-        """(n,) the probability of what is told; of labels, of the least sure one."""
-        return sureness(self.probabilities, self.info.task)
+    def confidence(self) -> np.ndarray:
+        """(n,) the probability of the prediction; of labels, of the least certain one."""
+        return confidence(self.probabilities, self.info.task)
 
 
 def read_fit(folder: Path) -> Fit:
@@ -82,7 +82,7 @@ def read_fit(folder: Path) -> Fit:
         "info": info,
         "support": support,
         "support_targets": _targets(support["label"], info, folder / "support.csv"),
-        "findings": _json(folder / "check.json") if (folder / "check.json").exists() else [],
+        "findings": _json(folder / "check.json") if (folder / "check.json").exists() else None,
         "shape": _last_row(folder / "distribution.csv"),
     }
     if not (folder / "metrics.json").exists():

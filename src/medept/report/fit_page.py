@@ -32,21 +32,25 @@ COVERAGE = 0.9
 """Of the prediction sets."""
 
 METRICS = {
-    "accuracy": "share of images told rightly",
-    "balanced_accuracy": "share told rightly, mean over classes: rare ones count as much",
-    "auroc": "chance that an image of the class is ranked above another",
-    "map": "average precision, mean over labels",
-    "f1": "between precision and recall, mean over classes",
-    "ece": "how far confidence is from being right; 0 is best",
-    "brier": "squared error of the probabilities; 0 is best",
-    "nll": "surprise at the truth, -log of its probability; 0 is best",
+    "accuracy": ("accuracy", "share of images classified correctly"),
+    "balanced_accuracy": (
+        "balanced accuracy",
+        "share of a class classified correctly, mean over classes: rare ones count as much",
+    ),
+    "auroc": ("AUROC", "chance that an image of the class is ranked above another"),
+    "map": ("mAP", "average precision, mean over labels"),
+    "f1": ("F1", "between precision and recall, mean over classes"),
+    "ece": ("ECE", "expected gap between confidence and accuracy; 0 is best"),
+    "brier": ("Brier score", "squared error of the probabilities; 0 is best"),
+    "nll": ("log loss", "negative log likelihood of the truth; 0 is best"),
 }
+"""Of ``metrics.json``: what they are called here, and what they are."""
 FIGURES = {
     "figure2.png": "Features of the test images before and after tuning: (a) one class along its "
     "first principal component, (b) its contours, (c) all classes.",
     "gates.png": "Where attention goes (rollout) and how much of its attention output each patch "
-    "keeps (gate; dark: turned down), on average, and in images told rightly, told wrongly, "
-    "scaled most and scaled least.",
+    "keeps (gate; dark: turned down), on average, and in images classified correctly, "
+    "misclassified, scaled most and scaled least.",
     "gates-by-head.png": "Gates of one image by layer and attention head.",
     "gates-by-layer.png": "Gates of all tokens by layer: median, half, and nine tenths of them.",
 }
@@ -72,7 +76,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
     info = fit.info
     tested = len(fit.names) > 0
     metrics = _metrics(fit)
-    main = "map" if fit.multilabel else "balanced accuracy"
+    main = METRICS["map" if fit.multilabel else "balanced_accuracy"][0]
     return render(
         "fit.html.j2",
         title=f"{len(info.classes)} {'labels' if fit.multilabel else 'classes'} from "
@@ -82,7 +86,10 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         headline=next((m for m in metrics if m["name"] == main and m["value"] is not None), None),
         findings=fit.findings,
         metrics=metrics,
-        undefined=(fit.metrics or {}).get("undefined", {}),
+        undefined={
+            METRICS[key][0]: names
+            for key, names in (fit.metrics or {}).get("undefined", {}).items()
+        },
         table=_confusion(fit) if tested and not fit.multilabel else None,
         per_class=_per_class(fit) if tested else [],
         threshold=THRESHOLD,
@@ -117,10 +124,10 @@ def _asked(fit: Fit) -> str:
     else:
         tested = (
             f"tested on {len(fit.names):,} images of {len(set(fit.groups)):,} groups, none of "
-            "which it learnt from"
+            "which it was trained on"
         )
     return (
-        f"To tell {kinds} ({names}), learnt from {len(fit.support):,} labelled images{groups}, "
+        f"To predict {kinds} ({names}), trained on {len(fit.support):,} labelled images{groups}, "
         f"and {tested}."
     )
 
@@ -129,7 +136,7 @@ def _needed(fit: Fit) -> list[str]:
     """What would be needed to trust it, by what this fit lacks."""
     needed = []
     if not fit.metrics:
-        needed.append("A test: images with known labels, of patients it has not learnt from.")
+        needed.append("A test: images with known labels, of patients it was not trained on.")
     else:
         groups = fit.metrics["groups"]
         if fit.groups is None:
@@ -147,12 +154,14 @@ def _needed(fit: Fit) -> list[str]:
         if rare:
             needed.append(f"More test images of {', '.join(rare)}: fewer than ten so far.")
     if fit.info.calibration.kind == "none":
-        needed.append("Calibration: the probabilities were not calibrated, and may be too sure.")
-    if any(finding["flatters"] for finding in fit.findings):
+        needed.append(
+            "Calibration: the probabilities were not calibrated, and may be too confident."
+        )
+    if any(finding["flatters"] for finding in fit.findings or ()):
         needed.append("Clean data: the check above found what makes results look better.")
     return [
         *needed,
-        "Images of another hospital, device and year: everything here was drawn from one source.",
+        "Images of another hospital, device and year than those it was trained and tested on.",
         "A comparison with those who read such images today, on the same images, and a judgement "
         "of what each kind of error would do to a patient.",
     ]
@@ -161,7 +170,7 @@ def _needed(fit: Fit) -> list[str]:
 def _settings(info: AdapterInfo) -> list[tuple[str, str]]:
     encoder = info.encoder
     size = encoder.preprocessing.size
-    told = (
+    predicted = (
         f"each label whose probability is above {THRESHOLD}"
         if info.task == "multilabel"
         else "the most probable class"
@@ -175,7 +184,7 @@ def _settings(info: AdapterInfo) -> list[tuple[str, str]]:
         ("settings", ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in info.settings.items())),
         ("recipe", recipe),
         ("probabilities", str(info.calibration)),
-        ("told", told),
+        ("predicted", predicted),
         ("seed", str(info.seed)),
         ("versions", ", ".join(f"{k} {v}" for k, v in info.versions.items())),
     ]
@@ -186,20 +195,20 @@ def _settings(info: AdapterInfo) -> list[tuple[str, str]]:
 
 def _metrics(fit: Fit) -> list[dict[str, Any]]:
     rows = []
-    for name, about in METRICS.items():
-        metric = (fit.metrics or {}).get(name)
+    for key, (name, about) in METRICS.items():
+        metric = (fit.metrics or {}).get(key)
         if metric is not None:
-            rows.append({"name": name.replace("_", " "), "about": about, **metric})
+            rows.append({"name": name, "about": about, **metric})
     return rows
 
 
 def _confusion(fit: Fit) -> dict[str, Any] | None:
-    """Counts by true class (rows) and told class (columns)."""
+    """Counts by true class (rows) and predicted class (columns)."""
     classes = [shown(name) for name in fit.info.classes]
     if len(classes) > CLASSES_SHOWN:
         return None
     counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(counts, (fit.targets, fit.told), 1)
+    np.add.at(counts, (fit.targets, fit.predicted), 1)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     rows = [
@@ -214,25 +223,14 @@ def _confusion(fit: Fit) -> dict[str, Any] | None:
 
 
 def _per_class(fit: Fit) -> list[dict[str, Any]]:
-    """Sensitivity, specificity and precision of each class, at the decision that was taken."""
-    classes = fit.info.classes
-    truth, told = fit.truth.astype(bool), indicators(fit.told, len(classes)).astype(bool)
-    learnt = indicators(fit.support_targets, len(classes)).sum(axis=0)
+    """Training images of each class, and its rates at the decision that was taken."""
+    support = indicators(fit.support_targets, len(fit.info.classes)).sum(axis=0)
+    rates = (fit.metrics or {}).get("by_class", {})
     return [
-        {
-            "name": shown(name),
-            "support": int(support),
-            "n": int(true.sum()),
-            "sensitivity": _share(true & yes, true),
-            "specificity": _share(~true & ~yes, ~true),
-            "precision": _share(true & yes, yes),
-        }
-        for name, support, true, yes in zip(classes, learnt, truth.T, told.T, strict=True)
+        {"name": shown(name), "support": int(count), "rates": list(rates[name].values())}
+        for name, count in zip(fit.info.classes, support, strict=True)
+        if name in rates
     ]
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
-    return float(part.sum() / whole.sum()) if whole.any() else None
 
 
 def _curves(fit: Fit) -> list[dict[str, str]]:
@@ -263,7 +261,7 @@ def _reliability(fit: Fit) -> dict[str, str]:
 
 
 def _abstention(fit: Fit) -> dict[str, Any]:
-    answered, accuracy = abstention_curve(fit.sureness, fit.right.astype(float))
+    answered, accuracy = abstention_curve(fit.confidence, fit.correct.astype(float))
     half = int(np.searchsorted(answered, 0.5))
     return {
         "picture": picture(plots.abstention(answered, accuracy)),
@@ -309,14 +307,12 @@ def _number(share: float) -> float | None:
 
 
 def _examples(fit: Fit, images: Mapping[str, ImageLike]) -> list[dict[str, Any]]:
-    sure, right = fit.sureness, fit.right
-    wrong = np.flatnonzero(~right)
+    ascending = np.argsort(fit.confidence, kind="stable")
+    descending = np.argsort(-fit.confidence, kind="stable")
     chosen = {
-        "Told wrongly, the surest first": wrong[np.argsort(-sure[wrong], kind="stable")],
-        "The least sure": np.argsort(sure, kind="stable"),
-        "Told rightly, the surest first": np.flatnonzero(right)[
-            np.argsort(-sure[right], kind="stable")
-        ],
+        "Misclassified, most confident first": descending[~fit.correct[descending]],
+        "Least confident": ascending,
+        "Classified correctly, most confident first": descending[fit.correct[descending]],
     }
     return [
         {"title": title, "images": [_example(fit, int(i), images) for i in rows[:SHOWN]]}
@@ -328,10 +324,10 @@ def _examples(fit: Fit, images: Mapping[str, ImageLike]) -> list[dict[str, Any]]
 def _example(fit: Fit, row: int, images: Mapping[str, ImageLike]) -> dict[str, Any]:
     return {
         "name": shown(fit.names[row]),
-        "told": _names(fit, fit.told[row]),
-        "sure": float(fit.sureness[row]),
+        "predicted": _names(fit, fit.predicted[row]),
+        "confidence": float(fit.confidence[row]),
         "truth": _names(fit, fit.targets[row]),
-        "right": bool(fit.right[row]),
+        "correct": bool(fit.correct[row]),
         "picture": _thumbnail(fit.names[row], images),
     }
 

@@ -24,7 +24,7 @@ def reliability(curve: ReliabilityCurve, error: float) -> Figure:
     above.plot(
         curve.confidence, curve.frequency, color=COLOURS[0], marker="o", label="this adapter"
     )
-    above.set(ylabel="came true", xlim=(0, 1), ylim=(-0.02, 1.02))
+    above.set(ylabel="observed frequency", xlim=(0, 1), ylim=(-0.02, 1.02))
     above.set_title(f"expected calibration error {error:.3f}", fontsize=9)
     above.legend(frameon=False, fontsize=8)
     below.bar(curve.confidence, curve.count, width=0.04, color=COLOURS[0])
@@ -39,7 +39,7 @@ def abstention(answered: np.ndarray, accuracy: np.ndarray) -> Figure:
     figure = new_figure(3.9, 4.1)
     axis = figure.subplots()
     axis.step(answered, accuracy, where="pre", color=COLOURS[0])
-    axis.set(xlabel="share of images answered", ylabel="share of them told rightly")
+    axis.set(xlabel="share of images kept, most confident first", ylabel="accuracy on them")
     axis.set(xlim=(0, 1.01), ylim=(min(0.5, accuracy.min() - 0.02), 1.01))
     axis.grid(alpha=0.3)
     return figure
