@@ -252,6 +252,31 @@ def test_bad_sources(tmp_path: Path) -> None:
         read_dataset(broken)
 
 
+def test_images_may_be_elsewhere_than_the_table(folder: Path, tmp_path: Path) -> None:
+    (folder / "tables").mkdir()
+    text = f"image,label\na.png,x\n{folder / 'b.png'},y\n"
+    data = read(folder / "tables", text, image_root=folder)
+    assert data.images == (folder / "a.png", folder / "b.png")
+    with pytest.raises(InputError, match=r"missing: a.png \(row 2\).* --image-root"):
+        read(folder / "tables", "image,label\na.png,x\nb.png,y\n")
+    with pytest.raises(InputError, match=r"row 3: .* leads out of .* --image-root"):
+        read(folder / "tables", text.replace("a.png", "t.csv"))
+    with pytest.raises(InputError, match="nowhere: no such folder; check --image-root"):
+        read(folder / "tables", text, image_root=folder / "nowhere")
+    with pytest.raises(InputError, match="leave --image-root out"):
+        read_dataset(folder, image_root=folder)
+
+
+def test_a_name_without_a_suffix_finds_its_one_image(folder: Path) -> None:
+    data = read(folder, "image_id,dx\na,x\nb,y\n")
+    assert (data.names, data.images) == (("a", "b"), (folder / "a.png", folder / "b.png"))
+    with pytest.raises(InputError, match="rows 2 and 3: the same image a.png"):
+        read(folder, "image_id,dx\na,x\na.png,y\n")
+    (folder / "a.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="1 of 2 images are missing: a "):
+        read(folder, "image_id,dx\na,x\nb,y\n")
+
+
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     outside = tmp_path / "outside.png"
     Image.new("RGB", (8, 8)).save(outside)

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from medept.data.cells import Table, read_table
-from medept.data.dicom import groups_of, split_frame
+from medept.data.dicom import DICOM_SUFFIXES, groups_of, split_frame
 from medept.data.folders import images_by_class
-from medept.data.images import ImageLike
+from medept.data.images import IMAGE_SUFFIXES, ImageLike
 from medept.data.labels import class_names, label, read_targets
 from medept.errors import InputError
 
@@ -101,19 +101,22 @@ def read_dataset(
     image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    image_root: str | Path | None = None,
     classes: Sequence[str] | None = None,
     task: Literal["multiclass", "multilabel"] | None = None,
 ) -> LabelledImages:
     """Labelled images from a CSV or Parquet table, or a folder with one subfolder per class.
 
     Args:
-        source: the table (image paths are relative to its folder) or the folder.
+        source: the table or the folder.
         image_column: default: the first column with a usual name (``image``, ``path``, ...).
         label_column: one column of classes; one column with labels joined by ``|``; or several
             0/1 columns joined by commas. Default: a usual name (``label``, ``class``, ...), or
             else all remaining columns (masks aside) if they are at least two, and all 0/1.
         group_column: patient, study or lesion; default: a usual name, if it is there, or else
             the patients of DICOM files (:func:`medept.data.dicom.groups_of`).
+        image_root: the folder that paths in the table are relative to, and all images are in;
+            default: the table's. A path without a suffix finds the one image of that name.
         classes: the only classes allowed, in this order (default: those found, sorted).
         task: what one label column means; default: multi-label if a ``|`` stands anywhere in it.
 
@@ -123,6 +126,8 @@ def read_dataset(
     path = Path(source)
     try:
         if path.is_dir():
+            if image_root is not None:
+                raise InputError(f"{path}: its images are inside it; leave --image-root out")
             return _read_folder(path, classes)
         if not path.exists():
             raise InputError(f"{path}: no such table or folder; check the path")
@@ -141,7 +146,7 @@ def read_dataset(
     names = table.filled(image_column)
     if frame_column is not None:
         names = _with_frames(path, names, table.filled(frame_column))
-    images = _locate(path, names)
+    images = _locate(path, names, path.parent if image_root is None else Path(image_root))
     targets, found = read_targets(table, label_columns, classes, task)
     return LabelledImages(
         images=images,
@@ -227,38 +232,54 @@ def _label_columns(table: Table, given: str | None, taken: set[str | None]) -> l
     return others
 
 
-def _locate(path: Path, names: dict[int, str]) -> tuple[Path, ...]:
-    root = path.parent.resolve()
+def _locate(path: Path, names: dict[int, str], folder: Path) -> tuple[Path, ...]:
+    """The image of each row of the table ``path``; names are relative to ``folder``."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; check --image-root")
+    root = folder.resolve()
+    images: list[Path] = []
     rows: dict[Path, int] = {}
     missing = []
     for row, name in names.items():
         try:
-            image = (root / name).resolve()
-            exists = split_frame(image)[0].is_file()
+            image = _image_file(root / name)
+            place = image.resolve()
+            exists = split_frame(place)[0].is_file()
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"{path}, row {row}: {name[:60]!r} is no usable file name; write the image's path "
-                "relative to the table's folder"
+                f"relative to {folder}"
             ) from error
-        if not image.is_relative_to(root):
+        if not place.is_relative_to(root):
             raise InputError(
-                f"{path}, row {row}: {name} leads out of the table's folder; put the images "
-                "beside the table and write paths relative to it"
+                f"{path}, row {row}: {name} leads out of {folder}; give the folder that holds all "
+                "images with --image-root"
             )
-        if image in rows:
+        if place in rows:
             raise InputError(
-                f"{path}, rows {rows[image]} and {row}: the same image {name}; keep one row an "
+                f"{path}, rows {rows[place]} and {row}: the same image {name}; keep one row an "
                 "image (several labels are joined by |)"
             )
-        rows[image] = row
+        rows[place] = row
+        images.append(image)
         if not exists:
             missing.append(f"{name} (row {row})")
     if missing:
         raise InputError(
             f"{path}: {len(missing)} of {len(names)} images are missing: {', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}; paths are relative to the table's folder"
+            f"{', ...' if len(missing) > 3 else ''}; paths are relative to {folder}, or to the "
+            "folder given with --image-root"
         )
-    return tuple(root / name for name in names.values())
+    return tuple(images)
+
+
+def _image_file(path: Path) -> Path:
+    """The path, or where it is none of a file, the only image of that name with a suffix added."""
+    if split_frame(path)[0].is_file():
+        return path
+    added = (path.with_name(path.name + suffix) for suffix in IMAGE_SUFFIXES | DICOM_SUFFIXES)
+    found = [file for file in added if file.is_file()]
+    return found[0] if len(found) == 1 else path
 
 
 def _with_frames(path: Path, names: dict[int, str], frames: dict[int, str]) -> dict[int, str]:

@@ -46,9 +46,9 @@ def open_dataset(text: str | Path, **columns: Any) -> LabelledImages:
     if found is None:
         return read_dataset(text, **columns)
     source, folder = found
-    given = [name for name, value in columns.items() if name.endswith("column") and value]
+    given = [name for name, value in columns.items() if name.endswith(("column", "root")) and value]
     if given:
-        raise InputError(f"{source.name} knows its columns: leave out {', '.join(given)}")
+        raise InputError(f"{source.name} knows its own: leave out {', '.join(given)}")
     data, classes = source.read(folder), columns.get("classes")
     if classes is not None and tuple(classes) != data.classes:
         raise InputError(
