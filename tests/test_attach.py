@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from medept import EmbeddedPromptConfig, InputError, attach
 from medept.prompts import EmbeddedPrompt
 from medept.survey import find_attentions
 
+GUIDE = Path(__file__).parents[1] / "docs" / "own-loop.md"
 ANY_BATCH = ({0: torch.export.Dim("batch")},)
 
 
@@ -269,3 +271,20 @@ def test_prompts_travel_through_safetensors(tiny_vit: nn.Module, tmp_path: Path)
         prompt.data.zero_()
     handle.load_state_dict(load_file(tmp_path / "prompts.safetensors"))
     assert all(torch.equal(t, before[k]) for k, t in handle.state_dict().items())
+
+
+def test_the_guide_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    create = timm.create_model
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **o: create(name, **o))
+    names = {"loader": [(torch.randn(2, 3, 224, 224), torch.tensor([0, 1]))]}
+    for block in re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), flags=re.S | re.M):
+        exec(compile(block, GUIDE.name, "exec"), names)
+    assert {i: gate.shape for i, gate in names["gates"].items()} == dict.fromkeys(
+        range(8, 12), (2, 3, 197)
+    )
+    assert (tmp_path / "ept-adapter" / "adapter_model.safetensors").exists()
+    assert {k: v.shape for k, v in load_file("mine.safetensors").items()} == {
+        **{f"layer.{i}": (197,) for i in range(8, 12)}, "head.weight": (2, 192), "head.bias": (2,),
+    }  # fmt: skip

@@ -229,3 +229,17 @@ def test_labels_that_leave_nothing_to_learn(tiles) -> None:
         quick().fit(images, np.full((len(images), 2), 7))
     with pytest.raises(InputError, match="not among the classes"):
         quick().fit(images, labels, classes=["normal", "other"])
+    with pytest.raises(InputError, match="2 columns of labels, but 3 classes"):
+        quick().fit(images, np.eye(2)[[0, 1] * 8], classes=["a", "b", "c"])
+
+
+def test_images_that_are_no_list_of_images(tiles) -> None:
+    images, labels = tiles
+    with pytest.raises(InputError, match=r"give a list of images, \[image\]"):
+        quick().fit("tiles/a.png", labels)
+    classifier = quick(method="linear").fit(images, labels)
+    with pytest.raises(InputError, match="no images were given"):
+        classifier.predict([])
+    with pytest.raises(InputError, match="give a list of images"):
+        classifier.predict(Image.fromarray(images[0]))
+    assert len(classifier.predict(iter(images[:3]))) == 3

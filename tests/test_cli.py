@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import save
 from sklearn.metrics import accuracy_score, roc_auc_score
 from typer.testing import CliRunner
@@ -60,6 +59,8 @@ def test_fit_writes_all_its_files(fitted: Path) -> None:
         "figure2.png", "gates-by-head.png", "gates-by-layer.png", "gates.csv", "gates.png",
         "history.csv", "metrics.json", "predictions.csv", "report.html", "support.csv",
     ]  # fmt: skip
+    modes = {(fitted / f"adapter.{suffix}").stat().st_mode for suffix in ("json", "safetensors")}
+    assert len(modes) == 1, "whoever may read one may read the other"
     support, predictions = (pd.read_csv(fitted / f"{n}.csv") for n in ("support", "predictions"))
     assert len(support) + len(predictions) == 24
     assert not set(support.group) & set(predictions.group)
@@ -431,6 +432,34 @@ def test_evaluate_leaves_out_what_was_learnt_from(
     learnt.unlink()
 
 
+def test_evaluate_writes_a_folder_with_a_report(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "elsewhere"
+    assert run("evaluate", fitted, table, "--out", out, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert json.loads((out / "metrics.json").read_text()) == printed
+    rows = pd.read_csv(out / "predictions.csv")
+    assert len(rows) == printed["accuracy"]["n"]
+    page = (out / "report.html").read_text()
+    assert f"tested on {len(rows)} images" in page
+    assert "were not checked" in page
+    refuse(capsys, ["evaluate", str(fitted), str(table), "--out", str(out)], "exists already")
+
+
+def test_evaluate_leaves_out_new_images_of_patients_it_was_fitted_to(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    support = pd.read_csv(fitted / "support.csv")
+    rows = pd.read_csv(table).merge(support[["image"]])
+    rows["new"] = [f"later-{name}" for name in rows.image]
+    for old, new in zip(rows.image, rows.new, strict=True):
+        (tmp_path / new).write_bytes((table.parent / old).read_bytes())
+    later = tmp_path / "later.csv"
+    rows.drop(columns="image").rename(columns={"new": "image"}).to_csv(later, index=False)
+    refuse(capsys, ["evaluate", str(fitted), str(later)], "no image is left.*other patients")
+
+
 def test_what_is_there_is_not_overwritten(
     fitted: Path, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -439,19 +468,13 @@ def test_what_is_there_is_not_overwritten(
     assert (fitted / "adapter.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "error",
-    [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-     SafetensorError("I/O error: No space left on device (os error 28)")],
-)  # fmt: skip
 def test_a_full_disk_is_said_and_leaves_nothing(
-    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
-        raise error
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     refuse(capsys, ["fit", str(table), "--out", str(tmp_path / "o"), "--shots", "1",
                     "--epochs", "1", "--method", "linear"],
            "safetensors: .*No space left on device")  # fmt: skip

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
+from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
@@ -26,17 +26,19 @@ from medept.adapter import (
     save_adapter,
 )
 from medept.data.images import ImageLike
+from medept.data.labels import encode_labels
 from medept.encoders import EMBEDDED, Encoder, Preprocessing, load_encoder
 from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.evaluation.decisions import decide
 from medept.methods import adapt, find_method, read_settings
+from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint
 from medept.training.cost import duration, estimate_cost, peak_memory
 from medept.training.device import make_accelerator
 from medept.training.folds import make_folds
 from medept.training.inputs import Kept
-from medept.training.loop import Progress, predict_logits, silent, train
+from medept.training.loop import predict_logits, train
 from medept.training.recipes import make_recipe
 from medept.training.tuning import SearchSpace, tune
 from medept.training.views import Views
@@ -45,18 +47,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Within it, medept logs warnings alone."""
-    log = logging.getLogger("medept")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 @dataclass
@@ -73,6 +63,15 @@ class _Support:
         if self._views is None:
             self._views = Views(self.images, preprocessing, crop_scale=crop_scale, seed=seed)
         return self._views
+
+
+def _as_list(X: Sequence[ImageLike]) -> list[ImageLike]:
+    if isinstance(X, str | PathLike | Image.Image):
+        raise InputError("one image was given: give a list of images, [image]")
+    images = list(X)
+    if not images:
+        raise InputError("no images were given: give one at least")
+    return images
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
@@ -176,7 +175,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             InputError: if an image cannot be read, or the labels leave nothing to learn.
         """
         self._check()
-        images, targets = list(X), self._targets(y, classes)
+        images = _as_list(X)
+        targets, self.classes_ = encode_labels(y, classes)
+        self.task_: Literal["multiclass", "multilabel"] = (
+            "multiclass" if targets.ndim == 1 else "multilabel"
+        )
         if len(images) != len(targets):
             raise InputError(f"{len(images)} images but {len(targets)} labels were given")
         groups = None if groups is None else np.asarray(groups)
@@ -231,7 +234,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if diverged:
             raise InputError("training diverged: give a smaller lr (--lr) or encoder_lr")
         took, most = time.perf_counter() - began, peak_memory() / 1e9
-        logger.info("it took %s; %.1f GB of memory in all at most", duration(took), most)
+        logger.info("fitted in %s, with %.1f GB of memory at most", duration(took), most)
 
     @property
     def _report(self) -> Progress:
@@ -347,38 +350,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             progress=self._report,
         )
 
-    def _targets(self, y: Any, classes: Sequence[str] | None) -> np.ndarray:
-        labels = np.asarray(y)
-        if labels.ndim == 2:
-            if not np.isin(labels, (0, 1)).all():
-                raise InputError("multi-label targets must be 0 or 1")
-            self.task_: Literal["multiclass", "multilabel"] = "multilabel"
-            self.classes_ = np.asarray(
-                classes if classes is not None else [str(i) for i in range(labels.shape[1])]
-            )
-            return labels.astype(np.uint8)
-        if labels.ndim != 1 or not len(labels):
-            raise InputError(
-                f"labels of shape {labels.shape}: give (n,) labels or (n, C) of 0 and 1"
-            )
-        missing = np.flatnonzero(pd.isna(labels))
-        if len(missing):
-            raise InputError(f"label {missing[0]} (from 0) is missing: give one, or drop the image")
-        self.task_ = "multiclass"
-        self.classes_, targets = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise InputError(
-                f"all labels are {str(self.classes_[0])!r}: at least two classes are needed"
-            )
-        if classes is not None:
-            unknown = set(self.classes_) - set(classes)
-            if unknown:
-                raise InputError(f"labels {sorted(unknown)} are not among the classes given")
-            self.classes_ = np.asarray(classes)
-            place = {name: i for i, name in enumerate(classes)}
-            targets = np.array([place[label] for label in labels])
-        return targets.astype(np.int64)
-
     def decision_function(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Logits (n, C)."""
         check_is_fitted(self, "model_")
@@ -399,8 +370,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Labels (n,), or (n, C) of 0 and 1 (calibrated probability above one half)."""
-        told = decide(self.predict_proba(X), self.task_)
-        return told if self.task_ == "multilabel" else self.classes_[told]
+        predicted = decide(self.predict_proba(X), self.task_)
+        return predicted if self.task_ == "multilabel" else self.classes_[predicted]
 
     def embed(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Features (n, D) of the encoder: as adapted once fitted, and frozen as it came before."""
@@ -411,7 +382,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _run(self, model: Any, X: Sequence[ImageLike]) -> np.ndarray:
         encoder: Encoder = getattr(model, "encoder", model)
         accelerator = make_accelerator(self.device, self.precision)
-        views = Views(list(X), encoder.preprocessing)
+        views = Views(_as_list(X), encoder.preprocessing)
         model.to(accelerator.device)
         return predict_logits(model, views, accelerator, progress=self._report)
 

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from medept import jobs
-from medept.classifier import FewShotClassifier, quietly
+from medept.classifier import FewShotClassifier
 from medept.data.phantoms import TASKS, make_phantoms, write_phantoms
 from medept.data.table import LabelledImages
 from medept.evaluation.metrics import evaluate
 from medept.files import whole_folder, write_table
+from medept.progress import Progress, quietly
 from medept.report import plots
-from medept.training.loop import Progress
 
 METHODS = ("linear", "ept")
 

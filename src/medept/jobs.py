@@ -1,4 +1,4 @@
-"""What the verbs of the command line do, as functions: fit, predict, evaluate, embed.
+"""What the verbs of the command line do, as functions: fit, check, predict, evaluate, embed.
 
 Each writes its files into a temporary place beside the one asked for and moves them there when
 all is done: a job that is killed leaves nothing half-written.
@@ -8,37 +8,37 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from medept.adapter import AdapterInfo
+from medept.adapter import DESCRIPTION, AdapterInfo
 from medept.analysis import look_into_fit, unseen
 from medept.classifier import FewShotClassifier
 from medept.data.check import Check, quick_check
 from medept.data.check import check as look_through
-from medept.data.dicom import split_frame
-from medept.data.episodes import draw_episode, read_episode, write_episode
-from medept.data.folders import images_below
+from medept.data.episodes import draw_episode, read_episode
 from medept.data.sources import named_source
 from medept.data.sources.medfmc import MedFMC
 from medept.data.submission import read_submission, write_submission
 from medept.data.table import LabelledImages, label_text
-from medept.encoders import EMBEDDED, load_encoder
+from medept.encoders import load_encoder
 from medept.errors import InputError
 from medept.evaluation.decisions import decide
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_file, whole_folder, write_table, write_text
+from medept.progress import Progress, silent
 from medept.report.fit_page import write_fit_page
+from medept.report.model_card import model_card
 from medept.training.device import is_main_process, make_accelerator
-from medept.training.loop import Progress, silent
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def fit(
     """
     checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
     support, test = draw(data, classifier, shots, episode)
+    _say_what_is_unused(data)
     _warn_of_unlearnt(support)
     if not is_main_process():
         fit_support(classifier, support, checkpoint)
@@ -88,7 +89,7 @@ def fit(
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
         if evaluation:
             look_into_fit(classifier, test, evaluation, folder)
-        write_text(folder / "README.md", model_card(info, support, evaluation))
+        write_text(folder / "README.md", model_card(info, support.groups, evaluation))
         write_text(folder / "check.json", json.dumps(findings, indent=2) + "\n")
         write_fit_page(folder, dict(zip(data.names, data.images, strict=True)))
     return FitResult(out, info, evaluation, len(support), len(test))
@@ -130,11 +131,17 @@ def fit_support(
     )
 
 
+def _say_what_is_unused(data: LabelledImages) -> None:
+    count = 0 if data.splits is None else int(np.equal(data.splits, "val").sum())
+    if count:
+        logger.info("%d val images are not used: settings are chosen inside the support set", count)
+
+
 def _warn_of_unlearnt(support: LabelledImages) -> None:
     multilabel = support.task == "multilabel"
     learnt = np.flatnonzero(support.targets.any(axis=0)) if multilabel else support.targets
     for c in set(range(len(support.classes))).difference(learnt.tolist()):
-        log.warning("class %r has no image to learn from", support.classes[c])
+        logger.warning("class %r has no image to learn from", support.classes[c])
 
 
 def warned(support: LabelledImages, test: LabelledImages) -> list[dict[str, Any]]:
@@ -148,29 +155,21 @@ def warned(support: LabelledImages, test: LabelledImages) -> list[dict[str, Any]
         if finding.kind == "unreadable":
             more = f" ({finding.title})" if len(finding.notes) > 1 else ""
             raise InputError(f"{finding.notes[0]}{more}")
-        log.warning("%s. %s `medept check` shows them.", finding.title, finding.advice)
+        logger.warning("%s. %s `medept check` shows them.", finding.title, finding.advice)
     return [{"title": one.title, "advice": one.advice, "flatters": one.flatters} for one in found]
 
 
-def check(
-    data: LabelledImages,
-    *,
-    encoder: str | None = EMBEDDED,
-    device: str = "auto",
-    progress: Progress = silent,
-) -> Check:
-    """Look through a data set, with the frozen features of an encoder (None: without labels)."""
-    return look_through(
-        data, None if encoder is None else _Frozen(encoder, device), progress=progress
-    )
+def check(data: LabelledImages, *, device: str = "auto", progress: Progress = silent) -> Check:
+    """Look through a data set, its labels by features of the embedded encoder."""
+    return look_through(data, _FrozenFeatures(device), progress=progress)
 
 
-class _Frozen:
-    """The frozen features that the check of labels asks for."""
+class _FrozenFeatures:
+    """What the check of labels asks for, of the embedded encoder."""
 
-    def __init__(self, encoder: str, device: str) -> None:
+    def __init__(self, device: str) -> None:
         self.device = make_accelerator(device, "float32").device
-        self.encoder = load_encoder(encoder).to(self.device)
+        self.encoder = load_encoder().to(self.device)
         self.prepare = self.encoder.preprocessing.evaluation()
 
     def features(self, prepared: list[torch.Tensor]) -> np.ndarray:
@@ -179,33 +178,50 @@ class _Frozen:
 
 
 def evaluate_unseen(
-    classifier: FewShotClassifier, data: LabelledImages, folder: Path
+    classifier: FewShotClassifier, data: LabelledImages, folder: Path, out: Path | None = None
 ) -> Evaluation:
     """Metrics of the adapter in ``folder`` on images that it was not fitted to.
 
     Its support images, and others of their groups, are left out; with a ``split`` column all but
     the test rows are.
 
+    Args:
+        out: a new folder for ``metrics.json``, ``predictions.csv`` and ``report.html``, beside
+            copies of what says how the adapter was made.
+
     Raises:
-        InputError: if no image is left.
+        InputError: if no image is left, or ``out`` exists.
     """
     data = unseen(data, [folder])
-    probabilities = classifier.predict_proba(data.images)
-    return evaluate(probabilities, data.targets, classes=data.classes, groups=data.groups)
+    if out is None:
+        return _evaluated(classifier, data)[1]
+    with whole_folder(out) as new:
+        for name in (DESCRIPTION, "support.csv"):
+            copyfile(folder / name, new / name)
+        evaluation = write_evaluation(classifier, data, new)
+        write_fit_page(new, dict(zip(data.names, data.images, strict=True)))
+    return evaluation
 
 
 def write_evaluation(
     classifier: FewShotClassifier, data: LabelledImages, folder: Path
 ) -> Evaluation:
     """Evaluate on ``data`` and write ``metrics.json`` and ``predictions.csv``."""
-    probabilities = classifier.predict_proba(data.images)
-    evaluation = evaluate(
-        probabilities, data.targets, classes=data.classes, groups=data.groups, seed=classifier.seed
-    )
+    probabilities, evaluation = _evaluated(classifier, data)
     write_text(folder / "metrics.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
     rows = describe_rows(data).join(describe_predictions(probabilities, data.classes, data.task))
     write_table(folder / "predictions.csv", rows)
     return evaluation
+
+
+def _evaluated(
+    classifier: FewShotClassifier, data: LabelledImages
+) -> tuple[np.ndarray, Evaluation]:
+    """Probabilities (n, C), and their metrics."""
+    probabilities = classifier.predict_proba(data.images)
+    return probabilities, evaluate(
+        probabilities, data.targets, classes=data.classes, groups=data.groups, seed=classifier.seed
+    )
 
 
 def predict(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> pd.DataFrame:
@@ -267,25 +283,6 @@ def _medfmc(source: str) -> tuple[MedFMC, Path]:
     return found[0], found[1]
 
 
-def write_episodes(
-    data: LabelledImages, out: Path, shots: Mapping[str, int | float | None], count: int
-) -> dict[str, tuple[int, int]]:
-    """Draw ``count`` episodes of each number of shots, and write them as lists to a new folder.
-
-    Returns:
-        name of each support set's list -> images in the support set, and in the test set.
-    """
-    written = {}
-    with whole_folder(out) as folder:
-        for text, number in shots.items():
-            for seed in range(count):
-                episode = draw_episode(data, number, seed=seed)
-                stem = "all" if number is None else f"{text}-shot".replace("%-shot", "-percent")
-                file = write_episode(data, episode, folder, stem, f"exp{seed + 1}")
-                written[file.name] = (len(episode.support), len(episode.test))
-    return written
-
-
 def embed(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> np.ndarray:
     """Features of each image, written to the new file ``out``.
 
@@ -315,26 +312,6 @@ def _refuse(out: Path, what: str, *suffixes: str) -> None:
         raise InputError(f"{out}: exists already; name another or remove it")
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images among files and folders (searched through), in order of name within a folder.
-
-    Raises:
-        InputError: if a path does not exist, or a folder holds no image, or a link out of it.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = images_below(path, path)
-            if not inside:
-                raise InputError(f"{path}: no image in this folder")
-            found += inside
-        elif split_frame(path)[0].exists():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such file or folder")
-    return found
-
-
 def describe_rows(data: LabelledImages) -> pd.DataFrame:
     """One row an image: its name, its group where there is one, its label as in the input."""
     table = pd.DataFrame({"image": data.names})
@@ -351,59 +328,3 @@ def describe_predictions(
     predicted = decide(probabilities, task)
     table = pd.DataFrame({"predicted": [label_text(row, classes) for row in predicted]})
     return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))
-
-
-def model_card(info: AdapterInfo, support: LabelledImages, evaluation: Evaluation | None) -> str:
-    """The adapter's ``README.md``."""
-    groups = "" if support.groups is None else f" of {len(set(support.groups))} groups"
-    lines = [
-        f"# {info.method} adapter on {info.encoder.name}",
-        "",
-        f"Made with medept {info.versions['medept']}. **Not a medical device**: not for "
-        "diagnosis or treatment; check it on your own patients before relying on it.",
-        "",
-        f"- task: {info.task}, classes: {', '.join(info.classes)}",
-        f"- encoder: {info.encoder.name}, {info.encoder.parameters:,} frozen parameters, "
-        f"SHA-256 of its weights {info.encoder.sha256[:16]}...",
-        f"- method: {info.method}, {info.trainable_parameters:,} trained parameters; "
-        f"settings {json.dumps(info.settings)}",
-        f"- recipe: {json.dumps(info.recipe)}, seed {info.seed}",
-        f"- probabilities: {info.calibration}",
-        f"- support set: {len(support)} images{groups} (`support.csv`)",
-        "",
-        "## Results",
-        "",
-    ]
-    lines += (
-        metric_lines(evaluation) if evaluation else ["No test images were left to evaluate on."]
-    )
-    lines += [
-        "",
-        "## Use",
-        "",
-        "```",
-        "medept predict . IMAGES... --out predictions.csv",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def metric_lines(evaluation: Evaluation) -> list[str]:
-    """A markdown table of the metrics with their intervals."""
-    lines = ["| metric | value | 95 % interval | n |", "| --- | --- | --- | --- |"]
-    for name, metric in evaluation.metrics.items():
-        lines.append(f"| {name} | {number(metric.value)} | {interval(metric)} | {metric.n} |")
-    for name, classes in evaluation.undefined.items():
-        lines.append(f"\n{name}: undefined for, and averaged without, {', '.join(classes)}.")
-    return lines
-
-
-def number(value: float | None) -> str:
-    """Three decimals, or a dash where undefined."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def interval(metric: Any) -> str:
-    """``low - high``, or a dash where undefined."""
-    return "–" if metric.low is None else f"{metric.low:.3f} – {metric.high:.3f}"

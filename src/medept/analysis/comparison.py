@@ -14,17 +14,18 @@ import pandas as pd
 
 from medept.analysis.looks import Look, is_fitted, look_at, open_model, score_of
 from medept.analysis.patches import write_gates
+from medept.analysis.unseen import unseen
 from medept.classifier import FewShotClassifier
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 from medept.evaluation.distribution import plane
 from medept.evaluation.metrics import Evaluation
 from medept.files import whole_folder, write_table, write_text
+from medept.progress import Progress
 from medept.report.feature_plots import distributions
 from medept.report.plots import save
-from medept.training.loop import Progress
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def analyse(
@@ -64,7 +65,7 @@ def analyse(
     for model, classifier in zip(models, classifiers, strict=True):
         if is_fitted(classifier) and tuple(classifier.classes_) != data.classes:
             raise InputError(
-                f"{model} tells {', '.join(map(str, classifier.classes_))}, but the data have "
+                f"{model} predicts {', '.join(map(str, classifier.classes_))}, but the data have "
                 f"{', '.join(data.classes)}"
             )
     data = unseen(data, [Path(m) for m, c in zip(models, classifiers, strict=True) if is_fitted(c)])
@@ -96,7 +97,7 @@ def look_into_fit(
     Args:
         classifier: fitted.
         data: the test set.
-        evaluation: of all of it: the score that the figure tells.
+        evaluation: of all of it: the score that the figure shows.
         folder: of the fit.
         limit: features of so many images at most are looked at, drawn at random.
     """
@@ -105,7 +106,7 @@ def look_into_fit(
         found = look_at([classifier], [classifier.method], data)
         looks = [replace(x, score=score_of(evaluation) if x.score else {}) for x in found]
     except InputError as reason:
-        log.info("The distribution of features is not looked at: %s", reason)
+        logger.info("The distribution of features is not looked at: %s", reason)
         return
     write_table(folder / "distribution.csv", describe(looks, data))
     save(figure_2(looks, data, seed=classifier.seed), folder / "figure2.png")
@@ -181,38 +182,6 @@ def _mean_and_spread(values: pd.Series) -> str:
 
 
 # --- parts -----------------------------------------------------------------------------------
-
-
-def unseen(data: LabelledImages, folders: Sequence[Path]) -> LabelledImages:
-    """Without support images of the adapters and, where there are groups, others of theirs.
-
-    With a ``split`` column, of its test rows alone. How many are left out is logged.
-
-    Raises:
-        InputError: if none is left.
-    """
-    left = np.ones(len(data), bool) if data.splits is None else np.equal(data.splits, "test")
-    if not left.any():
-        raise InputError("the split column has no row of test; it needs some")
-    wanted = left.sum()
-    for folder in folders:
-        file = folder / "support.csv"
-        if not file.exists():
-            log.warning("%s is missing: images it was fitted to cannot be left out", file)
-            continue
-        names = set(pd.read_csv(file, dtype=str)["image"])
-        seen = np.array([name in names for name in data.names])
-        if data.groups is not None:
-            seen = np.isin(data.groups, data.groups[seen])
-        left &= ~seen
-    if not left.any():
-        raise InputError("no image is left that none of the models was fitted to")
-    if left.sum() < wanted:
-        log.info(
-            "%d images are left out: they, or others of their groups, were learnt from",
-            wanted - left.sum(),
-        )
-    return data.subset(np.flatnonzero(left))
 
 
 def _sample(data: LabelledImages, limit: int, seed: int) -> LabelledImages:

@@ -15,7 +15,7 @@ from medept.data.table import LabelledImages
 from medept.errors import InputError
 from medept.evaluation.distribution import Distribution, describe_distribution
 from medept.evaluation.metrics import Evaluation, evaluate
-from medept.training.loop import Progress
+from medept.progress import Progress
 
 PRETRAINED = "pretrained"
 
@@ -48,8 +48,8 @@ class Look:
     @property
     def title(self) -> str:
         """Of its panel in figure 2: the score, and how many neighbours are of the same class."""
-        told = {**self.score, "neighbours' purity": self.distribution.purity}
-        parts = [f"{k.replace('_', ' ')} {v:.2f}" for k, v in told.items() if v is not None]
+        shown = {**self.score, "neighbours' purity": self.distribution.purity}
+        parts = [f"{k.replace('_', ' ')} {v:.2f}" for k, v in shown.items() if v is not None]
         return "\n".join([self.name, ", ".join(parts)])
 
 

@@ -24,7 +24,7 @@ from medept.benchmark.suite import Suite
 from medept.benchmark.work import decode, describe, do_run, frozen_features
 from medept.data.table import LabelledImages
 from medept.errors import InputError
-from medept.training.loop import Progress, silent
+from medept.progress import Progress, silent
 
 ATTEMPTS = 2
 SECONDS_BETWEEN_TABLES = 20.0
@@ -36,7 +36,7 @@ PATIENT = {"health_check_failure_threshold": 1000}
 an answer from itself, as when the machine is busy or was asleep; there is no other to go on."""
 
 NAMED_BY = ("encoder", "data", "label", "shots", "episode", "seed")
-"""What tells runs apart in a report."""
+"""What distinguishes runs in a report."""
 
 
 def run_suite(

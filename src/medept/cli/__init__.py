@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-from medept.cli import adapt, compare, data  # noqa: F401 (their verbs register themselves)
+from medept.cli import adapt, compare, data, use  # noqa: F401 (their verbs register themselves)
 from medept.cli.app import app
 from medept.cli.console import Notes, fail
 from medept.errors import InputError

@@ -1,35 +1,30 @@
-"""Verbs that make an adapter and use it."""
+"""The verb that makes an adapter: fit."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from medept.cli.app import ADAPT, app
-from medept.cli.console import notes, print_json, print_metrics, progress_bars, results
+from medept.cli.console import notes, print_json, print_metrics, progress_bars
 from medept.cli.options import (
-    AdapterFolder,
     Device,
     EncoderName,
     GroupColumn,
     ImageColumn,
+    ImageRoot,
     ImageSize,
     Json,
     LabelColumn,
     Precision,
-    SubmissionFormat,
     Weights,
     read_settings,
 )
-from medept.errors import InputError
 
 if TYPE_CHECKING:
-    from medept.training.loop import Progress as Report
-
+    from medept.jobs import FitResult
 
 SUPPORT, METHOD, TRAINING = "Support set", "Method", "Training"
 
@@ -74,6 +69,7 @@ def fit(
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
     encoder: EncoderName = "embedded",
     encoder_weights: Weights = None,
     image_size: ImageSize = None,
@@ -172,7 +168,11 @@ def fit(
     if prompt_length is not None:
         settings["length"] = prompt_length
     table = open_dataset(
-        data, image_column=image_column, label_column=label_column, group_column=group_column
+        data,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        image_root=image_root,
     )
     with progress_bars() as report:
         classifier = FewShotClassifier(
@@ -196,226 +196,39 @@ def fit(
         )
         result = jobs.fit(table, out, classifier, shots=shot_count, episode=chosen)
     if as_json:
-        metrics = result.evaluation.to_dict() if result.evaluation else None
-        print_json(
-            {
-                "out": str(out),
-                "encoder": encoder,
-                "method": method,
-                "classes": result.info.classes,
-                "trainable_parameters": result.info.trainable_parameters,
-                "support": result.support,
-                "test": result.test,
-                "metrics": metrics,
-            }
-        )
-        return
+        print_json(_as_dict(result))
+    else:
+        _show(result, all_are_support=shot_count is None)
+
+
+def _as_dict(result: FitResult) -> dict[str, object]:
+    info = result.info
+    return {
+        "out": str(result.folder),
+        "encoder": info.encoder.name,
+        "method": info.method,
+        "classes": info.classes,
+        "trainable_parameters": info.trainable_parameters,
+        "support": result.support,
+        "test": result.test,
+        "metrics": result.evaluation.to_dict() if result.evaluation else None,
+    }
+
+
+def _show(result: FitResult, *, all_are_support: bool) -> None:
+    info, out = result.info, result.folder
     notes.print(
-        f"{method} on {encoder}: {result.info.trainable_parameters:,} trained parameters, "
+        f"{info.method} on {info.encoder.name}: {info.trainable_parameters:,} trained parameters, "
         f"{result.support} support images, {result.test} test images"
     )
-    notes.print(f"Probabilities: {result.info.calibration}")
+    notes.print(f"Probabilities: {info.calibration}")
     if result.evaluation:
         print_metrics(result.evaluation)
+    elif all_are_support:
+        notes.print("No test images: give --shots K, or a table with a `split` column.")
     else:
-        notes.print(
-            "No test images: give --shots K, or a table with a `split` column."
-            if shot_count is None
-            else "No test images: every image, or another of its group, is in the support set."
-        )
+        notes.print("No test images: every image, or another of its group, is a support image.")
     notes.print(
         f"Written to {out}: open {out}/report.html to read about it.\n"
         f"Next: medept predict {out} IMAGES... --out predictions.csv"
-    )
-
-
-@app.command(rich_help_panel=ADAPT)
-def predict(
-    adapter: AdapterFolder,
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES", help="Image files, or folders of them.")
-    ],
-    out: Annotated[Path, typer.Option(help="CSV file to write: one row an image.")],
-    form: SubmissionFormat = None,
-    names: Annotated[
-        str, typer.Option("--list", help="With --format: the list of images to predict.")
-    ] = "test_WithoutLabel.txt",
-    encoder_weights: Weights = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    as_json: Json = False,
-) -> None:
-    """Probabilities of each class for new images."""
-    from medept import jobs
-
-    with progress_bars() as report:
-        classifier = _load(adapter, encoder_weights, device, precision, report)
-        if form is None:
-            table = jobs.predict(classifier, jobs.find_images(images), out)
-        else:
-            table = jobs.predict_submission(classifier, str(images[0]), names, out)
-    if as_json:
-        print_json({"out": str(out), "predictions": table.to_dict(orient="records")})
-    else:
-        notes.print(f"{len(table)} images. Written to {out}")
-
-
-@app.command(rich_help_panel=ADAPT)
-def evaluate(
-    adapter: AdapterFolder,
-    data: Annotated[
-        list[Path],
-        typer.Argument(metavar="DATA", help="What `fit` takes; with --format, submission files."),
-    ],
-    form: SubmissionFormat = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    image_column: ImageColumn = None,
-    encoder_weights: Weights = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    as_json: Json = False,
-) -> None:
-    """Metrics of an adapter on labelled images that it was not fitted to.
-
-    Its support images, and others of their patients, are left out; so are all but the test rows
-    where there is a split column.
-
-    With --format medfmc, of submission files: medept evaluate medfmc-colon:FOLDER FILES...
-    """
-    from medept import jobs
-    from medept.data.sources import open_dataset
-
-    if form is not None:
-        scores = jobs.score_submissions(str(adapter), data)
-        if as_json:
-            print_json({str(file): result.to_dict() for file, result in scores.items()})
-        for file, result in {} if as_json else scores.items():
-            results.print(f"\n{file}", markup=False)
-            print_metrics(result)
-        return
-    if len(data) > 1:
-        raise InputError(f"{data[1]}: one table or folder is evaluated at a time")
-    with progress_bars() as report:
-        classifier = _load(adapter, encoder_weights, device, precision, report)
-        table = open_dataset(
-            data[0],
-            image_column=image_column,
-            label_column=label_column,
-            group_column=group_column,
-            classes=[str(name) for name in classifier.classes_],
-            task=classifier.task_,
-        )
-        result = jobs.evaluate_unseen(classifier, table, adapter)
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        print_metrics(result)
-
-
-@app.command(rich_help_panel=ADAPT)
-def embed(
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES", help="Image files, or folders of them.")
-    ],
-    out: Annotated[Path, typer.Option(help="File to write: .npy, .csv or .parquet.")],
-    adapter: Annotated[
-        Path | None, typer.Option(help="Features as adapted by this fit, not as they came.")
-    ] = None,
-    encoder: EncoderName = "embedded",
-    encoder_weights: Weights = None,
-    image_size: ImageSize = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    as_json: Json = False,
-) -> None:
-    """Features of images: one row an image."""
-    from medept import jobs
-    from medept.classifier import FewShotClassifier
-
-    if adapter and (encoder != "embedded" or image_size):
-        raise InputError("--adapter brings its own encoder: leave --encoder and --image-size out")
-    with progress_bars() as report:
-        classifier = (
-            _load(adapter, encoder_weights, device, precision, report)
-            if adapter
-            else FewShotClassifier(
-                encoder,
-                encoder_weights=encoder_weights,
-                image_size=image_size,
-                device=device,
-                precision=precision,
-                progress=report,
-            )
-        )
-        features = jobs.embed(classifier, jobs.find_images(images), out)
-    if as_json:
-        print_json({"out": str(out), "shape": list(features.shape)})
-    else:
-        notes.print(f"{features.shape[0]} images x {features.shape[1]} features. Written to {out}")
-
-
-@app.command(rich_help_panel=ADAPT)
-def info(adapter: AdapterFolder, as_json: Json = False) -> None:
-    """What an adapter is: encoder, classes, method, settings, how it was trained."""
-    from medept.adapter import read_info
-
-    description = read_info(adapter)
-    if as_json:
-        print_json(description.model_dump())
-        return
-    table = Table(show_header=False, box=None)
-    shown = description.model_dump() | {"calibration": str(description.calibration)}
-    for key, value in shown.items():
-        table.add_row(key.replace("_", " "), escape(_plain(value)))
-    results.print(table)
-
-
-@app.command(rich_help_panel=ADAPT)
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("medept-demo"),
-    as_json: Json = False,
-) -> None:
-    """The whole story on data that medept draws itself: no network, a few minutes."""
-    from medept.demo import run_demo, summary
-
-    notes.print(
-        "Phantoms of colon tissue, 60 patients, 2 tiles each; the encoder that ships inside medept."
-    )
-    with progress_bars() as report:
-        result = run_demo(out, report)
-    if as_json:
-        print_json({"out": str(out), "runs": result.runs.to_dict(orient="records")})
-        return
-    for metric in ("balanced_accuracy", "auroc"):
-        shown = summary(result.runs, metric)
-        heads = ("1 shot" if s == 1 else f"{s} shots" for s in shown.columns)
-        table = Table("method", *heads, title=metric.replace("_", " "))
-        for method, values in shown.iterrows():
-            table.add_row(str(method), *values)
-        results.print(table)
-    notes.print(
-        f"Mean ± standard deviation over {result.runs.seed.nunique()} support sets of patients.\n"
-        f"Written to {out}: an adapter with its report (adapter/report.html), all runs, "
-        f"and pictures (phantoms.png, shots.png).\n"
-        f"Next: medept predict {out}/adapter {out}/colon-phantoms --out p.csv"
-    )
-
-
-def _plain(value: Any) -> str:
-    """A value of ``adapter.json`` as a person would write it."""
-    if isinstance(value, dict):
-        return "\n".join(f"{key.replace('_', ' ')}: {_plain(part)}" for key, part in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "–" if value is None else str(value)
-
-
-def _load(folder: Path, weights: Path | None, device: str, precision: str, report: Report) -> Any:
-    from medept.classifier import FewShotClassifier
-
-    return FewShotClassifier.load(
-        folder, encoder_weights=weights, device=device, precision=precision, progress=report
     )

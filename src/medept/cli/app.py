@@ -13,6 +13,7 @@ ADAPT, DATA, COMPARE = "Adapt and use", "Data", "Compare and explain"
 app = typer.Typer(
     name="medept",
     help="Adapt frozen vision foundation models to medical images from a few labelled examples.",
+    epilog="Begin with `medept check DATA` and `medept fit DATA --out my-fit --shots 5`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

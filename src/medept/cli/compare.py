@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -14,6 +16,7 @@ from medept.cli.console import notes, print_json, progress_bars, results
 from medept.cli.options import (
     GroupColumn,
     ImageColumn,
+    ImageRoot,
     ImageSize,
     Json,
     LabelColumn,
@@ -22,6 +25,9 @@ from medept.cli.options import (
     read_settings,
 )
 from medept.errors import InputError
+
+if TYPE_CHECKING:
+    from medept.methods import AdaptedEncoder
 
 
 @app.command(rich_help_panel=COMPARE)
@@ -85,7 +91,9 @@ def bench(
         if as_json:
             print_json(suites)
         else:
-            results.print("\n".join(f"{name:14} {title}" for name, title in suites.items()))
+            results.print(
+                "\n".join(f"{name:14} {title}" for name, title in suites.items()), soft_wrap=True
+            )
         return
     from medept.benchmark.runner import run_suite
 
@@ -140,6 +148,7 @@ def report(
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
     as_json: Json = False,
 ) -> None:
     """Write DIR/report.html: of a fit (again), or of a benchmark, with its tables and figures."""
@@ -150,7 +159,11 @@ def report(
     images = None
     if data is not None:
         table = open_dataset(
-            data, image_column=image_column, label_column=label_column, group_column=group_column
+            data,
+            image_column=image_column,
+            label_column=label_column,
+            group_column=group_column,
+            image_root=image_root,
         )
         images = dict(zip(table.names, table.images, strict=True))
     benchmark = (folder / "suite.json").exists()
@@ -185,6 +198,7 @@ def analyse(
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
     as_json: Json = False,
 ) -> None:
     """How features of a class lie together, before and after tuning, and what prompts turn down.
@@ -233,12 +247,18 @@ def analyse(
 
 
 @app.command(rich_help_panel=COMPARE)
-def methods(as_json: Json = False) -> None:
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Of one: what its settings mean.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Names that --method takes, their settings, rates, and what --tune searches over."""
-    from medept.methods import METHODS
+    from medept.methods import METHODS, find_method
     from medept.training.recipes import make_recipe
 
-    known = {name: METHODS[name] for name in sorted(METHODS)}
+    chosen = sorted(METHODS) if name is None else [find_method(name).name]
+    known = {each: METHODS[each] for each in chosen}
     if as_json:
         print_json(
             {
@@ -259,6 +279,18 @@ def methods(as_json: Json = False) -> None:
         rates = ", ".join(f"{getattr(recipe, rate):g}" for rate in method.rates)
         table.add_row(name, method.summary, settings, rates)
     results.print(table)
+    if name is not None:
+        results.print(f"\n{_explained(find_method(name))}")
+
+
+def _explained(method: type[AdaptedEncoder]) -> str:
+    """What a method's class and its settings say of themselves, as plain text."""
+    from medept.methods import MethodSettings
+
+    of_settings = method.Settings.mro()
+    described = [method, *of_settings[: of_settings.index(MethodSettings)]]
+    text = "\n\n".join(cleandoc(each.__doc__ or "") for each in described)
+    return re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
 
 
 @app.command(rich_help_panel=COMPARE)
@@ -279,4 +311,6 @@ def encoders(
         print_json({"encoders": names})
         return
     results.print("embedded        ships inside medept, needs no network")
-    results.print("\n".join(names[1:]) or f"no timm model has {pattern!r} in its name")
+    results.print(
+        "\n".join(names[1:]) or f"no timm model has {pattern!r} in its name", soft_wrap=True
+    )

@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from medept.evaluation.metrics import Evaluation
-    from medept.training.loop import Progress as Report
+    from medept.progress import Progress as Report
 
-notes = Console(stderr=True, highlight=False, soft_wrap=True)
-results = Console(highlight=False)
+notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+results = Console(highlight=False, markup=False)
 
 ESTIMATED_OVER = 3600.0
 """Seconds that the speed of progress is measured over: steps of a benchmark may take minutes."""
@@ -35,12 +35,12 @@ class Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one."""
         before = "warning: " if record.levelno >= logging.WARNING else ""
-        notes.print(before + self.format(record), markup=False)
+        notes.print(before + self.format(record))
 
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong with the input, and exit with code 2."""
-    notes.print(f"[bold red]error:[/] {escape(message)}")
+    notes.print(Text.assemble(("error:", "bold red"), f" {message}"))
     raise SystemExit(2)
 
 
@@ -51,14 +51,14 @@ def print_json(value: Any) -> None:
 
 def print_metrics(evaluation: Evaluation) -> None:
     """The metrics as a table, undefined classes below it."""
-    from medept.jobs import interval, number
+    from medept.report.model_card import HEAD, metric_rows, undefined_notes
 
-    table = Table("metric", "value", "95 % interval", "n")
-    for name, metric in evaluation.metrics.items():
-        table.add_row(name, number(metric.value), interval(metric), str(metric.n))
+    table = Table(*HEAD)
+    for row in metric_rows(evaluation):
+        table.add_row(*row)
     results.print(table)
-    for name, classes in evaluation.undefined.items():
-        results.print(f"{name}: undefined for, and averaged without, {', '.join(classes)}")
+    for note in undefined_notes(evaluation):
+        results.print(note, soft_wrap=True)
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def progress_bars() -> Iterator[Report]:
     line a minute instead.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -83,20 +83,20 @@ def progress_bars() -> Iterator[Report]:
         speed_estimate_period=ESTIMATED_OVER,
     ) as bars:
         tasks: dict[str, Any] = {}
-        told = time.monotonic()
+        last_line = time.monotonic()
 
         def report(what: str, done: int, total: int) -> None:
-            nonlocal told
+            nonlocal last_line
             key = what.split(" (")[0]
             if key not in tasks:
                 tasks[key] = bars.add_task(what, total=total)
             bars.update(tasks[key], description=what, completed=done, total=total)
-            if not notes.is_terminal and time.monotonic() - told > SECONDS_BETWEEN_LINES:
+            if not notes.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                 left = bars.tasks[tasks[key]].time_remaining
                 from medept.training.cost import duration
 
                 estimate = "" if left is None else f", about {duration(left)} left"
                 notes.print(f"{what}: {done:,} of {total:,}{estimate}")
-                told = time.monotonic()
+                last_line = time.monotonic()
 
         yield report

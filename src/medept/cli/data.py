@@ -9,7 +9,7 @@ import typer
 
 from medept.cli.app import DATA, app
 from medept.cli.console import notes, print_json, progress_bars, results
-from medept.cli.options import Device, GroupColumn, ImageColumn, Json, LabelColumn
+from medept.cli.options import Device, GroupColumn, ImageColumn, ImageRoot, Json, LabelColumn
 
 
 @app.command(rich_help_panel=DATA)
@@ -21,6 +21,7 @@ def check(
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -33,7 +34,11 @@ def check(
     from medept.report import check_page
 
     table = open_dataset(
-        data, image_column=image_column, label_column=label_column, group_column=group_column
+        data,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        image_root=image_root,
     )
     with progress_bars() as report:
         found = jobs.check(table, device=device, progress=report)
@@ -57,7 +62,7 @@ def datasets(as_json: Json = False) -> None:
         print_json({name: source.summary for name, source in SOURCES.items()})
         return
     for name, source in SOURCES.items():
-        results.print(f"{name:24} {source.summary}", markup=False)
+        results.print(f"{name:24} {source.summary}", soft_wrap=True)
 
 
 @app.command(rich_help_panel=DATA)
@@ -72,23 +77,27 @@ def episodes(
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
     as_json: Json = False,
 ) -> None:
     """Draw support sets and write them as lists that others can use: fit --episode LIST."""
-    from medept import jobs
-    from medept.data.episodes import read_shots
+    from medept.data.episodes import read_shots, write_episodes
     from medept.data.sources import open_dataset
 
     table = open_dataset(
-        data, image_column=image_column, label_column=label_column, group_column=group_column
+        data,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        image_root=image_root,
     )
     asked = {text: read_shots(text) for text in shots or ["1", "5", "10"]}
-    written = jobs.write_episodes(table, out, asked, count)
+    written = write_episodes(table, out, asked, count)
     if as_json:
         print_json({"out": str(out), "lists": written})
         return
     for name, (support, test) in written.items():
-        results.print(f"{name}: {support} images to learn from, {test} to test on", markup=False)
+        results.print(f"{name}: {support} support images, {test} test images", soft_wrap=True)
 
 
 @app.command(rich_help_panel=DATA)

@@ -10,7 +10,7 @@ import typer
 
 from medept.errors import InputError
 
-COLUMNS, ENCODER, MACHINE = "Columns of the table", "Encoder", "Machine and output"
+COLUMNS, ENCODER, MACHINE = "Table", "Encoder", "Machine and output"
 
 Json = Annotated[
     bool,
@@ -75,6 +75,15 @@ GroupColumn = Annotated[
         metavar="NAME",
         help="Of patients, studies or lesions (patient, group, study, ...): never on both sides "
         "of a split.",
+        rich_help_panel=COLUMNS,
+    ),
+]
+ImageRoot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder that holds all images, which their paths are relative to; default: the "
+        "table's folder.",
         rich_help_panel=COLUMNS,
     ),
 ]

@@ -7,7 +7,7 @@ Images are decoded once, in parallel, and all that is asked of them is taken in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,8 @@ from medept.data.findings import (
     Finding,
     constant,
     copies,
+    predicted_by_size,
     shared_groups,
-    told_by_size,
     unreadable,
     unusable_masks,
     wrong_labels,
@@ -31,10 +31,9 @@ from medept.data.images import FORMATS, ImageLike, read_images
 from medept.data.suspects import Suspects, find_suspects
 from medept.data.table import LabelledImages
 from medept.errors import InputError
+from medept.progress import Progress, silent
 
 _BATCH = 32
-
-Progress = Callable[[str, int, int], None]
 
 
 class Encode(Protocol):
@@ -79,9 +78,7 @@ class _Seen:
     prepared: Any
 
 
-def check(
-    data: LabelledImages, encode: Encode | None = None, progress: Progress | None = None
-) -> Check:
+def check(data: LabelledImages, encode: Encode | None = None, progress: Progress = silent) -> Check:
     """Look through a data set.
 
     Args:
@@ -89,8 +86,7 @@ def check(
         encode: an encoder, to look for labels that look wrong; None leaves that out.
         progress: called with what is done, how many, of how many.
     """
-    report = progress or (lambda what, done, total: None)
-    seen, errors, features = _look(data.images, encode, report, near=True)
+    seen, errors, features = _look(data.images, encode, progress, near=True)
     prints = [None if one is None else one.print for one in seen]
     shapes = [None if one is None else one.size for one in seen]
     findings = [
@@ -99,13 +95,13 @@ def check(
         *copies(data, exact_sets(prints), "exact"),
         *copies(data, near_sets(prints), "near"),
         *constant(prints),
-        *told_by_size(data, shapes),
+        *predicted_by_size(data, shapes),
         *unusable_masks(data, shapes),
     ]
     accuracy: dict[str, float] = {}
     if features is not None:
         rows = np.array([i for i, one in enumerate(seen) if one is not None], dtype=np.int64)
-        doubts = _doubts(data.subset(rows), features, report)
+        doubts = _doubts(data.subset(rows), features, progress)
         accuracy = {name: suspects.balanced_accuracy for name, _, suspects in doubts}
         findings += wrong_labels(data, rows, doubts)
     findings.sort(key=lambda finding: not finding.flatters)
@@ -131,7 +127,7 @@ def quick_check(support: LabelledImages, test: LabelledImages) -> list[Finding]:
         else np.concatenate([support.groups, test.groups]),
         splits=np.array(["train"] * len(support) + ["test"] * len(test)),
     )
-    seen, errors, _ = _look(both.images, None, lambda *_: None, near=False)
+    seen, errors, _ = _look(both.images, None, silent, near=False)
     prints = [None if one is None else one.print for one in seen]
     return [
         *shared_groups(both),

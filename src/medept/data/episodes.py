@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 from medept.data.lists import read_list, write_list
 from medept.data.table import LabelledImages
 from medept.errors import InputError
+from medept.files import whole_folder
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,25 @@ def write_episode(
     for file, rows in ((test, episode.test), (train, episode.support)):
         write_list(file, [data.names[i] for i in rows], data.targets[rows])
     return train
+
+
+def write_episodes(
+    data: LabelledImages, out: Path, shots: Mapping[str, int | float | None], count: int
+) -> dict[str, tuple[int, int]]:
+    """Draw ``count`` episodes of each number of shots, and write them as lists to a new folder.
+
+    Returns:
+        name of each support set's list -> images in the support set, and in the test set.
+    """
+    written = {}
+    with whole_folder(out) as folder:
+        for text, number in shots.items():
+            for seed in range(count):
+                episode = draw_episode(data, number, seed=seed)
+                stem = "all" if number is None else f"{text}-shot".replace("%-shot", "-percent")
+                file = write_episode(data, episode, folder, stem, f"exp{seed + 1}")
+                written[file.name] = (len(episode.support), len(episode.test))
+    return written
 
 
 def read_episode(data: LabelledImages, file: Path) -> Episode:

@@ -1,7 +1,7 @@
 """What can be found in a data set, in words: each function looks for one kind of thing.
 
 A finding *flatters* where the same, or nearly the same, image or patient can stand on both sides
-of a split; whatever else looks wrong is told, and left to judgement.
+of a split; whatever else looks wrong is reported, and left to judgement.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from medept.data.suspects import Suspects
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 
-TOLD = 0.3
-"""How far from guessing (0) to perfect (1) the size of images has to tell their classes."""
+PREDICTED = 0.3
+"""How far from guessing (0) to perfect (1) the size of images has to predict their classes."""
 MARKED = 128
 """From this grey on a mask's pixel belongs to the object."""
 
@@ -47,6 +47,7 @@ class Finding:
 
 
 def unreadable(errors: dict[int, str]) -> list[Finding]:
+    """Images that cannot be read: row -> why."""
     return _noted(
         "unreadable",
         f"{_count(len(errors), 'image')} cannot be read",
@@ -62,6 +63,7 @@ def _noted(kind: str, title: str, advice: str, notes: dict[int, str]) -> list[Fi
 
 
 def constant(prints: Sequence[Fingerprint | None]) -> list[Finding]:
+    """Images all of whose pixels are the same."""
     rows = [row for row, print_ in enumerate(prints) if print_ is not None and print_.constant]
     if not rows:
         return []
@@ -103,6 +105,7 @@ def unusable_masks(data: LabelledImages, seen: Sequence[tuple[int, int] | None])
 
 
 def shared_groups(data: LabelledImages) -> list[Finding]:
+    """Groups that have images on more than one side of the ``split`` column."""
     if data.groups is None or data.splits is None:
         return []
     sets = []
@@ -156,7 +159,7 @@ def copies(data: LabelledImages, sets: list[list[int]], kind: str) -> list[Findi
             Finding(
                 f"{kind}-{place}",
                 title + words,
-                _advice_oncopies(kind, flatters),
+                _advice_on_copies(kind, flatters),
                 there,
                 flatters,
             )
@@ -176,14 +179,16 @@ def copies(data: LabelledImages, sets: list[list[int]], kind: str) -> list[Findi
     return found
 
 
-def _advice_oncopies(kind: str, flatters: bool) -> str:
+def _advice_on_copies(kind: str, flatters: bool) -> str:
     if kind == "exact":
         keep = "Keep one of each."
         return keep if flatters else f"{keep} They count more than once."
     return "Look: keep one of each, or give them one group (a group column)."
 
 
-def told_by_size(data: LabelledImages, seen: Sequence[tuple[int, int] | None]) -> list[Finding]:
+def predicted_by_size(
+    data: LabelledImages, seen: Sequence[tuple[int, int] | None]
+) -> list[Finding]:
     """Whether the size of an image gives its class away, by leave-one-out votes of equal sizes."""
     rows = [row for row, size in enumerate(seen) if size is not None]
     targets = data.targets[rows]
@@ -203,12 +208,12 @@ def told_by_size(data: LabelledImages, seen: Sequence[tuple[int, int] | None]) -
         hits[i] = (target in tied) / len(tied) if tied else 1 / len(data.classes)
     chance = 1 / len(present)
     accuracy = float(np.mean([hits[targets == c].mean() for c in present]))
-    if (accuracy - chance) / (1 - chance) < TOLD:
+    if (accuracy - chance) / (1 - chance) < PREDICTED:
         return []
     return [
         Finding(
             "sizes",
-            f"The size of an image tells its class: balanced accuracy {accuracy:.2f}",
+            f"The size of an image predicts its class: balanced accuracy {accuracy:.2f}",
             "Classes may come from different sources, which a model would learn instead: "
             "compare their origins, and take all classes from each.",
             (),
@@ -221,6 +226,12 @@ def wrong_labels(
     rows: np.ndarray,
     doubts: list[tuple[str, tuple[str, ...], Suspects]],
 ) -> list[Finding]:
+    """Labels in doubt, the least probable first.
+
+    Args:
+        rows: of ``data``, that the suspects' rows count in.
+        doubts: name of a question, its possible answers, and what is suspect.
+    """
     doubted = [
         (float(given), int(rows[i]), values[suggested])
         for _, values, found in doubts

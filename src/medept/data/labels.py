@@ -7,8 +7,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from medept.data.cells import Table
 from medept.errors import InputError
@@ -46,6 +48,42 @@ def read_targets(
         if text not in place:
             raise _unknown_label(path, row, text, names)
     return np.array([place[text] for text in texts.values()], dtype=np.int64), names
+
+
+def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Targets, (n,) class indices or (n, C) of 0 and 1, and the classes (C,).
+
+    Args:
+        y: (n,) labels of one type, or (n, C) of 0 and 1 for multi-label data.
+        classes: names of the labels, in the order of the targets (default: the sorted labels; the
+            numbers from 0 for multi-label data).
+
+    Raises:
+        InputError: if a label is missing, unknown, or the only one there is.
+    """
+    labels = np.asarray(y)
+    if labels.ndim == 2:
+        if not np.isin(labels, (0, 1)).all():
+            raise InputError("multi-label targets must be 0 or 1")
+        names = [str(i) for i in range(labels.shape[1])] if classes is None else list(classes)
+        if len(names) != labels.shape[1]:
+            raise InputError(f"{labels.shape[1]} columns of labels, but {len(names)} classes given")
+        return labels.astype(np.uint8), np.asarray(names)
+    if labels.ndim != 1 or not len(labels):
+        raise InputError(f"labels of shape {labels.shape}: give (n,) labels or (n, C) of 0 and 1")
+    missing = np.flatnonzero(pd.isna(labels))
+    if len(missing):
+        raise InputError(f"label {missing[0]} (from 0) is missing: give one, or drop the image")
+    found, targets = np.unique(labels, return_inverse=True)
+    if len(found) < 2:
+        raise InputError(f"all labels are {str(found[0])!r}: at least two classes are needed")
+    if classes is None:
+        return targets.astype(np.int64), found
+    place = {name: i for i, name in enumerate(classes)}
+    unknown = [name for name in found.tolist() if name not in place]
+    if unknown:
+        raise InputError(f"labels {unknown} are not among the classes given, {list(classes)}")
+    return np.array([place[name] for name in labels.tolist()], dtype=np.int64), np.asarray(classes)
 
 
 def _targets_of_lists(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from medept.errors import InputError
 from medept.files import whole_file, write_table
+from medept.progress import Progress, silent
 
 CELLS = 8
 """Pixels of the overview along a tile's side: what its share of tissue is counted on."""
@@ -27,7 +27,7 @@ def write_tiles(
     mpp: float = 0.5,
     slide_mpp: float | None = None,
     tissue: float = 0.25,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> pd.DataFrame:
     """Write the tiles with enough tissue as PNG files, and ``SLIDE.csv`` beside their folder.
 
@@ -61,8 +61,7 @@ def write_tiles(
             if not (out / tile).exists():
                 _write_tile(slide, source, out / tile, (x, y), span, size, level)
             rows.append((tile.as_posix(), slide.stem, slide.stem, x, y, level))
-            if progress:
-                progress("tiles", done, len(corners))
+            progress("tiles", done, len(corners))
     table = pd.DataFrame(rows, columns=["path", "slide", "group", "x", "y", "level"])
     write_table(out / f"{slide.stem}.csv", table)
     return table

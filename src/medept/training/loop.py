@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from medept.data.images import ahead
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
+from medept.progress import Progress, silent
 from medept.training.checkpoint import Checkpoint
 from medept.training.device import frozen_held
 from medept.training.inputs import Inputs, Kept, State, open_inputs
@@ -37,13 +38,6 @@ EVALUATION_BATCH = 32
 
 READERS = min(EVALUATION_BATCH, os.cpu_count() or 1)
 """Threads that decode images while others are computed."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """No progress shown."""
 
 
 def train(

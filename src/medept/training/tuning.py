@@ -16,6 +16,7 @@ import numpy as np
 from medept.errors import InputError
 from medept.evaluation.calibration import negative_log_likelihood
 from medept.methods import find_method, named_settings, read_settings
+from medept.progress import Progress
 from medept.training.folds import make_folds
 from medept.training.recipes import make_recipe
 
@@ -74,7 +75,7 @@ def tune(
     *,
     trials: int,
     seed: int,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Parameters:
     """The best of ``trials`` settings.
 

@@ -1,0 +1,78 @@
+"""The model card of a fit, as markdown, and metrics as rows of text."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from medept.adapter import AdapterInfo
+from medept.evaluation.metrics import Evaluation
+
+HEAD = ("metric", "value", "95 % interval", "n")
+"""Of :func:`metric_rows`."""
+
+
+def model_card(info: AdapterInfo, groups: np.ndarray | None, evaluation: Evaluation | None) -> str:
+    """The adapter's ``README.md``.
+
+    Args:
+        groups: of its support images, where they have any.
+    """
+    of_groups = "" if groups is None else f" of {len(set(groups.tolist()))} groups"
+    lines = [
+        f"# {info.method} adapter on {info.encoder.name}",
+        "",
+        f"Made with medept {info.versions['medept']}. **Not a medical device**: not for "
+        "diagnosis or treatment; check it on your own patients before relying on it.",
+        "",
+        f"- task: {info.task}, classes: {', '.join(info.classes)}",
+        f"- encoder: {info.encoder.name}, {info.encoder.parameters:,} frozen parameters, "
+        f"SHA-256 of its weights {info.encoder.sha256[:16]}...",
+        f"- method: {info.method}, {info.trainable_parameters:,} trained parameters; "
+        f"settings {json.dumps(info.settings)}",
+        f"- recipe: {json.dumps(info.recipe)}, seed {info.seed}",
+        f"- probabilities: {info.calibration}",
+        f"- support set: {info.support_images} images{of_groups} (`support.csv`)",
+        "",
+        "## Results",
+        "",
+    ]
+    lines += _metrics(evaluation) if evaluation else ["No test images were left to evaluate on."]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```",
+        "medept predict . IMAGES... --out predictions.csv",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def metric_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
+    """Name, value, 95 % interval and number of images of each metric; a dash where undefined."""
+    return [
+        (
+            name,
+            "–" if metric.value is None else f"{metric.value:.3f}",
+            "–" if metric.low is None else f"{metric.low:.3f} – {metric.high:.3f}",
+            str(metric.n),
+        )
+        for name, metric in evaluation.metrics.items()
+    ]
+
+
+def undefined_notes(evaluation: Evaluation) -> list[str]:
+    """A line for each metric that is undefined for some classes."""
+    return [
+        f"{name}: undefined for, and averaged without, {', '.join(classes)}"
+        for name, classes in evaluation.undefined.items()
+    ]
+
+
+def _metrics(evaluation: Evaluation) -> list[str]:
+    rows = [HEAD, ("---",) * len(HEAD), *metric_rows(evaluation)]
+    table = ["| " + " | ".join(row) + " |" for row in rows]
+    return table + [f"\n{note}." for note in undefined_notes(evaluation)]
