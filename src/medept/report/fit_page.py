@@ -127,8 +127,8 @@ def _asked(fit: Fit) -> str:
             "which it was trained on"
         )
     return (
-        f"To predict {kinds} ({names}), trained on {len(fit.support):,} labelled images{groups}, "
-        f"and {tested}."
+        f"It predicts {kinds} ({names}). Trained on {len(fit.support):,} labelled images{groups}, "
+        f"{tested}."
     )
 
 
