@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 from pathlib import Path
 
@@ -271,6 +272,19 @@ def test_prompts_travel_through_safetensors(tiny_vit: nn.Module, tmp_path: Path)
         prompt.data.zero_()
     handle.load_state_dict(load_file(tmp_path / "prompts.safetensors"))
     assert all(torch.equal(t, before[k]) for k, t in handle.state_dict().items())
+
+
+def test_a_prompted_model_can_be_copied_and_pickled(tiny_vit: nn.Module) -> None:
+    handle = attach(tiny_vit, EmbeddedPromptConfig(length=4, init="kaiming"))
+    pixels = torch.randn(2, 3, 32, 32)
+    expected = tiny_vit(pixels)
+    for twin in (copy.deepcopy(tiny_vit), pickle.loads(pickle.dumps(tiny_vit))):
+        assert torch.equal(twin(pixels), expected)
+        with torch.no_grad():
+            twin.blocks[0].attn.embedded_prompt.prompt += 1
+        assert not torch.equal(twin(pixels), expected)
+    assert torch.equal(tiny_vit(pixels), expected)
+    assert "3 of 3 attentions prompted, 204 numbers; adapters: default" in repr(handle)
 
 
 def test_the_guide_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

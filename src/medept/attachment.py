@@ -43,6 +43,13 @@ class Handle:
         self.adapters: dict[str, dict[int, EmbeddedPrompt]] = {}
         self.prompts: dict[int, EmbeddedPrompt] = {}
 
+    def __repr__(self) -> str:
+        numbers = sum(parameter.numel() for parameter in self.parameters())
+        return (
+            f"Handle({type(self.model).__name__}: {len(self.prompts)} of {len(self.sites)} "
+            f"attentions prompted, {numbers:,} numbers; adapters: {', '.join(self.adapters)})"
+        )
+
     def add(self, name: str, config: EmbeddedPromptConfig) -> None:
         """Hold one more adapter, with prompts of its own in layers of its own.
 
@@ -257,8 +264,17 @@ def _prompted(attention: type[nn.Module]) -> type[nn.Module]:
             with Divert(self.embedded_prompt):
                 return super().forward(*args, **kwargs)
 
+        def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
+            return _empty_prompted, (attention,), self.__dict__  # no module holds this class
+
     Prompted.__name__ = Prompted.__qualname__ = f"Prompted{attention.__name__}"
     return Prompted
+
+
+def _empty_prompted(attention: type[nn.Module]) -> nn.Module:
+    """A prompted attention to be filled by ``copy`` or ``pickle``."""
+    kind = _prompted(attention)
+    return kind.__new__(kind)
 
 
 def _embed(module: nn.Module, stack: ExitStack) -> None:
