@@ -17,12 +17,12 @@ from sklearn import metrics as sk
 
 from medept import InputError
 from medept.evaluation import evaluate
-from medept.evaluation.metrics import (
-    _cases,
-    _interval,
-    _weighted_values,
+from medept.evaluation.metrics import _interval
+from medept.evaluation.weighted import (
+    find_cases,
     weighted_auroc,
     weighted_average_precision,
+    weighted_values,
 )
 
 NAMES = ("a", "b", "c")
@@ -34,7 +34,7 @@ def values(p: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
 
 
 def weighted(p: np.ndarray, y: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    found = _weighted_values(_cases(p, y), weights[None].astype(float))
+    found = weighted_values(find_cases(p, y), weights[None].astype(float))
     return {name: value[0] for name, value in found.items()}
 
 

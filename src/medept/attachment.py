@@ -273,7 +273,7 @@ def _prompted(attention: type[nn.Module]) -> type[nn.Module]:
 
 def _empty_prompted(attention: type[nn.Module]) -> nn.Module:
     """A prompted attention to be filled by ``copy`` or ``pickle``."""
-    kind = _prompted(attention)
+    kind = _prompted(attention)  # type: ignore[arg-type]
     return kind.__new__(kind)
 
 

@@ -2,8 +2,8 @@
 
 Point values come from torchmetrics. Their intervals come from a bootstrap over *groups* (patients,
 studies; images where there are none): a resampled data set is the same data with whole-number
-weights, so each metric is also written here in a weighted form that takes all resamples at once.
-With weights of one the two agree, which the tests check.
+weights, so each metric also has a weighted form that takes all resamples at once
+(:mod:`medept.evaluation.weighted`). With weights of one the two agree, which the tests check.
 
 A class that has one label value only (all positive, or none) has no AUROC and no average
 precision; a class without positives has no recall and no F1. Such a class is left out of the mean
@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 
 from medept.errors import InputError
-from medept.evaluation.decisions import decide, indicators, is_correct
 from medept.evaluation.reliability import CalibrationErrors, calibration_errors
-
-BINS = 15
-"""Equal-width bins of the expected calibration error."""
+from medept.evaluation.weighted import (
+    BINS,
+    Cases,
+    find_cases,
+    weighted_rates,
+    weighted_values,
+)
 
 NUMBERS_AT_ONCE = 1_000_000
 """Resamples are taken in blocks whose weights are about as many numbers as this."""
-
-LEAST = float(np.finfo(np.float64).eps)
-"""Probability for which the log likelihood takes a smaller one, as scikit-learn does."""
 
 ROUNDING = 1e-9
 """By how much a probability may lie outside 0..1 and be taken for the nearest that does not."""
@@ -117,13 +117,13 @@ def evaluate(
     n = len(targets)
     ids = np.arange(n) if groups is None else _group_ids(groups, n)
     count = int(ids.max()) + 1
-    cases = _cases(probabilities, targets)
+    cases = find_cases(probabilities, targets)
     point, undefined = _point_values(cases)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in point}
     rates: list[dict[str, np.ndarray]] = []
     for weights in _resampled(ids, count, resamples, seed):
-        rates.append(_weighted_rates(cases, weights))
-        for name, values in _weighted_values(cases, weights).items():
+        rates.append(weighted_rates(cases, weights))
+        for name, values in weighted_values(cases, weights).items():
             drawn[name].append(values)
     metrics = {
         name: Metric(value, *_interval(drawn[name], value, biased=name == "ece"), n)
@@ -139,10 +139,10 @@ def evaluate(
 
 
 def _by_class(
-    cases: _Cases, classes: Sequence[str], drawn: list[dict[str, np.ndarray]]
+    cases: Cases, classes: Sequence[str], drawn: list[dict[str, np.ndarray]]
 ) -> dict[str, dict[str, Metric]]:
     """Rates of each class, with intervals from those drawn, (R, C) each in blocks."""
-    point = _weighted_rates(cases, np.ones((1, len(cases.truth))))
+    point = weighted_rates(cases, np.ones((1, len(cases.truth))))
     counts = {
         "sensitivity": cases.truth.sum(axis=0),
         "specificity": (1 - cases.truth).sum(axis=0),
@@ -202,47 +202,10 @@ def _group_ids(groups: np.ndarray, n: int) -> np.ndarray:
     return np.unique(groups, return_inverse=True)[1]
 
 
-@dataclass(frozen=True)
-class _Cases:
-    """What every metric is computed from; float64. k: 1 for multi-class, C for multi-label."""
-
-    multilabel: bool
-    scores: np.ndarray
-    """(n, C)"""
-    truth: np.ndarray
-    """(n, C) of 0 and 1"""
-    guess: np.ndarray
-    """(n, C) of 0 and 1"""
-    confidence: np.ndarray
-    """(n, k): what calibration is about"""
-    correct: np.ndarray
-    """(n, k) of 0 and 1: whether that came true"""
-    squared_error: np.ndarray
-    """(n,): each image's part of the Brier score"""
-    surprise: np.ndarray
-    """(n,): its part of the negative log likelihood"""
-
-
-def _cases(probabilities: np.ndarray, targets: np.ndarray) -> _Cases:
-    # torchmetrics takes scores for logits as soon as one lies outside 0..1
-    scores = probabilities.clip(0, 1)
-    multilabel = targets.ndim == 2
-    predicted = decide(scores, "multilabel" if multilabel else "multiclass")
-    truth, guess = (indicators(x, scores.shape[1]).astype(np.float64) for x in (targets, predicted))
-    error = (scores - truth) ** 2
-    surprise = -np.log(np.where(truth == 1, scores, 1 - scores).clip(LEAST))
-    if multilabel:
-        means = error.mean(axis=1), surprise.mean(axis=1)
-        return _Cases(True, scores, truth, guess, scores, truth, *means)
-    top, correct = scores.max(axis=1, keepdims=True), is_correct(scores, targets)[:, None]
-    sums = error.sum(axis=1), surprise[np.arange(len(targets)), targets]
-    return _Cases(False, scores, truth, guess, top, correct.astype(np.float64), *sums)
-
-
 # --- point values ----------------------------------------------------------------------------
 
 
-def _point_values(cases: _Cases) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
+def _point_values(cases: Cases) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
     """Values by name, and for metrics that are means over classes the classes left out (C,)."""
     import torch
     import torchmetrics.functional as tm
@@ -280,108 +243,6 @@ def _point_values(cases: _Cases) -> tuple[dict[str, float | None], dict[str, np.
         "nll": float(cases.surprise.mean()),
     }
     return values, undefined | {"auroc": one_value, "f1": absent}
-
-
-# --- the same, weighted: weights (R, n) -> values (R,) ----------------------------------------
-
-
-def _weighted_values(cases: _Cases, weights: np.ndarray) -> dict[str, np.ndarray]:
-    total = weights.sum(axis=1)
-    positives, hits = weights @ cases.truth, weights @ (cases.truth * cases.guess)
-    f1 = _ratio(2 * hits, positives + weights @ cases.guess)
-    if cases.multilabel:
-        values = {"map": _mean_over_classes(weighted_average_precision, cases, weights)}
-    else:
-        values = {
-            "accuracy": _ratio(weights @ cases.correct[:, 0], total),
-            "balanced_accuracy": _mean_defined(_ratio(hits, positives)),
-        }
-    return values | {
-        "auroc": _mean_over_classes(weighted_auroc, cases, weights),
-        "f1": _mean_defined(np.where(positives > 0, f1, np.nan)),
-        "ece": _weighted_ece(cases, weights),
-        "brier": _ratio(weights @ cases.squared_error, total),
-        "nll": _ratio(weights @ cases.surprise, total),
-    }
-
-
-def _weighted_rates(cases: _Cases, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Sensitivity, specificity and precision of each class: weights (R, n) -> (R, C)."""
-    truth, guess = cases.truth, cases.guess
-    hits = weights @ (truth * guess)
-    return {
-        "sensitivity": _ratio(hits, weights @ truth),
-        "specificity": _ratio(weights @ ((1 - truth) * (1 - guess)), weights @ (1 - truth)),
-        "precision": _ratio(hits, weights @ guess),
-    }
-
-
-def weighted_auroc(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of one class, ties counted half: weights (R, n) -> (R,)."""
-    positive, negative = _by_threshold(scores, truth, weights)
-    below = negative.cumsum(axis=1) - negative / 2
-    return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
-
-
-def weighted_average_precision(
-    scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Average precision of one class (a step sum, not interpolated): weights (R, n) -> (R,)."""
-    positive, negative = _by_threshold(-scores, truth, weights)
-    hits, misses = positive.cumsum(axis=1), negative.cumsum(axis=1)
-    precision = np.nan_to_num(_ratio(hits, hits + misses))
-    value = _ratio((positive * precision).sum(axis=1), hits[:, -1])
-    return np.where(misses[:, -1] > 0, value, np.nan)
-
-
-def _by_threshold(
-    scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of positives and of negatives at each distinct score, ascending: (R, thresholds)."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])
-    ordered, truth = weights[:, order], truth[order]
-    return (
-        np.add.reduceat(ordered * truth, starts, axis=1),
-        np.add.reduceat(ordered * (1 - truth), starts, axis=1),
-    )
-
-
-def _weighted_ece(cases: _Cases, weights: np.ndarray) -> np.ndarray:
-    """Bins are closed below; as in torchmetrics, a confidence of 1 has a bin to itself."""
-    n, k = cases.confidence.shape
-    gaps = np.zeros((n, BINS + 1))
-    rows = np.arange(n)[:, None]
-    np.add.at(gaps, (rows, _bins(cases.confidence)), cases.confidence - cases.correct)
-    return _ratio(np.abs(weights @ gaps).sum(axis=1), k * weights.sum(axis=1))
-
-
-def _bins(confidence: np.ndarray) -> np.ndarray:
-    """The bin of each confidence by torch's edges, which differ from numpy's in the last digit."""
-    import torch
-
-    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64).numpy()
-    return np.searchsorted(edges, confidence, side="right") - 1
-
-
-def _mean_over_classes(
-    metric: Callable[..., np.ndarray], cases: _Cases, weights: np.ndarray
-) -> np.ndarray:
-    columns = zip(cases.scores.T, cases.truth.T, strict=True)
-    return _mean_defined(
-        np.stack([metric(scores, truth, weights) for scores, truth in columns], axis=1)
-    )
-
-
-def _mean_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over classes (R, C) -> (R,), undefined ones left out; NaN where none is defined."""
-    defined = ~np.isnan(values)
-    return _ratio(np.nan_to_num(values).sum(axis=1), defined.sum(axis=1))
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, NaN where below is 0."""
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
 
 
 # --- bootstrap -------------------------------------------------------------------------------

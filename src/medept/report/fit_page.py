@@ -17,8 +17,8 @@ from medept.data.images import ImageLike
 from medept.data.table import label_text
 from medept.evaluation.conformal import Coverage, check_coverage, check_label_coverage
 from medept.evaluation.decisions import THRESHOLD, indicators
-from medept.evaluation.metrics import BINS
 from medept.evaluation.reliability import abstention_curve, confidences, reliability_curve
+from medept.evaluation.weighted import BINS
 from medept.files import write_text
 from medept.report import probability_plots as plots
 from medept.report.fit_files import Fit, read_fit
