@@ -59,7 +59,7 @@ def predict(
     if as_json:
         print_json({"out": str(out), "predictions": table.to_dict(orient="records")})
     else:
-        notes.print(f"{len(table)} images. Written to {out}")
+        notes.print(f"{len(table)} image{'s' * (len(table) > 1)}. Written to {out}")
 
 
 @app.command(rich_help_panel=ADAPT)

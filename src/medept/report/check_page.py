@@ -233,7 +233,7 @@ def _lines(data: LabelledImages, finding: Finding) -> list[str]:
         note = f": {shown(finding.notes[number])}" if finding.notes else ""
         lines.append(" = ".join(images) + more + note)
     if len(finding.sets) > _LINES:
-        lines.append(f"and {len(finding.sets) - _LINES:,} more (--out DIR shows them)")
+        lines.append(f"and {len(finding.sets) - _LINES:,} more (--out DIR writes all)")
     return lines
 
 
