@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from medept.cli.app import ADAPT, app
 from medept.cli.console import notes, print_json, print_metrics, progress_bars, results
@@ -177,7 +177,7 @@ def info(adapter: AdapterFolder, as_json: Json = False) -> None:
     if as_json:
         print_json(description.model_dump())
         return
-    table = Table(show_header=False, box=None)
+    table = Table("", Column(overflow="fold"), show_header=False, box=None)
     shown = description.model_dump() | {"calibration": str(description.calibration)}
     for key, value in shown.items():
         table.add_row(key.replace("_", " "), _plain(value))

@@ -248,11 +248,11 @@ def _locate(path: Path, names: dict[int, str], folder: Path) -> tuple[Path, ...]
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"{path}, row {row}: {name[:60]!r} is no usable file name; write the image's path "
-                f"relative to {folder}"
+                f"relative to {root}"
             ) from error
         if not place.is_relative_to(root):
             raise InputError(
-                f"{path}, row {row}: {name} leads out of {folder}; give the folder that holds all "
+                f"{path}, row {row}: {name} leads out of {root}; give the folder that holds all "
                 "images with --image-root"
             )
         if place in rows:
@@ -267,7 +267,7 @@ def _locate(path: Path, names: dict[int, str], folder: Path) -> tuple[Path, ...]
     if missing:
         raise InputError(
             f"{path}: {len(missing)} of {len(names)} images are missing: {', '.join(missing[:3])}"
-            f"{', ...' if len(missing) > 3 else ''}; paths are relative to {folder}, or to the "
+            f"{', ...' if len(missing) > 3 else ''}; paths are relative to {root}, or to the "
             "folder given with --image-root"
         )
     return tuple(images)
