@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import subprocess
 import time
 import traceback
@@ -26,6 +25,7 @@ from medept.data.sources import official_list
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 from medept.evaluation import evaluate
+from medept.training.cost import peak_memory
 
 DECODED = 4 * 2**30
 """Bytes of a data set's decoded images that runs share; beyond them each decodes its own."""
@@ -179,6 +179,6 @@ def _peak_memory() -> dict[str, float | None]:
         lines = status.read_text().splitlines()
         most = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
     else:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        most = peak_memory() / 2**20
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
     return {"peak_memory_mb": most, "peak_gpu_memory_mb": gpu}
