@@ -31,7 +31,7 @@ from medept.encoders import EMBEDDED, Encoder, Preprocessing, load_encoder
 from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.evaluation.decisions import decide
-from medept.methods import adapt, find_method, read_settings
+from medept.methods import adapt, read_settings
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint
 from medept.training.cost import duration, estimate_cost, peak_memory
@@ -302,14 +302,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _parameters(self, searched: dict[str, Any]) -> dict[str, Any]:
         """Learning rates and settings: those given, and beside them what a search chose."""
-        settings = self._given | searched.get("settings", {})
+        settings = (self.settings or {}) | searched.get("settings", {})
         return {"lr": self.lr, "encoder_lr": self.encoder_lr} | searched | {"settings": settings}
-
-    @property
-    def _given(self) -> dict[str, Any]:
-        """The method's settings that are not its defaults."""
-        paper = find_method(self.method).paper if self.recipe == "paper" else {}
-        return paper | (self.settings or {})
 
     def _folds(
         self, targets: np.ndarray, groups: np.ndarray
@@ -342,7 +336,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         rates = [name for name in ("lr", "encoder_lr") if getattr(self, name) is not None]
         return tune(
             partial(self._fold, support),
-            SearchSpace(self.method, self.recipe, rates, self._given),
+            SearchSpace(self.method, self.recipe, rates, self.settings or {}),
             support.targets,
             groups,
             trials=self.tune,

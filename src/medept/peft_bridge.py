@@ -44,7 +44,7 @@ class EptConfig(PeftConfig):
     length: int | str = field(default="auto")
     layers: str | list[int] = field(default="all")
     way: str = field(default="concat")
-    init: str = field(default="auto")
+    init: str = field(default="normal")
     per_head: bool = field(default=False)
     collapsed: bool = field(default=False)
     image_size: int | None = field(default=None)

@@ -32,7 +32,7 @@ from medept.attention import attention_weights, gates, prompted_attention, sink_
 from medept.errors import InputError
 
 Way = Literal["concat", "multiply_concat", "add", "multiply"]
-Init = Literal["auto", "normal", "uniform", "zeros", "kaiming", "identity"]
+Init = Literal["normal", "uniform", "zeros", "kaiming", "identity"]
 Kernel = Literal["auto", "formula", "fused", "extra_key", "flex"]
 Layers = Annotated[
     str | tuple[int, ...],
@@ -48,18 +48,17 @@ class EmbeddedPromptConfig(BaseModel):
     """What prompts to put into an encoder, and where.
 
     Args:
-        length: prompt length L, or ``"auto"``: a quarter of the number of tokens. Where the
-            prompt starts near 0 its gate is about T / (T + L), so the length sets how far the
-            encoder starts from itself. The ways ``add`` and ``multiply`` have L = T by definition
-            and ignore it.
+        length: prompt length L, or ``"auto"``: a tenth of the number of tokens. Where the prompt
+            starts near 0 its gate is about T / (T + L), so the length sets how far the encoder
+            starts from itself. The ways ``add`` and ``multiply`` have L = T by definition and
+            ignore it.
         layers: ``"all"`` (EPT-deep), ``"first"`` (EPT-shallow), or layer numbers counted from 1:
             ``"9-12"``, ``"1,2,12"`` or a list such as ``[9, 10, 11, 12]``.
         way: how the prompt enters the logits (the paper's Figure 5).
-        init: initial values. ``identity``: the encoder starts (almost) as it was, whatever the
-            length; ``normal``: standard deviation 0.02 (the paper's); ``uniform``: within 0.08 of
-            0; ``zeros``; ``kaiming``: uniform with fan-in L. Under the way ``multiply`` they are
-            offsets from 1, so that each starts near the identity. ``auto``: ``identity``, and
-            ``normal`` with the way ``multiply_concat``, which has none.
+        init: initial values. ``normal``: standard deviation 0.02 (the paper's); ``uniform``:
+            within 0.08 of 0; ``zeros``; ``kaiming``: uniform with fan-in L; ``identity``: the
+            encoder starts (almost) as it was, whatever the length. Under the way ``multiply``
+            they are offsets from 1, so that each starts near the identity.
         per_head: one prompt for each head instead of the paper's one shared by all heads.
         collapsed: learn s_i itself, one number a token, in place of the L that it sums
             (``concat`` only). It starts where the full form of this length would start.
@@ -72,7 +71,7 @@ class EmbeddedPromptConfig(BaseModel):
     length: int | Literal["auto"] = "auto"
     layers: Layers = "all"
     way: Way = "concat"
-    init: Init = "auto"
+    init: Init = "normal"
     per_head: bool = False
     collapsed: bool = False
     frozen: bool = False
@@ -162,7 +161,7 @@ class EmbeddedPrompt(nn.Module):
     def _length(config: EmbeddedPromptConfig, tokens: int) -> int:
         if config.way in ("add", "multiply"):
             return tokens
-        return max(1, round(tokens / 4)) if config.length == "auto" else config.length
+        return max(1, round(tokens / 10)) if config.length == "auto" else config.length
 
     def forward(
         self,
@@ -278,15 +277,14 @@ class EmbeddedPrompt(nn.Module):
 def _initial(config: EmbeddedPromptConfig, shape: tuple[int, ...]) -> Tensor:
     values = torch.zeros(shape)
     tokens, length = shape[-2:]
-    scaled = config.way == "multiply_concat"
-    if config.init == "normal" or (config.init == "auto" and scaled):
+    if config.init == "normal":
         nn.init.normal_(values, std=0.02)
     elif config.init == "uniform":
         nn.init.uniform_(values, -0.08, 0.08)
     elif config.init == "kaiming":
         bound = math.sqrt(6 / length)
         nn.init.uniform_(values, -bound, bound)
-    elif config.init in ("auto", "identity") and config.way == "concat":
+    elif config.init == "identity" and config.way == "concat":
         values += math.log(tokens / length) - math.log(IDENTITY_GATE / (1 - IDENTITY_GATE))
     return values + 1 if config.way == "multiply" else values
 

@@ -97,7 +97,6 @@ class AdaptedEncoder(nn.Module):
         name: by which it is asked for. A class that states one is registered in ``METHODS``.
         summary: what is trained, in a few words.
         recipe: what it changes of the default recipe: its paper's optimiser, its rates.
-        paper: what the paper's recipe changes of its settings.
         rates: which learning rates matter to it.
         search: values of its settings among which ``--tune`` searches, the default among them.
     """
@@ -105,7 +104,6 @@ class AdaptedEncoder(nn.Module):
     name: ClassVar[str]
     summary: ClassVar[str]
     recipe: ClassVar[dict[str, Any]] = {}
-    paper: ClassVar[dict[str, Any]] = {}
     rates: ClassVar[tuple[str, ...]] = ("lr", "encoder_lr")
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
