@@ -196,7 +196,11 @@ def test_linear_on_cached_views_is_linear_on_views(tiles, monkeypatch: pytest.Mo
     images, labels = tiles
     cached = quick(method="linear").fit(images, labels).decision_function(images)
     monkeypatch.setattr(AdaptedEncoder, "trains_encoder", True)
-    uncached = quick(method="linear", recipe_settings={"head_epochs": 0}).fit(images, labels).decision_function(images)
+    uncached = (
+        quick(method="linear", recipe_settings={"head_epochs": 0})
+        .fit(images, labels)
+        .decision_function(images)
+    )
     np.testing.assert_allclose(cached, uncached, rtol=1e-3, atol=1e-4)
 
 

@@ -58,6 +58,6 @@ def test_the_training_is_that_of_the_whole_batch(
     for micro_batch, parts in ((3, {3, 1}), (2, {2, 1}), (1, {1}), (9, {4, 3})):
         state, found, sizes = trained(tiny_vit, method, task, micro_batch, views)
         assert sizes == parts
-        assert found == pytest.approx(losses, rel=1e-5)
+        assert found == pytest.approx(losses, rel=1e-4)
         for name, tensor in whole.items():
             torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5)
