@@ -16,11 +16,13 @@ from contextlib import contextmanager
 import torch
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """``--quick`` and ``--json``, which every benchmark here takes."""
+def arguments(description: str, **flags: str) -> argparse.Namespace:
+    """``--quick`` and ``--json``, which every benchmark here takes, and flags of its own."""
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    for name, help_text in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=help_text)
     return parser.parse_args()
 
 

@@ -1,12 +1,13 @@
 """A training step of whole encoders: the floor, the formula, EPT, VPT, LoRA and full fine-tuning.
 
-    python benchmarks/train_step.py [--quick] [--json]
+    python benchmarks/train_step.py [--quick] [--bf16] [--json]
 
 Real architectures with random weights. The *floor* is the frozen model's forward and its backward
 to the input activations: what any method that trains something in the first block must pay. Also
 inference: with a merged adapter against the plain model. Ratios are to the floor (or the plain
-model). On a CPU the grid is the part that ends within fifteen minutes on two cores; on a GPU it is
-whole. A second table gathers how the ratios go with the image size.
+model). With ``--bf16`` the frozen weights are held in bfloat16, and all runs under autocast. On a
+CPU the grid is the part that ends within fifteen minutes on two cores; on a GPU it is whole. A
+second table gathers how the ratios go with the image size.
 """
 
 from __future__ import annotations
@@ -81,26 +82,29 @@ def cases(quick: bool) -> Iterator[tuple[str, int, tuple[int, ...], int]]:
 
 
 def measure(
-    name: str, size: int, batches: tuple[int, ...], repeats: int
+    name: str, size: int, batches: tuple[int, ...], repeats: int, dtype: torch.dtype
 ) -> Iterator[dict[str, object]]:
     """One row a way and batch: seconds and peak memory with ratios, in training and inference."""
     size = size // 16 * 16  # whole patches
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    plain = load_encoder(name, weights=RANDOM, image_size=size).to(device).requires_grad_(False)
+    plain = load_encoder(name, weights=RANDOM, image_size=size).requires_grad_(False)
+    plain.to(device, dtype)
     models = {way: adapt(twin(plain), *how).to(device) for way, how in METHODS.items()}
     merged = twin(plain)
     attach(merged.model, EmbeddedPromptConfig(length=100), image_size=size).merge()
     for batch in batches:
-        pixels = torch.randn(batch, 3, size, size, device=device)
+        pixels = torch.randn(batch, 3, size, size, device=device, dtype=dtype)
         runs = {"floor": partial(floor, plain, pixels)}
         runs |= {way: partial(step, model, pixels) for way, model in models.items()}
         runs["EPT formula, L = 100"] = _with_formula(runs["EPT formula, L = 100"])
-        yield from _rows(name, size, batch, runs, repeats)
+        autocast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
+        with autocast:
+            yield from _rows(name, size, batch, runs, repeats)
         both = {
             "inference, plain": partial(plain, pixels),
             "inference, merged": partial(merged, pixels),
         }
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast:
             yield from _rows(name, size, batch, both, 4 * repeats)
 
 
@@ -147,8 +151,9 @@ def _with_formula(run: Callable[[], None]) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__ or "")
-    grid = (measure(*case) for case in cases(options.quick))
+    options = arguments(__doc__ or "", bf16="in bfloat16")
+    dtype = torch.bfloat16 if options.bf16 else torch.float32
+    grid = (measure(*case, dtype) for case in cases(options.quick))
     rows = show(itertools.chain.from_iterable(grid), options.json)
     if not options.json:
         print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,24 @@ from medept.training.device import fast_bfloat16
 
 
 def decode(data: Path, work: Path) -> None:
-    """``train.parquet`` and ``val.parquet`` -> arrays of uint8 (n, 64, 64, 3) and of labels."""
+    """``train*.parquet``, ``val*.parquet`` -> arrays of uint8 (n, 64, 64, 3) and of labels."""
+
+    def pixels(image: bytes) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+
     for part in ("train", "val"):
         if (work / f"{part}_labels.npy").exists():
             continue
-        table = pq.read_table(data / f"{part}.parquet").to_pydict()
-        raw = [item["bytes"] if isinstance(item, dict) else item for item in table["image"]]
-        images = [
-            np.asarray(Image.open(io.BytesIO(item)).convert("RGB"))
-            for item in track(raw, f"decoding {part}")
-        ]
+        table = pq.read_table(sorted(data.glob(f"{part}*.parquet"))).to_pydict()
+        with ThreadPoolExecutor() as threads:
+            decoded = threads.map(pixels, table["image"])
+            images = list(track(decoded, f"decoding {part}", total=len(table["image"])))
         np.save(work / f"{part}_images.npy", np.stack(images))
         np.save(work / f"{part}_labels.npy", np.asarray(table["label"]))
 
 
 @torch.inference_mode()
-def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: int = 100) -> None:
+def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: int = 250) -> None:
     """The teacher's class token (n, D) and patch tokens on the student's grid (n, grid^2, D).
 
     Images are done in a random order kept in ``order.npy``; ``cache_done.txt`` says how many are
@@ -50,8 +53,9 @@ def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: 
     model.load_state_dict(load_file(weights))
     model.reset_classifier(0)
     model.set_input_size(img_size=(teacher["pixels"],) * 2)
-    dtype = torch.bfloat16 if fast_bfloat16() else torch.float32
-    model.to(dtype).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" or fast_bfloat16() else torch.float32
+    model.to(device, dtype).eval()
     if done == 0:
         np.save(work / "order.npy", np.random.default_rng(0).permutation(len(images)))
     order = np.load(work / "order.npy")
@@ -67,11 +71,11 @@ def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: 
     side = model.patch_embed.grid_size[0]
     for start in track(range(done, len(images), batch), "teacher"):
         rows = np.sort(order[start : start + batch])
-        pixels = torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = torch.from_numpy(images[rows]).to(device).permute(0, 3, 1, 2) / 127.5 - 1
         pixels = F.interpolate(pixels, size=teacher["pixels"], mode="bicubic").clamp(-1, 1)
         tokens = model.forward_features(pixels.to(dtype)).float()
         patches = tokens[:, 1:].transpose(1, 2).reshape(len(rows), -1, side, side)
         patches = F.interpolate(patches, size=grid, mode="bilinear", antialias=True)
-        files["cls"][rows] = tokens[:, 0].half().numpy()
-        files["patches"][rows] = patches.flatten(2).transpose(1, 2).half().numpy()
+        files["cls"][rows] = tokens[:, 0].half().cpu().numpy()
+        files["patches"][rows] = patches.flatten(2).transpose(1, 2).half().cpu().numpy()
         write_text(done_file, str(start + len(rows)))

@@ -16,16 +16,19 @@ import argparse
 import copy
 import csv
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from data import Data, accuracy, crop_and_flip, jitter
+from data import Data, accuracy
 from prepare import decode, teach
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
+from views import crop_turn_flip, mixing, recolour
 
 from medept import embedded
 from medept.attachment import Divert
@@ -67,48 +70,60 @@ def attend(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
 def loss_of(
     student: Student, batch: tuple[Tensor, ...], config: dict[str, Any], every_token: bool
 ) -> Tensor:
-    """The weighted sum of the three losses on one batch."""
+    """The weighted sum of the three losses on one batch of random views."""
     pixels, labels, cls, patches = batch
-    settings, weights = config["training"], config["loss"]
-    pixels, patches = crop_and_flip(pixels, patches, settings["crop_scale"])
+    settings, weights, views = config["training"], config["loss"], config["views"]
+    pixels, patches = crop_turn_flip(pixels / 255, patches, views)
+    pixels = recolour(pixels, views)
+    own = mixing(len(pixels), patches.shape[-1], views, pixels.device)
+    share = own.mean((1, 2, 3))
+    other = torch.arange(len(pixels), device=pixels.device).roll(1)
+    fine = F.interpolate(own, pixels.shape[-2:])
+    pixels = fine * pixels + (1 - fine) * pixels[other]
+    patches = own * patches + (1 - own) * patches[other]
+    cls = share[:, None] * cls + (1 - share[:, None]) * cls[other]
     targets = patches.flatten(2).transpose(1, 2)
     keep = None
     if not every_token:
         count = int(settings["keep_tokens"] * targets.shape[1])
-        keep = torch.rand(targets.shape[:2]).argsort(dim=1)[:, :count].to(pixels.device)
+        keep = torch.rand(targets.shape[:2], device=pixels.device).argsort(dim=1)[:, :count]
         targets = targets.gather(1, keep[..., None].expand(-1, -1, targets.shape[-1]))
-    tokens = student(jitter(pixels).contiguous(memory_format=torch.channels_last), keep)
+    tokens = student(pixels.contiguous(memory_format=torch.channels_last), keep)
+    named = partial(F.cross_entropy, student.labels(tokens[:, 0]), reduction="none",
+                    label_smoothing=settings["label_smoothing"])  # fmt: skip
     losses = {
-        "labels": F.cross_entropy(
-            student.labels(tokens[:, 0]), labels, label_smoothing=settings["label_smoothing"]
-        ),
+        "labels": (share * named(labels) + (1 - share) * named(labels[other])).mean(),
         "class_token": F.smooth_l1_loss(student.class_token(tokens[:, 0]), cls),
         "patch_tokens": F.smooth_l1_loss(student.patch_tokens(tokens[:, 1:]), targets),
     }
-    return sum((weights[name] * loss for name, loss in losses.items()), torch.zeros(()))
+    return sum((weights[name] * loss for name, loss in losses.items()), torch.zeros_like(share[0]))
 
 
 class Run:
     """The state of a run: what is trained, its moving average, the optimiser, how far it is."""
 
     def __init__(
-        self, work: Path, config: dict[str, Any], teacher_width: int, from_package: bool
+        self,
+        work: Path,
+        config: dict[str, Any],
+        teacher_width: int,
+        from_package: bool,
+        device: str,
     ) -> None:
         torch.manual_seed(0)
         self.work, self.settings = work, config["training"]
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         student = Student(config["architecture"], teacher_width)
-        self.student = student.to(self.device, memory_format=torch.channels_last).train()
+        self.student = student.to(device, memory_format=torch.channels_last).train()
         self.before = {"steps": 0, "hours": 0.0}
         if from_package:
             encoder, description = embedded.load()
             self.student.encoder.load_state_dict(encoder.state_dict())
             self.before = description["training"]
-        self.average = copy.deepcopy(self.student)
+        self.average = copy.deepcopy(self.student).requires_grad_(False)
         self.optimizers = self._optimizers()
         self.step, self.seconds = 0, 0.0
         if (work / "last.pt").exists():
-            self._resume(torch.load(work / "last.pt", weights_only=True))
+            self._resume(torch.load(work / "last.pt", device, weights_only=True))
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the matrices of the blocks, AdamW for all else, at the same rate."""
@@ -156,20 +171,24 @@ class Run:
             optimizer.step()
         self.step += 1
         keep = min(self.settings["ema"], self.step / (self.step + 10))
-        pairs = zip(self.average.state_dict().values(), self.student.state_dict().values(),
-                    strict=True)  # fmt: skip
-        with torch.no_grad():
-            for mean, new in pairs:
-                mean.lerp_(new, 1 - keep) if mean.is_floating_point() else mean.copy_(new)
+        pair = list(self.average.parameters()), list(self.student.parameters())
+        get_ema_multi_avg_fn(keep)(*pair, self.step)
+
+    def measure(self, data: Data, count: int) -> float:
+        """Top-1 of the average, whose norms first count images as they are, not mixed or grey."""
+        update_bn(data.clean(), self.average.encoder.patch_embed)
+        return accuracy(self.average, self.work, data.device, count)
 
 
 def train(
     work: Path, config: dict[str, Any], minutes: float, cooldown: bool, from_package: bool
 ) -> None:
     """Train for ``minutes``, from the last checkpoint where there is one."""
-    data = Data(work, config["training"]["batch"])
-    run = Run(work, config, data.width, from_package)
-    fast = run.device == "cuda" or fast_bfloat16()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    data = Data(work, config["training"]["batch"], device)
+    run = Run(work, config, data.width, from_package, device)
+    fast = device == "cuda" or fast_bfloat16()
+    slow_attention = Divert(attend) if device == "cpu" else nullcontext()
     settings, first, losses = config["training"], run.step, []
     started = saved = time.monotonic()
     with (work / ("cooldown.csv" if cooldown else "log.csv")).open("a", newline="") as file:
@@ -179,26 +198,29 @@ def train(
             late = elapsed > 30 * minutes
             rate *= 1 - elapsed / 60 / minutes if cooldown else 1.0
             torch.manual_seed(run.step)
-            batch = tuple(part.to(run.device) for part in data.batch(run.step))
-            with torch.autocast(run.device, torch.bfloat16, enabled=fast), Divert(attend):
+            batch = data.batch(run.step)
+            with torch.autocast(device, torch.bfloat16, enabled=fast), slow_attention:
                 loss = loss_of(run.student, batch, config, every_token=cooldown and late)
             run.advance(loss, rate)
-            losses.append(loss.item())
+            losses.append(loss.detach())
             if run.step % STEPS_BETWEEN_LOG_ROWS == 0:
+                mean = torch.stack(losses).mean().item()
                 speed = settings["batch"] * (run.step - first) / (time.monotonic() - started)
-                log.writerow([run.step, f"{rate:.2e}", f"{np.mean(losses):.4f}", f"{speed:.1f}",
+                log.writerow([run.step, f"{rate:.2e}", f"{mean:.4f}", f"{speed:.1f}",
                               f"{run.seconds + elapsed:.0f}", ""])  # fmt: skip
+                file.flush()
                 losses = []
-            if time.monotonic() - saved > 60 * MINUTES_BETWEEN_CHECKPOINTS:
+            if time.monotonic() - saved > 60 * min(MINUTES_BETWEEN_CHECKPOINTS, minutes / 8):
                 saved = time.monotonic()
+                top1 = run.measure(data, 2000)
                 if not cooldown:
                     run.save(work / "last.pt", elapsed)
-                top1 = accuracy(run.average, work, run.device)
                 log.writerow([run.step, "", "", "", f"{run.seconds + elapsed:.0f}", top1])
-            file.flush()
+    top1 = run.measure(data, 10_000)
     run.save(work / ("cooled.pt" if cooldown else "last.pt"), 60 * minutes)
-    top1 = accuracy(run.average, work, run.device, 10_000)
-    print(f"step {run.step}, top-1 of the average on 10,000 validation images: {top1:.4f}")
+    passes = run.step * settings["batch"] / len(data.pool)
+    print(f"step {run.step} ({passes:.1f} passes over the images), top-1 of the average on "
+          f"10,000 validation images: {top1:.4f}")  # fmt: skip
 
 
 def main() -> None:
