@@ -18,15 +18,17 @@ PARTS = {"log.csv": "constant rate", "cooldown.csv": "cooldown"}
 
 
 def draw(work: Path) -> Figure:
-    """Two panels; the cooldown is a line of its own."""
+    """Two panels; a cooldown is a line of its own."""
     figure = new_figure(7.5, 2.9)
     panels = figure.subplots(1, 2)
     for (file, label), colour in zip(PARTS.items(), COLOURS, strict=False):
+        if not (work / file).exists():
+            continue
         table = pd.read_csv(work / file, names=COLUMNS)
         for panel, column in zip(panels, ("loss", "top-1"), strict=True):
             rows = table.dropna(subset=[column])
             panel.plot(rows["step"], rows[column], marker=".", color=colour, label=label)
-            panel.set(xlabel="steps of 128 images", ylabel=column)
+            panel.set(xlabel="step", ylabel=column)
             panel.grid(alpha=0.3)
     panels[0].legend(frameon=False)
     return figure

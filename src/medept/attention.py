@@ -19,8 +19,8 @@ logsumexp, and ds_i = -(dO . O)_i exp(s_i - logaddexp(z_i, s_i)). The same numbe
   ``torch.compile`` alone; on the CPU without gradients, to compare.
 
 ``auto`` takes ``fused`` where the device has such a kernel and nothing stands in its way, else
-``extra_key``, and never ``flex``, which nothing measured here has shown to be the faster;
-:func:`choose_kernel` tells which.
+``extra_key``, and never ``flex``, which on an H100 is at best as fast (docs/speed.md); nor is
+there cuDNN's kernel, which is slower there than flash attention. :func:`choose_kernel` tells which.
 """
 
 from __future__ import annotations
