@@ -107,7 +107,7 @@ def phantoms(
     patients: Annotated[int, typer.Option(help="How many patients.")] = 60,
     images_per_patient: Annotated[int, typer.Option(help="Images of each.")] = 4,
     size: Annotated[int, typer.Option(help="Pixels a side.")] = 96,
-    difficulty: Annotated[float, typer.Option(help="From 0 (easy) to 1.")] = 0.5,
+    difficulty: Annotated[float, typer.Option(help="From 0 (easy) to 1.")] = 0.35,
     seed: Annotated[int, typer.Option(help="The same seed draws the same bytes.")] = 0,
     as_json: Json = False,
 ) -> None:

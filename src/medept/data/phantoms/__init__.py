@@ -34,7 +34,7 @@ def make_phantoms(
     patients: int = 60,
     images_per_patient: int = 4,
     size: int = 96,
-    difficulty: float = 0.5,
+    difficulty: float = 0.35,
     seed: int = 0,
 ) -> LabelledImages:
     """Draw a data set with patients.
