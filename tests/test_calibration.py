@@ -158,7 +158,7 @@ def test_one_held_out_image_moves_the_temperature_little() -> None:
 
 @pytest.fixture(scope="module")
 def fitted() -> tuple[FewShotClassifier, LabelledImages]:
-    data = make_phantoms("colon", patients=12, images_per_patient=2, size=64)
+    data = make_phantoms("colon", patients=12, images_per_patient=2, size=64, difficulty=0.5)
     classifier = FewShotClassifier(method="linear", epochs=20, lr=0.1, device="cpu")
     classifier.fit(data.images, data.labels, groups=data.groups)
     return classifier, data
