@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
@@ -77,111 +78,112 @@ def train(
         kept = kept or stack.enter_context(Kept())
         stack.enter_context(frozen_held(model, accelerator))
         inputs = stack.enter_context(open_inputs(model, views, recipe, accelerator, kept, encode))
+        wanted = torch.as_tensor(targets, device=accelerator.device)
+        training = _Training(model, inputs, wanted, recipe, accelerator, seed)
         if recipe.standardise:
-            model.head.standardise(_features(model, inputs, 0, len(views), accelerator))
+            model.head.standardise(_features(training, view=0))
         if recipe.head_epochs and model.trains_encoder:
-            _train_head(model, inputs, targets, recipe, accelerator, seed, progress)
-        return _epochs(model, inputs, targets, recipe, accelerator, seed, progress, checkpoint)
+            _train_head(training, progress)
+        return _epochs(training, progress, checkpoint)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What is trained, on what, and how; the other arguments are :func:`train`'s.
+
+    Attributes:
+        inputs: of as many views of each image as the recipe has.
+        targets: on the accelerator's device.
+    """
+
+    model: AdaptedEncoder
+    inputs: Inputs
+    targets: Tensor
+    recipe: Recipe
+    accelerator: Accelerator
+    seed: int
 
 
 @torch.no_grad()
-def _features(
-    model: AdaptedEncoder, inputs: Inputs, view: int, images: int, accelerator: Accelerator
-) -> Tensor:
+def _features(training: _Training, view: int) -> Tensor:
     """Features (n, D) of one view of every image, as they are now."""
     features = []
-    for rows in torch.arange(images).split(EVALUATION_BATCH):
-        with accelerator.autocast():
-            features.append(model.features(inputs.enter(inputs.read(view, rows))))
+    for rows in torch.arange(len(training.targets)).split(EVALUATION_BATCH):
+        with training.accelerator.autocast():
+            state = training.inputs.read(view, rows)
+            features.append(training.model.features(training.inputs.enter(state)))
     return torch.cat(features)
 
 
-def _train_head(
-    model: AdaptedEncoder,
-    inputs: Inputs,
-    targets: np.ndarray,
-    recipe: Recipe,
-    accelerator: Accelerator,
-    seed: int,
-    progress: Progress,
-) -> None:
+def _train_head(training: _Training, progress: Progress) -> None:
     """Train the head alone, on the features of every view before the encoder is adapted."""
-    views = []
+    views, recipe = [], training.recipe
     for view in range(count := min(recipe.views, recipe.epochs)):
-        views.append(_features(model, inputs, view, len(targets), accelerator))
+        views.append(_features(training, view))
         progress("encoding for the head", view + 1, count)
     known = Inputs(lambda view, rows: [views[view][rows]], lambda state: state[0])
     alone = recipe.model_copy(update={"epochs": recipe.head_epochs, "views": count})
-    inside = model.parameter_groups()["encoder"]
+    inside = training.model.parameter_groups()["encoder"]
     for parameter in inside:
         parameter.requires_grad_(False)
-    _epochs(model, known, targets, alone, accelerator, seed, silent, None)
+    _epochs(replace(training, inputs=known, recipe=alone))
     for parameter in inside:
         parameter.requires_grad_(True)
 
 
 def _epochs(
-    model: AdaptedEncoder,
-    inputs: Inputs,
-    targets: np.ndarray,
-    recipe: Recipe,
-    accelerator: Accelerator,
-    seed: int,
-    progress: Progress,
-    checkpoint: Checkpoint | None,
+    training: _Training, progress: Progress = silent, checkpoint: Checkpoint | None = None
 ) -> list[dict[str, float]]:
-    wanted = torch.as_tensor(targets, device=accelerator.device)
-    order = torch.Generator().manual_seed(seed)
+    model, recipe, accelerator = training.model, training.recipe, training.accelerator
+    images = len(training.targets)
+    order = torch.Generator().manual_seed(training.seed)
     optimizer = _optimizer(model, recipe)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     rates = [group["lr"] for group in optimizer.param_groups]
-    steps = math.ceil(len(targets) / recipe.batch_size)
+    steps = math.ceil(images / recipe.batch_size)
     history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
     step_model = accelerator.prepare(model) if accelerator.num_processes > 1 else model
     stepper = accelerator.prepare(optimizer)
     for epoch in range(len(history), recipe.epochs):
         started, total = time.perf_counter(), 0.0
-        batches = torch.randperm(len(targets), generator=order).split(recipe.batch_size)
-        read = partial(_read_share, inputs, epoch % recipe.views, accelerator)
+        batches = torch.randperm(images, generator=order).split(recipe.batch_size)
+        read = partial(_read_share, training.inputs, epoch % recipe.views, accelerator)
         read_ahead = zip(batches, ahead(read, batches), strict=True)
         for step, (rows, batch) in enumerate(read_ahead, start=epoch * steps):
             decay = (1 + math.cos(math.pi * step / (steps * recipe.epochs))) / 2
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * decay
             stepper.zero_grad(set_to_none=True)
-            loss = _backward(step_model, inputs, batch, wanted, recipe.micro_batch, accelerator)
+            loss = _backward(training, step_model, batch)
             stepper.step()
             total += accelerator.reduce(loss, "mean").item() * len(rows)
         history.append(
             {
                 "epoch": epoch + 1,
-                "loss": total / len(targets),
+                "loss": total / images,
                 "lr": optimizer.param_groups[0]["lr"],
                 "encoder_lr": optimizer.param_groups[-1]["lr"],
                 "seconds": time.perf_counter() - started,
             }
         )
-        progress(f"training (loss {total / len(targets):.3f})", epoch + 1, recipe.epochs)
+        progress(f"training (loss {total / images:.3f})", epoch + 1, recipe.epochs)
         if checkpoint and accelerator.is_main_process:
             checkpoint.save(parameters, optimizer, order, history)
     return history
 
 
-def _backward(
-    model: nn.Module,
-    inputs: Inputs,
-    batch: Share,
-    wanted: Tensor,
-    at_once: int | None,
-    accelerator: Accelerator,
-) -> Tensor:
-    """Add the gradient of a batch's loss, of so many images at a time; returns the loss.
+def _backward(training: _Training, model: nn.Module, batch: Share) -> Tensor:
+    """Add the gradient of a batch's loss, of a micro-batch at a time; returns the loss.
 
     A loss is a mean over images, and no image sees another: the gradients of the parts, each by
     its share of the images, add up to that of the whole.
+
+    Args:
+        model: the one trained, or what shares its gradients among processes.
     """
     rows, weight, state = batch
-    size = min(at_once or len(rows), len(rows))
+    accelerator = training.accelerator
+    size = min(training.recipe.micro_batch or len(rows), len(rows))
     parts = list(zip(rows.split(size), *(tensor.split(size) for tensor in state), strict=True))
     whole = torch.zeros((), device=accelerator.device)
     for own, *part in parts:
@@ -189,8 +191,8 @@ def _backward(
         shared = nullcontext() if own is parts[-1][0] else accelerator.no_sync(model)
         with shared:
             with accelerator.autocast():
-                logits = model(inputs.enter(part))
-            loss = weight * len(own) / len(rows) * loss_of(logits.float(), wanted[own])
+                logits = model(training.inputs.enter(part))
+            loss = weight * len(own) / len(rows) * loss_of(logits.float(), training.targets[own])
             accelerator.backward(loss)
         whole += loss.detach()
     return whole
