@@ -210,6 +210,18 @@ def test_an_image_is_decoded_once_for_all_its_views(
     assert sorted(read) == sorted(map(id, IMAGES))
 
 
+def test_an_image_that_is_not_reduced_is_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever is asked for first, the image as it is evaluated or a random view of it."""
+    read: list[int] = []
+    original = views.read_image
+    monkeypatch.setattr(views, "read_image", lambda one: read.append(id(one)) or original(one))
+    ours = Views(IMAGES[:2], make_encoder("timm").preprocessing)
+    ours.plain(0), ours.random(0, 0)
+    ours.random(1, 0), ours.plain(1)
+    assert read == list(map(id, IMAGES[:2]))
+    assert views.MEMORY_FOR_DECODED_IMAGES - ours._decoded.room == 2 * 3 * 40 * 40
+
+
 def test_large_images_are_reduced_before_views_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the views are of the whole picture, so that they can be compared, nothing is lost."""
     preprocessing = make_encoder("timm").preprocessing

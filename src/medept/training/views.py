@@ -100,24 +100,29 @@ class Views:
         return drawn
 
     def _read(self, number: int, *, whole: bool) -> Image.Image:
-        image = self._decoded.get((number, whole))
+        image = None if whole else self._decoded.get((number, True))
         if image is None:
-            image = read_image(self._images[number])
+            image = self._decoded.get((number, False)) or read_image(self._images[number])
             height, width = self._least
             factor = int(min(image.height / height, image.width / width))
-            if factor > 1 and not whole:
+            reduced = factor > 1 and not whole
+            if reduced:
                 image = image.reduce(factor)
-            size = 3 * image.width * image.height
-            if size <= self._decoded.room:
-                self._decoded[number, whole] = image
-                self._decoded.room -= size
+            self._decoded.keep((number, reduced), image)
         return image
 
 
 class _Decoded(dict[tuple[int, bool], Image.Image]):
-    """Decoded images by number, whole or for crops, and the bytes that there is room for still."""
+    """Decoded images by number and whether reduced, and the bytes that there is room for still."""
 
     room = MEMORY_FOR_DECODED_IMAGES
+
+    def keep(self, key: tuple[int, bool], image: Image.Image) -> None:
+        """If it is not there yet, and there is room."""
+        size = 3 * image.width * image.height
+        if key not in self and size <= self.room:
+            self[key] = image
+            self.room -= size
 
 
 def _mix(*numbers: int) -> int:
