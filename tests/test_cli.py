@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -458,6 +459,29 @@ def test_evaluate_leaves_out_new_images_of_patients_it_was_fitted_to(
     later = tmp_path / "later.csv"
     rows.drop(columns="image").rename(columns={"new": "image"}).to_csv(later, index=False)
     refuse(capsys, ["evaluate", str(fitted), str(later)], "no image is left.*other patients")
+
+
+def test_evaluate_leaves_out_copies_of_other_names_of_what_was_learnt_from(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, copies, list_file = tmp_path / "o", tmp_path / "copies", tmp_path / "list.txt"
+    list_file.write_text("a0.png 0\na1.png 0\nb0.png 1\nb1.png 1\n")
+    assert run("fit", small, "--out", out, "--method", "prototype", "--episode", list_file) == 0
+    support = pd.read_csv(out / "support.csv")
+    for name, found in zip(support.image, support.sha256, strict=True):
+        assert found == hashlib.sha256((small.parent / name).read_bytes()).hexdigest()
+    for label in "ab":
+        (copies / label).mkdir(parents=True)
+        for i in (1, 2):
+            (small.parent / f"{label}{i}.png").rename(copies / label / f"scan-{i + 5}.png")
+    capsys.readouterr()
+    assert run("evaluate", out, copies, "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["accuracy"]["n"] == 2
+    assert "2 of 4 images are left out" in printed.err
+    support.drop(columns="sha256").to_csv(out / "support.csv", index=False)
+    assert run("evaluate", out, copies, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"]["n"] == 4
 
 
 def test_what_is_there_is_not_overwritten(

@@ -24,6 +24,7 @@ from medept.classifier import FewShotClassifier
 from medept.data.check import Check, quick_check
 from medept.data.check import check as look_through
 from medept.data.episodes import draw_episode, read_episode
+from medept.data.images import file_hash
 from medept.data.sources import named_source
 from medept.data.sources.medfmc import MedFMC
 from medept.data.submission import read_submission, write_submission
@@ -85,7 +86,8 @@ def fit(
         info = classifier.info()
         if classifier.history_:  # methods that are fitted at once have no epochs
             write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
-        write_table(folder / "support.csv", describe_rows(support))
+        hashes = [file_hash(image) for image in support.images]
+        write_table(folder / "support.csv", describe_rows(support).assign(sha256=hashes))
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
         if evaluation:
             look_into_fit(classifier, test, evaluation, folder)
@@ -182,8 +184,8 @@ def evaluate_unseen(
 ) -> Evaluation:
     """Metrics of the adapter in ``folder`` on images that it was not fitted to.
 
-    Its support images, and others of their groups, are left out; with a ``split`` column all but
-    the test rows are.
+    Its support images, under any name, and others of their groups, are left out; with a ``split``
+    column all but the test rows are.
 
     Args:
         out: a new folder for ``metrics.json``, ``predictions.csv`` and ``report.html``, beside

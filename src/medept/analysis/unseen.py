@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medept.data.images import file_hash
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 
@@ -19,8 +20,9 @@ logger = logging.getLogger(__name__)
 def unseen(data: LabelledImages, folders: Sequence[Path]) -> LabelledImages:
     """Without support images of the adapters, and others of their groups; how many is logged.
 
-    Images are known by their names in ``support.csv``, and groups by theirs, where both that file
-    and ``data`` have groups. With a ``split`` column, of its test rows alone.
+    Images are known by their names in ``support.csv``, or under other names by the SHA-256 of
+    their files, and groups by theirs, where both that list and ``data`` have groups. With a
+    ``split`` column, of its test rows alone.
 
     Args:
         folders: of the fits.
@@ -32,8 +34,7 @@ def unseen(data: LabelledImages, folders: Sequence[Path]) -> LabelledImages:
     if not left.any():
         raise InputError("the split column has no row of test; it needs some")
     wanted = left.sum()
-    for folder in folders:
-        left &= ~_seen(data, folder / "support.csv")
+    left &= ~_seen(data, folders)
     if not left.any():
         raise InputError(
             "no image is left: all, or others of their groups, were used for training; give "
@@ -48,18 +49,32 @@ def unseen(data: LabelledImages, folders: Sequence[Path]) -> LabelledImages:
     return data.subset(np.flatnonzero(left))
 
 
-def _seen(data: LabelledImages, file: Path) -> np.ndarray:
-    """Which images (n,) stand in the list of a support set, or share a group with one that does."""
-    if not file.exists():
-        logger.warning("%s is missing: images it was fitted to cannot be left out", file)
-        return np.zeros(len(data), bool)
-    try:
-        support = pd.read_csv(file, dtype=str, keep_default_na=False)
-        names = set(map(normpath, support["image"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{file}: damaged ({error}); copy it again, or fit again") from error
-    seen = np.array([normpath(name) in names for name in data.names])
+def _seen(data: LabelledImages, folders: Sequence[Path]) -> np.ndarray:
+    """Which images (n,) are in support sets, or share a group with one that is."""
+    names: set[str] = set()
+    groups: set[str] = set()
+    hashes: set[str] = set()
+    for folder in folders:
+        support = _read(folder / "support.csv")
+        names.update(support["image"])
+        groups.update(support.get("group", ()))
+        hashes.update(support.get("sha256", ()))
+    hashes.discard("")  # of images that are no files
+    seen = np.zeros(len(data), bool)
+    for i, (name, image) in enumerate(zip(data.names, data.images, strict=True)):
+        seen[i] = normpath(name) in names or (bool(hashes) and file_hash(image) in hashes)
     if data.groups is None:
         return seen
-    groups = {*data.groups[seen].tolist(), *support.get("group", ())}
-    return np.isin(data.groups, list(groups))
+    return np.isin(data.groups, [*groups, *data.groups[seen]])
+
+
+def _read(file: Path) -> pd.DataFrame:
+    """The list of a support set, its names normalised; empty where there is none."""
+    if not file.exists():
+        logger.warning("%s is missing: images it was fitted to cannot be left out", file)
+        return pd.DataFrame(columns=["image"])
+    try:
+        support = pd.read_csv(file, dtype=str, keep_default_na=False)
+        return support.assign(image=support["image"].map(normpath))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{file}: damaged ({error}); copy it again, or fit again") from error

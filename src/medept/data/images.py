@@ -8,6 +8,7 @@ by :mod:`medept.data.dicom`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -127,6 +128,17 @@ def _name(source: ImageLike) -> str:
     raise InputError(
         f"{type(source).__name__} is no image: give a path, a PIL image or a NumPy array"
     )
+
+
+def file_hash(source: ImageLike) -> str:
+    """SHA-256 of the bytes of an image's file, in hexadecimal; empty for what is no file."""
+    if not isinstance(source, str | os.PathLike):
+        return ""
+    digest = hashlib.sha256()
+    with split_frame(Path(source))[0].open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def is_image(path: Path) -> bool:
