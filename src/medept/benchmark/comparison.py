@@ -82,11 +82,6 @@ def shots_text(shots: Any) -> str:
     return f"{shots:.0%}" if shots < 1 else str(int(shots))
 
 
-def metric_text(metric: str) -> str:
-    """``mAP`` or ``balanced accuracy``."""
-    return "mAP" if metric == "map" else metric.replace("_", " ")
-
-
 def task_names(table: pd.DataFrame) -> list[tuple[str, str]]:
     """Every (data, shots) in the paper's order: by data set, then from few shots to all."""
     found = set(zip(table["data"], table["shots"], strict=True))

@@ -10,7 +10,6 @@ import pandas as pd
 from medept.benchmark.comparison import (
     REFERENCE,
     means,
-    metric_text,
     over_shots,
     paper_seconds,
     paper_values,
@@ -18,6 +17,7 @@ from medept.benchmark.comparison import (
 )
 from medept.benchmark.suite import Suite
 from medept.report.grid import Grid
+from medept.report.plots import metric_text
 
 REAL = 0.05
 """Below this p, corrected, a difference is called real."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medept.benchmark.comparison import metric_text
 from medept.files import whole_file
 
 if TYPE_CHECKING:
@@ -132,6 +131,11 @@ def _beside(axis: Axes, labels: Sequence[str], level: float | None) -> None:
 def _in_order(column: pd.Series) -> list[Any]:
     """Its values, as they first come."""
     return list(dict.fromkeys(column))
+
+
+def metric_text(metric: str) -> str:
+    """``mAP`` or ``balanced accuracy``."""
+    return "mAP" if metric == "map" else metric.replace("_", " ")
 
 
 def _metric(table: pd.DataFrame, name: str) -> str:
