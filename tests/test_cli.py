@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,12 @@ def fitted(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("fit", table, "--out", out, "--shots", "2", "--epochs", "2", "--device", "cpu",
         "--precision", "float32")  # fmt: skip
     return out
+
+
+@pytest.fixture
+def copied(fitted: Path, tmp_path: Path) -> Path:
+    """A copy of the fit, to damage."""
+    return shutil.copytree(fitted, tmp_path / "copy")
 
 
 def run(*arguments: object) -> int:
@@ -168,22 +175,6 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
     assert {"map", "auroc", "f1", "ece", "brier"} <= set(metrics)
 
 
-def damaged(folder: Path, name: str, content: bytes | None) -> Path:
-    """A copy of a fit with one file cut, replaced or removed."""
-    import shutil
-
-    copy = folder / "copy"
-    shutil.copytree(FITTED[0], copy)
-    if content is None:
-        (copy / name).unlink()
-    else:
-        (copy / name).write_bytes(content)
-    return copy
-
-
-FITTED: list[Path] = []
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -282,33 +273,35 @@ def refuse(capsys: pytest.CaptureFixture[str], arguments: list[str], message: st
     ],
 )
 def test_damaged_adapters(
-    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    name: str, content: bytes | None, message: str,
+    copied: Path, table: Path, capsys: pytest.CaptureFixture[str], name: str,
+    content: bytes | None, message: str,
 ) -> None:  # fmt: skip
-    FITTED[:] = [fitted]
-    copy = damaged(tmp_path, name, content)
-    refuse(capsys, ["evaluate", str(copy), str(table)], message)
+    if content is None:
+        (copied / name).unlink()
+    else:
+        (copied / name).write_bytes(content)
+    refuse(capsys, ["evaluate", str(copied), str(table)], message)
 
 
 @pytest.mark.parametrize("part", ["name", "sha256", "parameters", "preprocessing"])
 def test_an_adapter_that_does_not_say_its_encoder(
-    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+    copied: Path, table: Path, capsys: pytest.CaptureFixture[str], part: str
 ) -> None:
-    FITTED[:] = [fitted]
-    content = json.loads((fitted / "adapter.json").read_text())
+    file = copied / "adapter.json"
+    content = json.loads(file.read_text())
     del content["encoder"][part]
-    copy = damaged(tmp_path, "adapter.json", json.dumps(content).encode())
-    refuse(capsys, ["evaluate", str(copy), str(table)], f"encoder.{part}: Field required")
+    file.write_text(json.dumps(content))
+    refuse(capsys, ["evaluate", str(copied), str(table)], f"encoder.{part}: Field required")
 
 
 def test_other_encoder_weights_are_noticed(
-    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    FITTED[:] = [fitted]
-    text = (fitted / "adapter.json").read_text()
+    file = copied / "adapter.json"
+    text = file.read_text()
     sha = json.loads(text)["encoder"]["sha256"]
-    copy = damaged(tmp_path, "adapter.json", text.replace(sha, "f" * 64).encode())
-    refuse(capsys, ["evaluate", str(copy), str(table)], "trained on other weights")
+    file.write_text(text.replace(sha, "f" * 64))
+    refuse(capsys, ["evaluate", str(copied), str(table)], "trained on other weights")
 
 
 def test_a_damaged_image_is_named_and_nothing_is_written(
