@@ -616,8 +616,9 @@ def test_cuda_kernels_are_called_as_autograd_calls_them(
     dtype: torch.dtype, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On fake tensors, without a GPU: the forms of all arguments, forwards and backwards."""
-    ampere = SimpleNamespace(major=8)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: ampere)
+    if not torch.cuda.is_available():
+        ampere = SimpleNamespace(major=8)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: ampere)
     with FakeTensorMode():
         q, k, v, grad = torch.empty(4, 2, 3, 37, 64, device="cuda", dtype=dtype).unbind(0)
         qkv = [x.requires_grad_() for x in (q, k, v)]
