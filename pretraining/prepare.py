@@ -19,6 +19,13 @@ from safetensors.torch import load_file
 from medept.files import write_text
 from medept.training.device import fast_bfloat16
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def bfloat16_pays() -> bool:
+    """Whether to compute in bfloat16 here."""
+    return DEVICE == "cuda" or fast_bfloat16()
+
 
 def decode(data: Path, work: Path) -> None:
     """``train*.parquet``, ``val*.parquet`` -> arrays of uint8 (n, 64, 64, 3) and of labels."""
@@ -53,9 +60,8 @@ def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: 
     model.load_state_dict(load_file(weights))
     model.reset_classifier(0)
     model.set_input_size(img_size=(teacher["pixels"],) * 2)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" or fast_bfloat16() else torch.float32
-    model.to(device, dtype).eval()
+    dtype = torch.bfloat16 if bfloat16_pays() else torch.float32
+    model.to(DEVICE, dtype).eval()
     if done == 0:
         np.save(work / "order.npy", np.random.default_rng(0).permutation(len(images)))
     order = np.load(work / "order.npy")
@@ -71,7 +77,7 @@ def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: 
     side = model.patch_embed.grid_size[0]
     for start in track(range(done, len(images), batch), "teacher"):
         rows = np.sort(order[start : start + batch])
-        pixels = torch.from_numpy(images[rows]).to(device).permute(0, 3, 1, 2) / 127.5 - 1
+        pixels = torch.from_numpy(images[rows]).to(DEVICE).permute(0, 3, 1, 2) / 127.5 - 1
         pixels = F.interpolate(pixels, size=teacher["pixels"], mode="bicubic").clamp(-1, 1)
         tokens = model.forward_features(pixels.to(dtype)).float()
         patches = tokens[:, 1:].transpose(1, 2).reshape(len(rows), -1, side, side)

@@ -17,7 +17,6 @@ import copy
 import csv
 import time
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,14 @@ import torch
 import torch.nn.functional as F
 import yaml
 from data import Data, accuracy
-from prepare import decode, teach
+from prepare import DEVICE, bfloat16_pays, decode, teach
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
-from views import crop_turn_flip, mixing, recolour
+from views import crop_turn_flip, mix, mixing, recolour
 
 from medept import embedded
 from medept.attachment import Divert
 from medept.files import whole_file
-from medept.training.device import fast_bfloat16
 
 MINUTES_BETWEEN_CHECKPOINTS = 5
 STEPS_BETWEEN_LOG_ROWS = 50
@@ -77,22 +75,20 @@ def loss_of(
     pixels = recolour(pixels, views)
     own = mixing(len(pixels), patches.shape[-1], views, pixels.device)
     share = own.mean((1, 2, 3))
-    other = torch.arange(len(pixels), device=pixels.device).roll(1)
-    fine = F.interpolate(own, pixels.shape[-2:])
-    pixels = fine * pixels + (1 - fine) * pixels[other]
-    patches = own * patches + (1 - own) * patches[other]
-    cls = share[:, None] * cls + (1 - share[:, None]) * cls[other]
-    targets = patches.flatten(2).transpose(1, 2)
+    pixels = mix(F.interpolate(own, pixels.shape[-2:]), pixels)
+    cls = mix(share[:, None], cls)
+    targets = mix(own, patches).flatten(2).transpose(1, 2)
     keep = None
     if not every_token:
         count = int(settings["keep_tokens"] * targets.shape[1])
         keep = torch.rand(targets.shape[:2], device=pixels.device).argsort(dim=1)[:, :count]
         targets = targets.gather(1, keep[..., None].expand(-1, -1, targets.shape[-1]))
     tokens = student(pixels.contiguous(memory_format=torch.channels_last), keep)
-    named = partial(F.cross_entropy, student.labels(tokens[:, 0]), reduction="none",
-                    label_smoothing=settings["label_smoothing"])  # fmt: skip
+    wanted = mix(share[:, None], F.one_hot(labels, CLASSES).float())
     losses = {
-        "labels": (share * named(labels) + (1 - share) * named(labels[other])).mean(),
+        "labels": F.cross_entropy(
+            student.labels(tokens[:, 0]), wanted, label_smoothing=settings["label_smoothing"]
+        ),
         "class_token": F.smooth_l1_loss(student.class_token(tokens[:, 0]), cls),
         "patch_tokens": F.smooth_l1_loss(student.patch_tokens(tokens[:, 1:]), targets),
     }
@@ -103,17 +99,12 @@ class Run:
     """The state of a run: what is trained, its moving average, the optimiser, how far it is."""
 
     def __init__(
-        self,
-        work: Path,
-        config: dict[str, Any],
-        teacher_width: int,
-        from_package: bool,
-        device: str,
+        self, work: Path, config: dict[str, Any], teacher_width: int, from_package: bool
     ) -> None:
         torch.manual_seed(0)
         self.work, self.settings = work, config["training"]
         student = Student(config["architecture"], teacher_width)
-        self.student = student.to(device, memory_format=torch.channels_last).train()
+        self.student = student.to(DEVICE, memory_format=torch.channels_last).train()
         self.before = {"steps": 0, "hours": 0.0}
         if from_package:
             encoder, description = embedded.load()
@@ -123,7 +114,7 @@ class Run:
         self.optimizers = self._optimizers()
         self.step, self.seconds = 0, 0.0
         if (work / "last.pt").exists():
-            self._resume(torch.load(work / "last.pt", device, weights_only=True))
+            self._resume(torch.load(work / "last.pt", DEVICE, weights_only=True))
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the matrices of the blocks, AdamW for all else, at the same rate."""
@@ -177,18 +168,17 @@ class Run:
     def measure(self, data: Data, count: int) -> float:
         """Top-1 of the average, whose norms first count images as they are, not mixed or grey."""
         update_bn(data.clean(), self.average.encoder.patch_embed)
-        return accuracy(self.average, self.work, data.device, count)
+        return accuracy(self.average, self.work, count)
 
 
 def train(
     work: Path, config: dict[str, Any], minutes: float, cooldown: bool, from_package: bool
 ) -> None:
     """Train for ``minutes``, from the last checkpoint where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = Data(work, config["training"]["batch"], device)
-    run = Run(work, config, data.width, from_package, device)
-    fast = device == "cuda" or fast_bfloat16()
-    slow_attention = Divert(attend) if device == "cpu" else nullcontext()
+    data = Data(work, config["training"]["batch"])
+    run = Run(work, config, data.width, from_package)
+    fast = bfloat16_pays()
+    attention = Divert(attend) if DEVICE == "cpu" else nullcontext()
     settings, first, losses = config["training"], run.step, []
     started = saved = time.monotonic()
     with (work / ("cooldown.csv" if cooldown else "log.csv")).open("a", newline="") as file:
@@ -199,7 +189,7 @@ def train(
             rate *= 1 - elapsed / 60 / minutes if cooldown else 1.0
             torch.manual_seed(run.step)
             batch = data.batch(run.step)
-            with torch.autocast(device, torch.bfloat16, enabled=fast), slow_attention:
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=fast), attention:
                 loss = loss_of(run.student, batch, config, every_token=cooldown and late)
             run.advance(loss, rate)
             losses.append(loss.detach())

@@ -52,10 +52,15 @@ def recolour(pixels: Tensor, settings: dict[str, Any]) -> Tensor:
     return torch.cat([change(part) for part in pixels.clamp(0, 1).chunk(DRAWS)])
 
 
+def mix(weights: Tensor, x: Tensor) -> Tensor:
+    """Of every row of ``x`` its weight, and the rest of the row before it."""
+    return torch.lerp(x.roll(1, 0), x, weights)
+
+
 def mixing(n: int, side: int, settings: dict[str, Any], device: torch.device) -> Tensor:
     """What each image keeps of itself on its grid of tokens, (n, 1, side, side): 1 is all.
 
-    The rest comes from another image. MixUp (Zhang et al., ICLR 2018) keeps one share everywhere,
+    For :func:`mix`. MixUp (Zhang et al., ICLR 2018) keeps one share everywhere,
     CutMix (Yun et al., ICCV 2019) all or nothing: here whole tokens, whose targets then stay true.
     """
     kind = torch.rand(()).item() / settings["mixed"]
