@@ -1,9 +1,10 @@
 """One attention, forward and backward: plain, equation 5 written out (L = 100), and ours.
 
-    python benchmarks/attention.py [--quick] [--json]
+    python benchmarks/attention.py [--quick] [--bf16] [--json]
 
-ViT-B's 12 heads of 64, at 197, 577 and 1370 tokens (224, 384 and 518 pixels), in float32, batches
-of 1 and 4, on CUDA also of 16. Ratios are to plain ``scaled_dot_product_attention``.
+ViT-B's 12 heads of 64, at 197, 577 and 1370 tokens (224, 384 and 518 pixels), in float32 or
+bfloat16, batches of 1 and 4, on CUDA also of 16. Ratios are to plain
+``scaled_dot_product_attention``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def by_formula(q: Tensor, k: Tensor, v: Tensor, prompt: Tensor) -> Tensor:
     """The published way: the T x (T + L) softmax, then drop the prompt's entries."""
     logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     prompts = prompt.expand(*logits.shape[:2], -1, -1)
-    return torch.cat([prompts, logits], dim=-1).softmax(-1)[..., prompt.shape[-1] :] @ v
+    return torch.cat([prompts, logits], dim=-1).softmax(-1)[..., prompt.shape[-1] :].to(v.dtype) @ v
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, prompt: Tensor) -> Tensor:
@@ -46,16 +47,18 @@ def step(way: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> None
     torch.autograd.grad(way(*inputs), inputs, grad, allow_unused=True)
 
 
-def measure(quick: bool) -> Iterator[dict[str, object]]:
+def measure(quick: bool, dtype: torch.dtype) -> Iterator[dict[str, object]]:
     """One row a way, at every size."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batches = (1, 4, 16) if device == "cuda" else (1, 4)
     for tokens in (197, 577) if quick else (197, 577, 1370):
         for batch in (1,) if quick else batches:
             shape = (batch, HEADS, tokens, WIDTH)
-            inputs = [torch.randn(shape, device=device, requires_grad=True) for _ in range(3)]
+            inputs = [
+                torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)
+            ]
             inputs.append(torch.randn(tokens, LENGTH, device=device, requires_grad=True))
-            grad = torch.randn(shape, device=device)
+            grad = torch.randn(shape, device=device, dtype=dtype)
             runs = {name: partial(step, way, inputs, grad) for name, way in WAYS.items()}
             seconds = median_seconds(runs, 5 if quick else 15)
             memory = {name: peak_bytes(run) for name, run in runs.items()}
@@ -72,5 +75,6 @@ def measure(quick: bool) -> Iterator[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__ or "")
-    show(measure(options.quick), options.json)
+    options = arguments(__doc__ or "", bf16="in bfloat16")
+    dtype = torch.bfloat16 if options.bf16 else torch.float32
+    show(measure(options.quick, dtype), options.json)
