@@ -26,6 +26,12 @@ def encoder(tiny_vit: nn.Module) -> Encoder:
     return Encoder(tiny_vit, "tiny", PREPROCESSING)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_setting_says_what_it_means(name: str) -> None:
+    fields = METHODS[name].Settings.model_fields
+    assert [setting for setting, field in fields.items() if not field.description] == []
+
+
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("multilabel", [False, True])
 def test_training_changes_what_is_trainable_and_nothing_else(
@@ -74,6 +80,7 @@ KEPT = [
     ("vpt", {"layers": "first"}),
     ("vpt", {"layers": "2-3"}),
     ("vpt", {"layers": [1, 3], "frozen": True}),
+    ("vpt-ept", {"layers": "2-3", "length": 2}),
     ("vp", {"layers": 2}),
     ("partial", {"k": 2}),
 ]
@@ -185,6 +192,25 @@ def test_vpt_is_the_papers_equations(
     torch.testing.assert_close(features, vit.norm(token)[:, 0])
 
 
+def test_tokens_and_embedded_prompts_are_both_there(encoder: Encoder) -> None:
+    """With its gates wide open it is VPT."""
+    vpt, pixels = adapt(encoder, "vpt", 3, {"length": 5}), torch.randn(2, 3, 32, 32)
+    disturb(vpt)
+    prompts = [prompt.detach().clone() for prompt in vpt.prompts]
+    expected = encoder(pixels)
+    vpt.remove()
+    both = adapt(encoder, "vpt-ept", 3, {"length": 5})
+    with torch.no_grad():
+        for own, prompt in zip(both.prompts, prompts, strict=True):
+            own.copy_(30 * prompt)
+        gated = encoder(pixels)
+        for logits in both.handle.parameters():
+            assert logits.shape == (1 + 5 + 16,)
+            logits.fill_(-torch.inf)
+    torch.testing.assert_close(encoder(pixels), expected)
+    assert not torch.allclose(gated, expected, rtol=1e-2)
+
+
 def test_vpt_serves_rotary_embeddings() -> None:
     backbone = timm.create_model("eva02_tiny_patch14_224", num_classes=0, depth=2, img_size=56)
     encoder = Encoder(backbone, "eva", Preprocessing((56, 56), (0.5,) * 3, (0.5,) * 3))
@@ -215,6 +241,7 @@ def test_trainable_parameters_at_the_size_of_the_paper(
         ("vpt", {"length": 10}, layers * 10 * width),
         ("vpt", {"length": 100, "layers": "first"}, 100 * width),
         ("vpt", {"length": 100, "layers": "9-12"}, 4 * 100 * width),
+        ("vpt-ept", {"length": 5}, layers * (5 * width + tokens + 5)),
         ("vp", {}, layers * tokens * width),
         ("lora", {"rank": 1}, layers * 2 * 2 * width),
         ("lora", {"rank": 64}, layers * 2 * 2 * width * 64),
@@ -277,7 +304,7 @@ def test_clear_errors(encoder: Encoder, name: str, settings: dict, message: str)
 
 
 def test_a_method_has_a_file_of_its_own() -> None:
-    assert len({method.__module__ for method in METHODS.values()}) == len(METHODS) == 16
+    assert len({method.__module__ for method in METHODS.values()}) == len(METHODS) == 17
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -36,9 +36,10 @@ class VisualPromptTuning(TokenPrompts):
     """
 
     class Settings(TokenPrompts.Settings):
-        """length: tokens a block. layers, frozen: see :class:`TokenPrompts.Settings`."""
+        """Where prompts are, and how many."""
 
         length: int = Field(default=50, ge=1)
+        """Tokens a block."""
 
     name = "vpt"
     summary = "learnable tokens beside the image's"
@@ -69,11 +70,15 @@ class VisualPromptTuning(TokenPrompts):
                 f"relative positions: use another method ({error})"
             ) from error
 
+    def tokens(self, index: int) -> Tensor:
+        """The tokens (length, D) of a chosen block, these counted from 0."""
+        return self.prompts[index]
+
     def _placing(self, index: int) -> Callable[[Tensor], Tensor]:
         def place(tokens: Tensor) -> Tensor:
             prefix = self.encoder.sites[0].prefix
             rest = tokens[:, prefix + (self.settings.length if index else 0) :]
-            prompt = self.prompts[index].to(tokens.dtype).expand(len(tokens), -1, -1)
+            prompt = self.tokens(index).to(tokens.dtype).expand(len(tokens), -1, -1)
             return torch.cat([tokens[:, :prefix], prompt, rest], dim=1)
 
         return place
