@@ -15,6 +15,7 @@ from test_cli import run
 from medept import FewShotClassifier
 from medept.analysis import scaling_of
 from medept.analysis.scaling import has_gates
+from medept.data import images
 from medept.data.phantoms import make_phantoms, write_phantoms
 from medept.errors import InputError
 from medept.jobs import fit
@@ -106,6 +107,24 @@ def test_analyse_compares_models_on_images_that_none_was_fitted_to(
     assert gates.class_token_gate.between(0, 1).all()
     for name in ("figure2.png", "gates.png", "gates-by-head.png", "gates-by-layer.png"):
         assert Image.open(folder / "look" / name).size[0] > 400
+
+
+def test_analyse_decodes_each_image_once(
+    fitted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of models that look at it, and of pictures that show it."""
+    folder, table = fitted
+    opened: list[Path] = []
+
+    def counted(path: Path) -> Image.Image:
+        opened.append(path)
+        return from_file(path)
+
+    from_file = images._from_file
+    monkeypatch.setattr(images, "_from_file", counted)
+    models = [str(folder / "ept-0"), str(folder / "ept-1")]
+    assert run("analyse", *models, str(table), "--out", str(folder / "once")) == 0
+    assert len(opened) == len(set(opened)) == pd.read_csv(folder / "once/distribution.csv").n[0]
 
 
 def test_analyse_takes_an_encoder_as_it_comes(fitted: tuple[Path, Path]) -> None:

@@ -104,7 +104,7 @@ def test_paths_in_a_suite_are_relative_to_it(
     (folder / "w.safetensors").touch()
     (folder / "suite.yaml").write_text(
         "title: mine\n"
-        "data:\n  a: labels.csv\n  b: {path: labels.csv, group_column: who}\n"
+        "data:\n  a: labels.csv\n  b: {path: labels.csv, group_column: who, image_root: .}\n"
         "  colon: phantoms:colon\n"
         "encoders: [{name: some_vit, weights: w.safetensors}, {name: some_vit, weights: random}]\n"
         "methods: {linear: }\n"
@@ -116,6 +116,7 @@ def test_paths_in_a_suite_are_relative_to_it(
     assert places == {"a": there, "b": there, "c": there, "colon": "phantoms:colon"}
     assert suite.data["b"] is not None
     assert suite.data["b"].group_column == "who"
+    assert suite.data["b"].image_root == str(folder)
     assert [encoder.weights for encoder in suite.encoders] == [
         str(folder / "w.safetensors"), "random"
     ]  # fmt: skip

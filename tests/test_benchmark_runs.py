@@ -238,13 +238,14 @@ def test_a_run_that_fails_is_a_failed_row(tmp_path: Path) -> None:
 
 
 def test_a_row_does_its_run_again(tmp_path: Path) -> None:
-    """On a table with groups and columns of names of their own."""
+    """On a table with groups and columns of names of their own, and images in another folder."""
     table = write_phantoms(
         make_phantoms("colon", patients=6, images_per_patient=2, size=64), tmp_path / "data"
     )
     renamed = pd.read_csv(table).rename(columns={"label": "what", "patient": "who"})
-    renamed.to_csv(table, index=False)
-    spec = {"path": str(table), "label_column": "what", "group_column": "who"}
+    renamed.to_csv(tmp_path / "renamed.csv", index=False)
+    spec = {"path": str(tmp_path / "renamed.csv"), "label_column": "what", "group_column": "who",
+            "image_root": str(table.parent)}  # fmt: skip
     one = first_run(data={"colon": spec})
     data = decode(one.source.read())
     assert all(isinstance(image, np.ndarray) for image in data.images)

@@ -145,6 +145,19 @@ def test_lists(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     json.loads(capsys.readouterr().out)
 
 
+def test_one_method_tells_what_its_settings_mean(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run("methods", "vpt") == 0
+    printed = capsys.readouterr().out
+    assert "lr 0.003, encoder-lr 0.001" in printed
+    assert "1, 5, 10, 50, 100, 150" in printed
+    assert "Tokens a block." in printed
+    assert run("methods", "nothing") == 2
+    assert "no method is named" in capsys.readouterr().err
+
+
 def test_info(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", fitted, "--json") == 0
     assert json.loads(capsys.readouterr().out)["method"] == "ept"

@@ -45,37 +45,41 @@ IDENTITY_GATE = 0.98
 
 
 class EmbeddedPromptConfig(BaseModel):
-    """What prompts to put into an encoder, and where.
+    """What prompts to put into an encoder, and where."""
 
-    Args:
-        length: prompt length L, or ``"auto"``: a tenth of the number of tokens. Where the prompt
-            starts near 0 its gate is about T / (T + L), so the length sets how far the encoder
-            starts from itself. The ways ``add`` and ``multiply`` have L = T by definition and
-            ignore it.
-        layers: ``"all"`` (EPT-deep), ``"first"`` (EPT-shallow), or layer numbers counted from 1:
-            ``"9-12"``, ``"1,2,12"`` or a list such as ``[9, 10, 11, 12]``.
-        way: how the prompt enters the logits (the paper's Figure 5).
-        init: initial values. ``normal``: standard deviation 0.02 (the paper's); ``uniform``:
-            within 0.08 of 0; ``zeros``; ``kaiming``: uniform with fan-in L; ``identity``: the
-            encoder starts (almost) as it was, whatever the length. Under the way ``multiply``
-            they are offsets from 1, so that each starts near the identity.
-        per_head: one prompt for each head instead of the paper's one shared by all heads.
-        collapsed: learn s_i itself, one number a token, in place of the L that it sums
-            (``concat`` only). It starts where the full form of this length would start.
-        frozen: keep the prompts at their initial values (the experiment of the paper's Table 3).
-        kernel: which attention kernel runs; ``auto`` chooses (see :mod:`medept.attention`).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     length: int | Literal["auto"] = "auto"
+    """Prompt length L, or ``auto``: a tenth of the number of tokens. Where the prompt starts near
+    0 its gate is about T / (T + L), so the length sets how far the encoder starts from itself. The
+    ways ``add`` and ``multiply`` have L = T by definition and ignore it."""
+
     layers: Layers = "all"
+    """``all`` (EPT-deep), ``first`` (EPT-shallow), or layer numbers counted from 1: ``9-12``,
+    ``1,2,12`` or a list such as ``[9, 10, 11, 12]``."""
+
     way: Way = "concat"
+    """How the prompt enters the logits (the paper's Figure 5): ``concat``, ``multiply_concat``,
+    ``add`` or ``multiply``."""
+
     init: Init = "normal"
+    """Initial values. ``normal``: standard deviation 0.02 (the paper's); ``uniform``: within 0.08
+    of 0; ``zeros``; ``kaiming``: uniform with fan-in L; ``identity``: the encoder starts (almost)
+    as it was, whatever the length. Under the way ``multiply`` they are offsets from 1, so that
+    each starts near the identity."""
+
     per_head: bool = False
+    """One prompt for each head instead of the paper's one shared by all heads."""
+
     collapsed: bool = False
+    """Learn s_i itself, one number a token, in place of the L that it sums (``concat`` only). It
+    starts where the full form of this length would start."""
+
     frozen: bool = False
+    """Keep the prompts at their initial values (the experiment of the paper's Table 3)."""
+
     kernel: Kernel = Field(default="auto", exclude=True)
+    """Which attention kernel runs; ``auto`` chooses (see :mod:`medept.attention`)."""
 
     @field_validator("length")
     @classmethod

@@ -16,6 +16,7 @@ from medept.analysis.looks import Look, is_fitted, look_at, open_model, score_of
 from medept.analysis.patches import write_gates
 from medept.analysis.unseen import unseen
 from medept.classifier import FewShotClassifier
+from medept.data.images import decoded
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 from medept.evaluation.distribution import plane
@@ -185,9 +186,11 @@ def _mean_and_spread(values: pd.Series) -> str:
 
 
 def _sample(data: LabelledImages, limit: int, seed: int) -> LabelledImages:
-    if len(data) <= limit:
-        return data
-    return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:limit]))
+    """At most ``limit`` images, decoded once for all who look at them."""
+    if len(data) > limit:
+        chosen = np.random.default_rng(seed).permutation(len(data))[:limit]
+        data = data.subset(np.sort(chosen))
+    return replace(data, images=decoded(data.images))
 
 
 def _as_dict(looks: Sequence[Look], data: LabelledImages) -> dict[str, Any]:

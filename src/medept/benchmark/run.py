@@ -28,13 +28,14 @@ class DataSpec(_Strict):
     Args:
         path: what ``medept fit`` takes as DATA, or ``phantoms:TASK:PATIENTS``, which is drawn:
             two images a patient, of 120 patients where no number is given.
-        image_column: as for ``medept fit``, and so are the next two.
+        image_column: as for ``medept fit``, and so are the next three.
     """
 
     path: str
     image_column: str | None = None
     label_column: str | None = None
     group_column: str | None = None
+    image_root: str | None = None
 
     @property
     def drawn(self) -> bool:
@@ -42,11 +43,11 @@ class DataSpec(_Strict):
         return self.path.startswith("phantoms:")
 
     def placed(self, name: str, folder: Path) -> DataSpec:
-        """The same with an absolute path, so that workers elsewhere find it.
+        """The same with absolute paths, so that workers elsewhere find it.
 
         Args:
             name: of the data set; a folder that is given for one known by name is read as that.
-            folder: what the path is relative to.
+            folder: what its paths are relative to.
         """
         from medept.data.sources import SOURCES
 
@@ -58,7 +59,9 @@ class DataSpec(_Strict):
         path = (folder / place).resolve()
         if not known and name in SOURCES and path.is_dir():
             known = name
-        return self.model_copy(update={"path": f"{known}:{path}" if known else str(path)})
+        root = self.image_root and str((folder / self.image_root).resolve())
+        placed = {"path": f"{known}:{path}" if known else str(path), "image_root": root}
+        return self.model_copy(update=placed)
 
     def read(self) -> LabelledImages:
         """The data set; its images are not decoded yet.

@@ -20,10 +20,9 @@ from medept.adapter import current_versions
 from medept.benchmark.run import EncoderSpec, Run
 from medept.classifier import FewShotClassifier
 from medept.data.episodes import Episode, draw_episode, read_episode
-from medept.data.images import read_image
+from medept.data.images import decoded
 from medept.data.sources import official_list
 from medept.data.table import LabelledImages
-from medept.errors import InputError
 from medept.evaluation import evaluate
 from medept.training.cost import peak_memory
 
@@ -36,17 +35,7 @@ def decode(data: LabelledImages) -> LabelledImages:
 
     Images that cannot be read stay as they are: the runs that need them fail, and others do not.
     """
-    images, room = list(data.images), DECODED
-    for i, image in enumerate(images):
-        try:
-            pixels = np.asarray(read_image(image))
-        except InputError:
-            continue
-        room -= pixels.nbytes
-        if room < 0:
-            break
-        images[i] = pixels
-    return replace(data, images=tuple(images))
+    return replace(data, images=decoded(data.images, DECODED))
 
 
 def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) -> np.ndarray:

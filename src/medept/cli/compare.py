@@ -48,6 +48,7 @@ def bench(
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
     image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
     encoder: Annotated[str | None, typer.Option(help="Instead of the suite's encoders.")] = None,
     encoder_weights: Weights = None,
     image_size: ImageSize = None,
@@ -97,12 +98,16 @@ def bench(
         return
     from medept.benchmark.runner import run_suite
 
-    columns = {
-        "label_column": label_column, "group_column": group_column, "image_column": image_column,
-    }  # fmt: skip
+    columns = DataSpec(
+        path="",
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        image_root=image_root and str(image_root),
+    )
     named = read_pairs("--data", data or [])
     changes = read_settings("--set", setting or [])
-    changes["data"] = {name: DataSpec(path=path, **columns) for name, path in named.items()}
+    changes["data"] = {n: columns.model_copy(update={"path": p}) for n, p in named.items()}
     if encoder or encoder_weights or image_size:
         weights = str(encoder_weights) if encoder_weights else None
         changes["encoders"] = [
@@ -272,25 +277,42 @@ def methods(
             }
         )
         return
+    if name is not None:
+        _show_method(find_method(name))
+        return
     table = Table("method", "what is trained", "settings (--set NAME=VALUE)", "head, encoder at")
     for name, method in known.items():
         settings = ", ".join(f"{k}={v}" for k, v in method.Settings().model_dump().items())
-        recipe = make_recipe(method=name)
-        rates = ", ".join(f"{getattr(recipe, rate):g}" for rate in method.rates)
-        table.add_row(name, method.summary, settings, rates)
+        table.add_row(name, method.summary, settings, ", ".join(_rates(method).values()))
     results.print(table)
-    if name is not None:
-        results.print(f"\n{_explained(find_method(name))}")
+    notes.print("medept methods NAME says what the settings of one mean.")
 
 
-def _explained(method: type[AdaptedEncoder]) -> str:
-    """What a method's class and its settings say of themselves, as plain text."""
-    from medept.methods import MethodSettings
+def _show_method(method: type[AdaptedEncoder]) -> None:
+    rates = ", ".join(f"{name.replace('_', '-')} {rate}" for name, rate in _rates(method).items())
+    rates = rates and f" ({rates})"
+    results.print(f"{method.name}: {method.summary}{rates}\n", markup=False)
+    results.print(_plain(method.__doc__), markup=False)
+    table = Table("--set", "default", "--tune tries", "what it means")
+    for name, field in method.Settings.model_fields.items():
+        tried = ", ".join(map(str, method.search.get(name, ())))
+        if not field.exclude:
+            table.add_row(name, str(field.default), tried, _plain(field.description))
+    if table.rows:
+        results.print("", table)
 
-    of_settings = method.Settings.mro()
-    described = [method, *of_settings[: of_settings.index(MethodSettings)]]
-    text = "\n\n".join(cleandoc(each.__doc__ or "") for each in described)
-    return re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
+
+def _rates(method: type[AdaptedEncoder]) -> dict[str, str]:
+    from medept.training.recipes import make_recipe
+
+    recipe = make_recipe(method=method.name)
+    return {rate: f"{getattr(recipe, rate):g}" for rate in method.rates}
+
+
+def _plain(docstring: str | None) -> str:
+    """A docstring without its markup, a line a paragraph."""
+    text = re.sub(r":\w+:`~?([^`]+)`", r"\1", cleandoc(docstring or "")).replace("``", "")
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 @app.command(rich_help_panel=COMPARE)

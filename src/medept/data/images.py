@@ -38,6 +38,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 """What is opened, whatever the suffix says: no format that runs a program (EPS) is among them."""
+MEMORY_FOR_DECODED_IMAGES = 2**30
+"""Bytes of decoded images that are kept; beyond them an image is decoded again when needed."""
+
 PHOTOMETRIC = 262
 """TIFF's tag of what a grey value means; 0: the least is white."""
 
@@ -95,6 +98,25 @@ def read_images(
 
     count = threads or min(16, os.cpu_count() or 1)
     return ahead(one, images, threads=count, most=2 * count)
+
+
+def decoded(
+    images: Sequence[ImageLike], room: int = MEMORY_FOR_DECODED_IMAGES
+) -> tuple[ImageLike, ...]:
+    """Images as arrays (H, W, 3), so that nobody has to decode them again.
+
+    Those that cannot be read, and the last where all take more than ``room`` bytes, stay as they
+    are.
+    """
+    held = list(images)
+    for i, pixels in enumerate(read_images(images, np.asarray)):
+        if isinstance(pixels, InputError):
+            continue
+        room -= pixels.nbytes
+        if room < 0:
+            break
+        held[i] = pixels
+    return tuple(held)
 
 
 def ahead(

@@ -35,10 +35,13 @@ class AdaptFormer(AdaptedEncoder):
     """
 
     class Settings(MethodSettings):
-        """reduction: D / h. scale: of the bottleneck's output (the paper's 0.1)."""
+        """Its bottlenecks."""
 
         reduction: int = Field(default=4, ge=1)
+        """Width of the tokens by that of the bottleneck, D / h."""
+
         scale: float = Field(default=0.1, gt=0)
+        """Of the bottleneck's output (the paper's 0.1)."""
 
     name = "adapter"
     summary = "a bottleneck in parallel to each MLP"

@@ -20,9 +20,9 @@ from medept.prompts import EmbeddedPrompt
 
 
 class MethodSettings(BaseModel):
-    """Settings of a method; each has its default from the method's paper."""
+    """Settings of a method, each with its paper's default and a docstring that users are shown."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Head(nn.Linear):

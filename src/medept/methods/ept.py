@@ -27,7 +27,7 @@ class EmbeddedPromptTuning(AdaptedEncoder):
     """
 
     class Settings(EmbeddedPromptConfig, MethodSettings):
-        """See :class:`medept.prompts.EmbeddedPromptConfig`."""
+        """Those of :class:`medept.prompts.EmbeddedPromptConfig`."""
 
     name = "ept"
     summary = "learnable prompts inside the softmax of every attention"

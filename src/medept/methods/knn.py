@@ -38,10 +38,13 @@ class Neighbours(FeatureMethod):
     """k nearest neighbours (as DINO evaluates features: temperature 0.07)."""
 
     class Settings(MethodSettings):
-        """k: neighbours that vote. temperature: of their weights."""
+        """Its vote."""
 
         k: int = Field(default=5, ge=1)
+        """Neighbours that vote."""
+
         temperature: float = Field(default=0.07, gt=0)
+        """By which a neighbour's cosine is divided to be its weight's logarithm."""
 
     name = "knn"
     search: ClassVar[dict[str, tuple[Any, ...]]] = {

@@ -19,10 +19,13 @@ class LoRA(PeftTuner):
     """
 
     class Settings(MethodSettings):
-        """rank: r. alpha: updates are scaled by alpha / r; None is alpha = r."""
+        """Its updates."""
 
         rank: int = Field(default=8, ge=1)
+        """Of an update, r."""
+
         alpha: float | None = Field(default=None, gt=0)
+        """Updates are scaled by alpha / r; None: alpha is r."""
 
     name = "lora"
     summary = "low-rank updates of query and value projections"

@@ -57,9 +57,10 @@ class MLP(AdaptedEncoder):
     """
 
     class Settings(MethodSettings):
-        """k: how many linear layers, the last one included."""
+        """Its depth."""
 
         k: int = Field(default=3, ge=1)
+        """How many linear layers, the last one included."""
 
     name = "mlp"
     summary = "k linear layers on frozen features"

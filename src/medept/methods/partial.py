@@ -19,9 +19,10 @@ class Partial(OwnParameters):
     """
 
     class Settings(MethodSettings):
-        """k: how many of the last blocks are trained."""
+        """Its depth."""
 
         k: int = Field(default=1, ge=1)
+        """How many of the last blocks are trained."""
 
     name = "partial"
     summary = "the last k blocks"

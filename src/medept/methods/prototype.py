@@ -39,9 +39,10 @@ class Prototypes(FeatureMethod):
     """Nearest class mean (Snell et al. 2017), by cosine."""
 
     class Settings(MethodSettings):
-        """temperature: by which cosines are divided."""
+        """Its logits."""
 
         temperature: float = Field(default=0.1, gt=0)
+        """By which cosines are divided to be logits."""
 
     name = "prototype"
     search: ClassVar[dict[str, tuple[Any, ...]]] = {"temperature": (0.02, 0.05, 0.1, 0.2, 0.5)}

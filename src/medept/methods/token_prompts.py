@@ -22,11 +22,13 @@ class TokenPrompts(AdaptedEncoder):
     """
 
     class Settings(MethodSettings):
-        """layers: the chosen blocks, as in :class:`medept.prompts.EmbeddedPromptConfig`.
-        frozen: keep the prompts at their initial values (Zu et al., table 3)."""
+        """Where prompts are."""
 
         layers: Layers = "all"
+        """The chosen blocks: ``all``, ``first``, or numbers counted from 1 (``9-12``, ``1,3``)."""
+
         frozen: bool = False
+        """Keep the prompts at their initial values (Zu et al., table 3)."""
 
     settings: Settings
 

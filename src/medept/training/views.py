@@ -15,11 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medept.data.images import ImageLike, read_image
+from medept.data.images import MEMORY_FOR_DECODED_IMAGES, ImageLike, read_image
 from medept.encoders import Preprocessing
-
-MEMORY_FOR_DECODED_IMAGES = 2**30
-"""Bytes of decoded images that are kept; beyond them an image is decoded again when needed."""
 
 CUT_FROM = 2.0
 """Random views of large images are cut from a reduced one, in which the smallest crop has at least
