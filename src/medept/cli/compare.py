@@ -103,7 +103,7 @@ def bench(
         image_column=image_column,
         label_column=label_column,
         group_column=group_column,
-        image_root=image_root and str(image_root),
+        image_root=str(image_root) if image_root else None,
     )
     named = read_pairs("--data", data or [])
     changes = read_settings("--set", setting or [])
