@@ -38,7 +38,7 @@ from torch.utils.flop_counter import (
 )
 from train_step import formula
 
-from medept.encoders import RANDOM, load_encoder
+from medept.loading import RANDOM, load_encoder
 from medept.methods import AdaptedEncoder, adapt
 from medept.prompts import EmbeddedPrompt
 from medept.training.device import fast_bfloat16, make_accelerator

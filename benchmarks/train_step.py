@@ -25,7 +25,8 @@ from side_by_side import arguments, median_seconds, peak_bytes, show, table
 from torch import Tensor
 
 from medept import EmbeddedPromptConfig, attach
-from medept.encoders import RANDOM, Encoder, load_encoder
+from medept.encoders import Encoder
+from medept.loading import RANDOM, load_encoder
 from medept.methods import AdaptedEncoder, adapt
 from medept.prompts import EmbeddedPrompt
 

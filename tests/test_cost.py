@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch.profiler import profile
 
 from medept.data.phantoms import make_phantoms, write_phantoms
-from medept.encoders import RANDOM, load_encoder
+from medept.loading import RANDOM, load_encoder
 from medept.methods import AdaptedEncoder, adapt
 from medept.training import cost
 from medept.training.device import frozen_held, make_accelerator

@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
 from medept import FewShotClassifier
 from medept.data.phantoms import make_phantoms
-from medept.encoders import RANDOM, load_encoder
+from medept.loading import RANDOM, load_encoder
 from medept.methods import METHODS, adapt
 from medept.training import device
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medept import FewShotClassifier
-from medept.encoders import load_encoder
+from medept.loading import load_encoder
 from medept.methods import METHODS
 from medept.methods.features import FeatureMethod
 

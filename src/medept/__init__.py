@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medept.attachment import Handle, attach
     from medept.classifier import FewShotClassifier
-    from medept.encoders import Encoder, load_encoder
+    from medept.encoders import Encoder
     from medept.errors import InputError
+    from medept.loading import load_encoder
     from medept.prompts import EmbeddedPromptConfig
 
 __version__ = version("medept")
@@ -20,7 +21,7 @@ _HOME = {
     "Handle": "medept.attachment",
     "FewShotClassifier": "medept.classifier",
     "Encoder": "medept.encoders",
-    "load_encoder": "medept.encoders",
+    "load_encoder": "medept.loading",
     "InputError": "medept.errors",
     "EmbeddedPromptConfig": "medept.prompts",
 }

@@ -27,10 +27,11 @@ from medept.adapter import (
 )
 from medept.data.images import ImageLike
 from medept.data.labels import encode_labels
-from medept.encoders import EMBEDDED, Encoder, Preprocessing, load_encoder
+from medept.encoders import Encoder, Preprocessing
 from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.evaluation.decisions import decide
+from medept.loading import EMBEDDED, load_encoder
 from medept.methods import adapt, read_settings
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint
@@ -78,7 +79,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """Adapts a frozen encoder to a few labelled images.
 
     Args:
-        encoder: a name for :func:`medept.encoders.load_encoder` (default: the one that ships
+        encoder: a name for :func:`medept.loading.load_encoder` (default: the one that ships
             inside medept).
         method: how it is adapted; ``medept methods`` lists them.
         encoder_weights: a local safetensors file, ``"random"``, or None for the encoder's own.

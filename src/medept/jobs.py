@@ -29,11 +29,11 @@ from medept.data.sources import named_source
 from medept.data.sources.medfmc import MedFMC
 from medept.data.submission import read_submission, write_submission
 from medept.data.table import LabelledImages, label_text
-from medept.encoders import load_encoder
 from medept.errors import InputError
 from medept.evaluation.decisions import decide
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_file, whole_folder, write_table, write_text
+from medept.loading import load_encoder
 from medept.progress import Progress, silent
 from medept.report.fit_page import write_fit_page
 from medept.report.model_card import model_card

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from medept.encoders import RANDOM
 from medept.errors import InputError
+from medept.loading import RANDOM
 
 if TYPE_CHECKING:
     from medept.data.table import LabelledImages
