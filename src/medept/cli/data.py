@@ -133,6 +133,40 @@ def phantoms(
 
 
 @app.command(rich_help_panel=DATA)
+def shrink(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="What `fit` takes.")],
+    out: Annotated[Path, typer.Option(help="Folder to write small images and labels.csv to.")],
+    pixels: Annotated[int, typer.Option(help="Along an image's shorter side, at most.")] = 512,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a data set with small images, which are read fast; run it again to go on after a stop.
+
+    Whatever the files were (DICOM, 16-bit, photographs), the copies are 8-bit RGB PNG files, as
+    medept would have read them.
+    """
+    from medept.data.shrink import write_shrunk
+    from medept.data.sources import open_dataset
+
+    images = open_dataset(
+        data,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        image_root=image_root,
+    )
+    with progress_bars() as report:
+        table = write_shrunk(images, out, pixels=pixels, progress=report)
+    if as_json:
+        print_json({"table": str(table), "images": len(images)})
+    else:
+        notes.print(f"{len(images)} images. Next: medept fit {table} --out my-fit --shots 5")
+
+
+@app.command(rich_help_panel=DATA)
 def tiles(
     slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A whole-slide file.")],
     out: Annotated[Path, typer.Option(help="Folder to write tiles and their table to.")],

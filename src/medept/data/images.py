@@ -87,7 +87,7 @@ def read_images(
     a time, so ``then`` should return something small.
 
     Args:
-        threads: default: one a core, 16 at most.
+        threads: default: :func:`available_threads`.
     """
 
     def one(source: ImageLike) -> T | InputError:
@@ -96,8 +96,13 @@ def read_images(
         except InputError as error:
             return error
 
-    count = threads or min(16, os.cpu_count() or 1)
+    count = threads or available_threads()
     return ahead(one, images, threads=count, most=2 * count)
+
+
+def available_threads() -> int:
+    """For reading images: one a core, 16 at most."""
+    return min(16, os.cpu_count() or 1)
 
 
 def decoded(

@@ -95,6 +95,14 @@ def label_text(target: Any, classes: Sequence[str]) -> str:
     return "|".join(name for name, value in zip(classes, target, strict=True) if value)
 
 
+def label_texts(data: LabelledImages) -> list[str]:
+    """Each image's label as a table has it, so that it is read back as what it is."""
+    texts = [label_text(target, data.classes) for target in data.targets]
+    if data.task == "multilabel" and not any("|" in text for text in texts):
+        return [f"{text}|" for text in texts]  # else they would be read as classes
+    return texts
+
+
 def read_dataset(
     source: str | Path,
     *,

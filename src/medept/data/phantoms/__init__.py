@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from medept.data.phantoms import chest, colon, endo
-from medept.data.table import LabelledImages
+from medept.data.table import LabelledImages, label_texts
 from medept.errors import InputError
 from medept.files import whole_folder
 
@@ -102,11 +102,8 @@ def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path
     outside = [name for name in data.names if Path(name).name != name]
     if outside:
         raise InputError(f"the image name {outside[0]!r} is a path; names must be plain file names")
-    one_hot = data.targets if data.task == "multilabel" else np.eye(len(data.classes))[data.targets]
-    labels = ["|".join(np.array(data.classes)[row > 0]) for row in one_hot]
-    if data.task == "multilabel" and not any("|" in label for label in labels):
-        labels = [label + "|" for label in labels]  # else they would be read as classes
-    table = pd.DataFrame({"image": data.names, "label": labels, "patient": data.groups})
+    columns = {"image": data.names, "label": label_texts(data), "patient": data.groups}
+    table = pd.DataFrame(columns)
 
     with whole_folder(Path(folder)) as new:
         for name, image in zip(data.names, data.images, strict=True):

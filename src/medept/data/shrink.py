@@ -1,0 +1,82 @@
+"""A copy of a data set whose images are small, so that fits and benchmarks read it fast."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+from PIL import Image
+
+from medept.data.dicom import split_frame
+from medept.data.images import ImageLike, ahead, available_threads, read_image
+from medept.data.table import LabelledImages, label_texts
+from medept.errors import InputError
+from medept.files import whole_file, write_table
+from medept.progress import Progress, silent
+
+
+def write_shrunk(
+    data: LabelledImages, out: Path, *, pixels: int = 512, progress: Progress = silent
+) -> Path:
+    """Write images as 8-bit RGB PNG files, and ``labels.csv`` with labels, groups and splits.
+
+    Images that are there already are kept, so an interrupted call goes on where it stopped; those
+    whose originals have changed since are written anew.
+
+    Args:
+        out: a folder. Images lie below it in a folder that is called by ``pixels``.
+        pixels: along an image's shorter side, at most.
+
+    Returns:
+        The path of ``labels.csv``.
+
+    Raises:
+        InputError: if ``pixels`` is below 1, or an image cannot be read.
+    """
+    if pixels < 1:
+        raise InputError(f"--pixels {pixels}: give 1 or more")
+    files = [_place(name, pixels) for name in data.names]
+
+    def write(number: int) -> None:
+        image, file = data.images[number], out / files[number]
+        if not _is_newer(file, image):
+            small = _shrunk(read_image(image), pixels)
+            with whole_file(file) as partial:
+                small.save(partial, format="PNG")
+
+    done = ahead(write, range(len(data)), threads=available_threads(), most=2 * available_threads())
+    for count, _ in enumerate(done, 1):
+        progress("shrinking", count, len(data))
+    table = pd.DataFrame({"image": [str(file) for file in files], "label": label_texts(data)})
+    for name, column in (("group", data.groups), ("split", data.splits)):
+        if column is not None:
+            table[name] = column
+    write_table(out / "labels.csv", table)
+    return out / "labels.csv"
+
+
+def _place(name: str, pixels: int) -> PurePosixPath:
+    """Where an image goes: below the folder of its size, under its own name."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if ".." in parts or PurePosixPath(name).is_absolute():
+        raise InputError(f"{name}: a path out of the folder; give images inside it")
+    return PurePosixPath(str(pixels), *parts[:-1], f"{parts[-1]}.png")
+
+
+def _is_newer(file: Path, image: ImageLike) -> bool:
+    """Whether a file is there, and was written after the image was."""
+    if not file.exists():
+        return False
+    if not isinstance(image, str | PathLike):
+        return True
+    original = split_frame(Path(image))[0]
+    return original.exists() and original.stat().st_mtime_ns < file.stat().st_mtime_ns
+
+
+def _shrunk(image: Image.Image, pixels: int) -> Image.Image:
+    scale = pixels / min(image.size)
+    if scale >= 1:
+        return image
+    size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
