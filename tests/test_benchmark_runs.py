@@ -152,6 +152,40 @@ def test_ray_outlasts_a_pause_of_the_machine(monkeypatch: pytest.MonkeyPatch) ->
         assert started.get(task.remote()) == 1
 
 
+def test_a_cluster_is_joined_by_its_address(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two nodes with a core each, both of which have their part."""
+    from ray.cluster_utils import Cluster
+
+    log, out = tmp_path / "log", tmp_path / "out"
+
+    def noted(run: Run, data: object, features: object) -> dict[str, Any]:
+        with log.open("a") as file:
+            file.write(f"{ray.get_runtime_context().get_node_id()}\n")
+        time.sleep(0.3)
+        return describe(run)
+
+    monkeypatch.setattr(runner, "do_run", noted)
+    monkeypatch.setattr(runner, "decode", lambda data: data)
+    monkeypatch.setattr(runner, "frozen_features", lambda *_: None)
+    cluster = Cluster()
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, include_dashboard=False)
+        rows = run_suite(read_suite(str(suite_file)), out, address=cluster.address)
+    finally:
+        cluster.shutdown()
+    assert len(rows) == 12
+    assert (rows.error == "").all()
+    assert len(set(log.read_text().split())) == 2
+
+
+def test_a_cluster_that_does_not_answer_is_told(suite_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9.*RAY_AUTH_MODE=token"):
+        run_suite(read_suite(str(suite_file)), tmp_path / "out", address="127.0.0.1:9")
+
+
 def test_data_that_cannot_be_read_are_told_before_anything_runs(
     suite_file: Path, tmp_path: Path
 ) -> None:

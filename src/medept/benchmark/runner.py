@@ -8,6 +8,7 @@ file is not repeated. A run that fails is tried once more, and is then a row wit
 from __future__ import annotations
 
 import os
+import socket
 import time
 import traceback
 from collections import deque
@@ -28,6 +29,7 @@ from medept.progress import Progress, silent
 
 ATTEMPTS = 2
 SECONDS_BETWEEN_TABLES = 20.0
+SECONDS_TO_REACH = 20.0
 STARTS = 3
 """Ray gives its processes 30 seconds to start, which they may need on a busy machine."""
 
@@ -116,13 +118,25 @@ def _ray(address: str | None, cores: int | None) -> Iterator[Any]:
     if address is None:  # not what RAY_ADDRESS or an earlier `ray start` says
         options |= {"include_dashboard": False, "num_cpus": cores, "_system_config": PATIENT}
     try:
+        if address is not None:
+            _reach(address)
         _start(ray, address or "local", options)
-    except ConnectionError as error:
-        raise InputError(f"no Ray cluster answers at {address}: {error}") from error
+    except OSError as error:
+        raise InputError(
+            f"no Ray cluster answers at {address} ({error}): see `ray status` there; where it asks "
+            "for a token, set RAY_AUTH_MODE=token here and have its token in ~/.ray/auth_token"
+        ) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Fail at once where nothing listens at ``HOST:PORT``; Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_REACH).close()
 
 
 def _start(ray: Any, address: str, options: dict[str, Any]) -> None:
