@@ -129,9 +129,10 @@ def test_analyse_decodes_each_image_once(
 
 def test_analyse_takes_an_encoder_as_it_comes(fitted: tuple[Path, Path]) -> None:
     folder, table = fitted
-    out = folder / "plain"
-    given = ("analyse", "embedded", str(table), "--out", str(out), "--embedding", "pca")
-    assert run(*given, "--separate") == 0
+    out, elsewhere = folder / "plain", folder / "elsewhere.csv"
+    elsewhere.write_bytes(table.read_bytes())
+    given = ("analyse", "embedded", str(elsewhere), "--out", str(out), "--embedding", "pca")
+    assert run(*given, "--separate", "--image-root", str(table.parent)) == 0
     assert list(pd.read_csv(out / "distribution.csv").model) == ["pretrained"]
     assert not (out / "gates.png").exists()
 

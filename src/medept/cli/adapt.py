@@ -10,17 +10,15 @@ import typer
 from medept.cli.app import ADAPT, app
 from medept.cli.console import notes, print_json, print_metrics, progress_bars
 from medept.cli.options import (
+    Columns,
     Device,
     EncoderName,
-    GroupColumn,
-    ImageColumn,
-    ImageRoot,
     ImageSize,
     Json,
-    LabelColumn,
     Precision,
     Weights,
     read_settings,
+    with_columns,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ SUPPORT, METHOD, TRAINING = "Support set", "Method", "Training"
 
 
 @app.command(rich_help_panel=ADAPT)
+@with_columns
 def fit(
     data: Annotated[
         Path,
@@ -66,10 +65,8 @@ def fit(
             rich_help_panel=SUPPORT,
         ),
     ] = 0,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    image_column: ImageColumn = None,
-    image_root: ImageRoot = None,
+    *,
+    columns: Columns,
     encoder: EncoderName = "embedded",
     encoder_weights: Weights = None,
     image_size: ImageSize = None,
@@ -167,13 +164,7 @@ def fit(
     settings = read_settings("--set", setting or [])
     if prompt_length is not None:
         settings["length"] = prompt_length
-    table = open_dataset(
-        data,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
-        image_root=image_root,
-    )
+    table = open_dataset(data, **columns)
     with progress_bars() as report:
         classifier = FewShotClassifier(
             encoder,

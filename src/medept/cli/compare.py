@@ -14,15 +14,13 @@ from rich.table import Table
 from medept.cli.app import COMPARE, app
 from medept.cli.console import notes, print_json, progress_bars, results
 from medept.cli.options import (
-    GroupColumn,
-    ImageColumn,
-    ImageRoot,
+    Columns,
     ImageSize,
     Json,
-    LabelColumn,
     Weights,
     read_pairs,
     read_settings,
+    with_columns,
 )
 from medept.errors import InputError
 
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
 
 
 @app.command(rich_help_panel=COMPARE)
+@with_columns
 def bench(
     suite: Annotated[
         str,
@@ -45,10 +44,8 @@ def bench(
         list[str] | None,
         typer.Option(metavar="NAME=DATA", help="A data set: adds to, or fills in, the suite's."),
     ] = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    image_column: ImageColumn = None,
-    image_root: ImageRoot = None,
+    *,
+    columns: Columns,
     encoder: Annotated[str | None, typer.Option(help="Instead of the suite's encoders.")] = None,
     encoder_weights: Weights = None,
     image_size: ImageSize = None,
@@ -98,16 +95,10 @@ def bench(
         return
     from medept.benchmark.runner import run_suite
 
-    columns = DataSpec(
-        path="",
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
-        image_root=str(image_root) if image_root else None,
-    )
+    of_tables = DataSpec(path="", **{name: value and str(value) for name, value in columns.items()})
     named = read_pairs("--data", data or [])
     changes = read_settings("--set", setting or [])
-    changes["data"] = {n: columns.model_copy(update={"path": p}) for n, p in named.items()}
+    changes["data"] = {n: of_tables.model_copy(update={"path": p}) for n, p in named.items()}
     if encoder or encoder_weights or image_size:
         weights = str(encoder_weights) if encoder_weights else None
         changes["encoders"] = [
@@ -144,16 +135,15 @@ def bench(
 
 
 @app.command(rich_help_panel=COMPARE)
+@with_columns
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `fit` or `bench` wrote.")],
     data: Annotated[
         Path | None,
         typer.Argument(metavar="DATA", help="Of a fit: for small pictures of its images."),
     ] = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    image_column: ImageColumn = None,
-    image_root: ImageRoot = None,
+    *,
+    columns: Columns,
     as_json: Json = False,
 ) -> None:
     """Write DIR/report.html: of a fit (again), or of a benchmark, with its tables and figures."""
@@ -163,13 +153,7 @@ def report(
 
     images = None
     if data is not None:
-        table = open_dataset(
-            data,
-            image_column=image_column,
-            label_column=label_column,
-            group_column=group_column,
-            image_root=image_root,
-        )
+        table = open_dataset(data, **columns)
         images = dict(zip(table.names, table.images, strict=True))
     benchmark = (folder / "suite.json").exists()
     written = write_benchmark(folder) if benchmark else write_fit_page(folder, images)
@@ -180,6 +164,7 @@ def report(
 
 
 @app.command(rich_help_panel=COMPARE)
+@with_columns
 def analyse(
     models: Annotated[
         list[str],
@@ -200,10 +185,8 @@ def analyse(
     ] = False,
     images: Annotated[int, typer.Option(min=10, help="At most so many, drawn at random.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the draw and the projection.")] = 0,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    image_column: ImageColumn = None,
-    image_root: ImageRoot = None,
+    *,
+    columns: Columns,
     as_json: Json = False,
 ) -> None:
     """How features of a class lie together, before and after tuning, and what prompts turn down.
@@ -222,9 +205,7 @@ def analyse(
     adapters = [read_info(Path(name)) for name in given if (Path(name) / DESCRIPTION).exists()]
     table = open_dataset(
         source,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
+        **columns,
         classes=adapters[0].classes if adapters else None,
         task=adapters[0].task if adapters else None,
     )

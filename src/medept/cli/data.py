@@ -9,19 +9,18 @@ import typer
 
 from medept.cli.app import DATA, app
 from medept.cli.console import notes, print_json, progress_bars, results
-from medept.cli.options import Device, GroupColumn, ImageColumn, ImageRoot, Json, LabelColumn
+from medept.cli.options import Columns, Device, Json, with_columns
 
 
 @app.command(rich_help_panel=DATA)
+@with_columns
 def check(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Table or folder, as for `fit`.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write check.html and findings.csv to.")
     ] = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    image_column: ImageColumn = None,
-    image_root: ImageRoot = None,
+    *,
+    columns: Columns,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -33,13 +32,7 @@ def check(
     from medept.data.sources import open_dataset
     from medept.report import check_page
 
-    table = open_dataset(
-        data,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
-        image_root=image_root,
-    )
+    table = open_dataset(data, **columns)
     with progress_bars() as report:
         found = jobs.check(table, device=device, progress=report)
     if out is not None:
@@ -66,6 +59,7 @@ def datasets(as_json: Json = False) -> None:
 
 
 @app.command(rich_help_panel=DATA)
+@with_columns
 def episodes(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="What `fit` takes.")],
     out: Annotated[Path, typer.Option(help="Folder to write the lists to; must not exist.")],
@@ -74,23 +68,15 @@ def episodes(
         typer.Option(metavar="K", help="Shots per class; again for more. Default: 1, 5 and 10."),
     ] = None,
     count: Annotated[int, typer.Option("--episodes", min=1, help="Support sets of each.")] = 5,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    image_column: ImageColumn = None,
-    image_root: ImageRoot = None,
+    *,
+    columns: Columns,
     as_json: Json = False,
 ) -> None:
     """Draw support sets and write them as lists that others can use: fit --episode LIST."""
     from medept.data.episodes import read_shots, write_episodes
     from medept.data.sources import open_dataset
 
-    table = open_dataset(
-        data,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
-        image_root=image_root,
-    )
+    table = open_dataset(data, **columns)
     asked = {text: read_shots(text) for text in shots or ["1", "5", "10"]}
     written = write_episodes(table, out, asked, count)
     if as_json:
@@ -133,14 +119,13 @@ def phantoms(
 
 
 @app.command(rich_help_panel=DATA)
+@with_columns
 def shrink(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="What `fit` takes.")],
     out: Annotated[Path, typer.Option(help="Folder to write small images and labels.csv to.")],
     pixels: Annotated[int, typer.Option(help="Along an image's shorter side, at most.")] = 512,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    image_column: ImageColumn = None,
-    image_root: ImageRoot = None,
+    *,
+    columns: Columns,
     as_json: Json = False,
 ) -> None:
     """Copy a data set with small images, which are read fast; run it again to go on after a stop.
@@ -151,13 +136,7 @@ def shrink(
     from medept.data.shrink import write_shrunk
     from medept.data.sources import open_dataset
 
-    images = open_dataset(
-        data,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
-        image_root=image_root,
-    )
+    images = open_dataset(data, **columns)
     with progress_bars() as report:
         table = write_shrunk(images, out, pixels=pixels, progress=report)
     if as_json:

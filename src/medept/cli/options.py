@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,6 +100,36 @@ SubmissionFormat = Annotated[
 AdapterFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="What `medept fit --out` wrote.")
 ]
+
+
+Columns = dict[str, Any]
+"""What :func:`medept.data.sources.open_dataset` is told of a table: what these options gave."""
+
+TABLE_OPTIONS = {
+    "label_column": LabelColumn,
+    "group_column": GroupColumn,
+    "image_column": ImageColumn,
+    "image_root": ImageRoot,
+}
+
+
+def with_columns(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb that takes the options of a table, and is given them together, as ``columns``."""
+
+    @wraps(verb)
+    def taking_each(**given: Any) -> None:
+        verb(columns={name: given.pop(name) for name in TABLE_OPTIONS}, **given)
+
+    def each(name: str, annotation: Any) -> Parameter:
+        return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+    found: list[Parameter] = []
+    for parameter in signature(verb, eval_str=True).parameters.values():
+        several = starmap(each, TABLE_OPTIONS.items())
+        found.extend(several if parameter.name == "columns" else [parameter])
+    taking_each.__signature__ = Signature(found)  # type: ignore[attr-defined]
+    taking_each.__annotations__ = {one.name: one.annotation for one in found}
+    return taking_each
 
 
 def read_pairs(option: str, pairs: list[str]) -> dict[str, str]:

@@ -12,17 +12,15 @@ from medept.cli.app import ADAPT, app
 from medept.cli.console import notes, print_json, print_metrics, progress_bars, results
 from medept.cli.options import (
     AdapterFolder,
+    Columns,
     Device,
     EncoderName,
-    GroupColumn,
-    ImageColumn,
-    ImageRoot,
     ImageSize,
     Json,
-    LabelColumn,
     Precision,
     SubmissionFormat,
     Weights,
+    with_columns,
 )
 from medept.errors import InputError
 
@@ -63,6 +61,7 @@ def predict(
 
 
 @app.command(rich_help_panel=ADAPT)
+@with_columns
 def evaluate(
     adapter: AdapterFolder,
     data: Annotated[
@@ -74,10 +73,8 @@ def evaluate(
         typer.Option(help="Folder to write metrics.json, predictions.csv and report.html to."),
     ] = None,
     form: SubmissionFormat = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    image_column: ImageColumn = None,
-    image_root: ImageRoot = None,
+    *,
+    columns: Columns,
     encoder_weights: Weights = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -109,10 +106,7 @@ def evaluate(
         classifier = _load(adapter, encoder_weights, device, precision, report)
         table = open_dataset(
             data[0],
-            image_column=image_column,
-            label_column=label_column,
-            group_column=group_column,
-            image_root=image_root,
+            **columns,
             classes=[str(name) for name in classifier.classes_],
             task=classifier.task_,
         )
