@@ -25,7 +25,8 @@ class TokensAndEmbeddedPrompts(VisualPromptTuning):
     each chosen block, and the head.
 
     Both learn at ``encoder_lr``: the tokens are kept multiplied by 30, so that a step of AdamW
-    moves them a thirtieth as far as the logits, which start where ``ept``'s do.
+    moves them a thirtieth as far as the logits (one of SGD, which does not rescale gradients, a
+    nine-hundredth). The logits start where ``ept``'s do.
     """
 
     class Settings(VisualPromptTuning.Settings):
