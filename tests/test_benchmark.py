@@ -40,6 +40,9 @@ def fake_run(
     }  # fmt: skip
 
 
+OWN_SUITES = sorted(Path(__file__).parents[1].glob("benchmarks/suites/*.yaml"))
+
+
 def fake_runs(methods: tuple[str, ...] = ("linear", "ept", "vpt")) -> pd.DataFrame:
     random = np.random.default_rng(0)
     return pd.DataFrame(
@@ -236,6 +239,13 @@ def test_phantoms_do_not_stand_beside_the_papers_data() -> None:
     assert paper_values(None).empty
     found = paper_values("table1", drawn={"medfmc-colon"})
     assert set(found.columns.get_level_values(0)) == {"medfmc-chest", "medfmc-endo"}
+
+
+@pytest.mark.parametrize("file", OWN_SUITES, ids=lambda file: file.stem)
+def test_suites_of_the_results_can_be_read(file: Path) -> None:
+    drawn = {name: "phantoms:colon:6" for name in ("wbc", "brain-mri")}
+    suite = read_suite(str(file), data=drawn)
+    assert len({run.id for run in suite.runs()}) == len(suite.runs()) > 30
 
 
 def test_means_over_shots_leave_out_who_has_not_all() -> None:
