@@ -243,7 +243,7 @@ def test_phantoms_do_not_stand_beside_the_papers_data() -> None:
 
 @pytest.mark.parametrize("file", OWN_SUITES, ids=lambda file: file.stem)
 def test_suites_of_the_results_can_be_read(file: Path) -> None:
-    drawn = {name: "phantoms:colon:6" for name in ("wbc", "brain-mri")}
+    drawn = dict.fromkeys(("wbc", "brain-mri"), "phantoms:colon:6")
     suite = read_suite(str(file), data=drawn)
     assert len({run.id for run in suite.runs()}) == len(suite.runs()) > 30
 
