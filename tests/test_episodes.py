@@ -157,7 +157,7 @@ def test_a_class_short_of_shots_warns_and_leaves_one_for_the_test() -> None:
 def test_a_class_with_a_single_group_is_learnt_from_but_not_tested() -> None:
     data = table([0] * 10 + [1], list(range(11)))
     with (
-        pytest.warns(UserWarning, match="class 'b' has 1 shots in all: 1 of the 2"),
+        pytest.warns(UserWarning, match="class 'b' has 1 shot in all: 1 of the 2"),
         pytest.warns(UserWarning, match="class 'b': .*none is left to test on"),
     ):
         episode = draw_episode(data, 2)

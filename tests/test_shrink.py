@@ -47,7 +47,7 @@ def test_the_copy_is_read_as_the_original_is(table: Path, tmp_path: Path) -> Non
     assert after.targets.tolist() == before.targets.tolist() == [[1, 0], [1, 1], [0, 0], [0, 1]]
     assert list(after.groups) == list(before.groups)
     assert list(after.splits) == list(before.splits)
-    assert after.names[0] == "30/a/large.png.png"
+    assert after.names[0] == "images/a/large.png.png"
     sizes = [read_image(image).size for image in after.images]
     assert sizes == [(45, 30), (20, 20), (30, 38), (30, 45)]
     small = (np.asarray(read_image(part.images[1])) for part in (before, after))
@@ -59,7 +59,7 @@ def test_the_copy_is_read_as_the_original_is(table: Path, tmp_path: Path) -> Non
 def test_it_goes_on_where_it_stopped_and_sees_what_changed(table: Path, tmp_path: Path) -> None:
     data, out = read_dataset(table), tmp_path / "out"
     write_shrunk(data, out, pixels=10)
-    kept, lost, changed = (out / "10" / name for name in
+    kept, lost, changed = (out / "images" / name for name in
                            ("a/large.png.png", "a/small.jpg.png", "deep.tif.png"))  # fmt: skip
     before = kept.stat().st_mtime_ns
     lost.unlink()
@@ -70,6 +70,30 @@ def test_it_goes_on_where_it_stopped_and_sees_what_changed(table: Path, tmp_path
     assert lost.exists()
     assert kept.stat().st_mtime_ns == before
     assert Image.open(changed).size == (5, 5)
+
+
+def test_a_copy_whose_original_is_gone_is_removed(table: Path, tmp_path: Path) -> None:
+    data, out = read_dataset(table), tmp_path / "out"
+    write_shrunk(data, out, pixels=10)
+    write_shrunk(data.subset([1, 2, 3]), out, pixels=10)
+    assert not (out / "images/a/large.png.png").exists()
+    assert len(read_dataset(out / "labels.csv")) == len(list(out.rglob("*.png"))) == 3
+
+
+def test_nothing_of_the_users_is_overwritten(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = table.read_bytes()
+    assert run("shrink", table, "--out", table.parent) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert table.read_bytes() == before
+    assert run("shrink", table, "--out", tmp_path / "out", "--pixels", 10) == 0
+    assert run("shrink", table, "--out", tmp_path / "out", "--pixels", 20) == 2, "of another size"
+    for name in ("x", "y"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "classes" / name / "1.png")
+    assert run("shrink", tmp_path / "classes", "--out", tmp_path / "classes" / "small") == 2
+    assert "inside the folder that is copied" in capsys.readouterr().err
 
 
 def test_one_label_an_image_stays_multilabel(tmp_path: Path) -> None:

@@ -87,7 +87,10 @@ def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     try:
         state = load_file(file)
     except FileNotFoundError as error:
-        raise InputError(f"{file}: no such file; was the folder copied whole?") from error
+        raise InputError(
+            f"{file}: no such file; give a folder that `medept fit --out` wrote, copied whole (of "
+            "`medept evaluate --out` there is no adapter)"
+        ) from error
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: damaged ({error}); fit again or copy it again") from error
     if not is_finite(state):

@@ -270,13 +270,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         with quietly():
             cost = estimate_cost(self.model_, views, self.recipe_, accelerator, folds)
         logger.info(
-            "%s: %s trained parameters beside %s frozen ones; %d support images, %d epochs%s; "
-            "about %s",
+            "%s: %s trained parameters beside %s frozen ones; %d support images%s%s; about %s",
             self.method,
             f"{self.model_.trainable_count():,}",
             f"{self.model_.encoder_identity['parameters']:,}",
             len(views),
-            self.recipe_.epochs,
+            f", {self.recipe_.epochs} epochs" if self.model_.rates else "",
             f", and again for {folds} folds" if folds else "",
             cost,
         )

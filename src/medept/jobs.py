@@ -42,6 +42,10 @@ from medept.training.device import is_main_process, make_accelerator
 logger = logging.getLogger(__name__)
 
 
+FEW = 20
+"""Images or groups of a test set, below which bootstrap intervals are known to be too narrow."""
+
+
 @dataclass(frozen=True)
 class FitResult:
     """A fit: where it was written, what it is, and how it did on the test set (if there is one)."""
@@ -221,6 +225,9 @@ def _evaluated(
 ) -> tuple[np.ndarray, Evaluation]:
     """Probabilities (n, C), and their metrics."""
     probabilities = classifier.predict_proba(data.images)
+    units, kind = (data.names, "images") if data.groups is None else (data.groups, "groups")
+    if (count := len(set(units))) < FEW:
+        logger.warning("%d %s to test on: metrics and intervals of so few say little", count, kind)
     return probabilities, evaluate(
         probabilities, data.targets, classes=data.classes, groups=data.groups, seed=classifier.seed
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -20,6 +21,7 @@ from medept.cli.options import (
     read_settings,
     with_columns,
 )
+from medept.errors import InputError
 
 if TYPE_CHECKING:
     from medept.jobs import FitResult
@@ -87,7 +89,7 @@ def fit(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A setting of the method, e.g. layers=9-12; again for more. `medept methods` "
+            help="A setting of the method, e.g. length=20; again for more. `medept methods` "
             "lists them.",
             rich_help_panel=METHOD,
         ),
@@ -160,6 +162,8 @@ def fit(
     from medept.data.sources import official_list, open_dataset
 
     shot_count = read_shots(shots)
+    if episode and Path(episode).is_file() and shot_count is not None:
+        raise InputError(f"{episode} is the support set: leave --shots {shots} out")
     chosen = official_list(data, shot_count, episode) if episode else None
     settings = read_settings("--set", setting or [])
     if prompt_length is not None:
@@ -221,5 +225,5 @@ def _show(result: FitResult, *, all_are_support: bool) -> None:
         notes.print("No test images: every image, or another of its group, is a support image.")
     notes.print(
         f"Written to {out}: open {out}/report.html to read about it.\n"
-        f"Next: medept predict {out} IMAGES... --out predictions.csv"
+        f"Next: medept predict {quote(str(out))} IMAGES... --out predictions.csv"
     )

@@ -261,7 +261,9 @@ def methods(
     if name is not None:
         _show_method(find_method(name))
         return
-    table = Table("method", "what is trained", "settings (--set NAME=VALUE)", "head, encoder at")
+    table = Table(
+        "method", "what is trained", "settings (--set NAME=VALUE)", "rates: head, encoder"
+    )
     for name, method in known.items():
         settings = ", ".join(f"{k}={v}" for k, v in method.Settings().model_dump().items())
         table.add_row(name, method.summary, settings, ", ".join(_rates(method).values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from medept.cli.app import DATA, app
 from medept.cli.console import notes, print_json, progress_bars, results
 from medept.cli.options import Columns, Device, Json, with_columns
+from medept.errors import InputError
 
 
 @app.command(rich_help_panel=DATA)
@@ -114,7 +116,7 @@ def phantoms(
     else:
         notes.print(
             f"{len(data)} images of {patients} patients. Written to {out}\n"
-            f"Next: medept fit {table} --out my-fit --shots 5"
+            f"Next: medept fit {quote(str(table))} --out my-fit --shots 5"
         )
 
 
@@ -131,18 +133,22 @@ def shrink(
     """Copy a data set with small images, which are read fast; run it again to go on after a stop.
 
     Whatever the files were (DICOM, 16-bit, photographs), the copies are 8-bit RGB PNG files, as
-    medept would have read them.
+    medept would have read them. Their table has the columns image, label, and where there are any
+    group (such as patients) and split; others are left out.
     """
     from medept.data.shrink import write_shrunk
     from medept.data.sources import open_dataset
 
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise InputError(f"{out}: inside the folder that is copied; name one beside it")
     images = open_dataset(data, **columns)
     with progress_bars() as report:
         table = write_shrunk(images, out, pixels=pixels, progress=report)
     if as_json:
         print_json({"table": str(table), "images": len(images)})
     else:
-        notes.print(f"{len(images)} images. Next: medept fit {table} --out my-fit --shots 5")
+        place = quote(str(table))
+        notes.print(f"{len(images)} images. Next: medept fit {place} --out my-fit --shots 5")
 
 
 @app.command(rich_help_panel=DATA)

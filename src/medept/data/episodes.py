@@ -174,8 +174,8 @@ def _draw(
         support[pool] |= has_label[pool, c] & np.isin(groups[pool], taken)
         if len(taken) < count:
             warnings.warn(
-                f"class {name!r} has {len(members[c])} shots in all: {len(taken)} of the {count} "
-                "asked for were drawn",
+                f"class {name!r} has {len(members[c])} shot{'s' * (len(members[c]) != 1)} in all: "
+                f"{len(taken)} of the {count} asked for were drawn",
                 stacklevel=3,
             )
     return np.flatnonzero(support)

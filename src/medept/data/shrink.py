@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
@@ -12,8 +13,10 @@ from medept.data.dicom import split_frame
 from medept.data.images import ImageLike, ahead, available_threads, read_image
 from medept.data.table import LabelledImages, label_texts
 from medept.errors import InputError
-from medept.files import whole_file, write_table
+from medept.files import whole_file, write_table, write_text
 from medept.progress import Progress, silent
+
+IMAGES = "images"
 
 
 def write_shrunk(
@@ -21,22 +24,24 @@ def write_shrunk(
 ) -> Path:
     """Write images as 8-bit RGB PNG files, and ``labels.csv`` with labels, groups and splits.
 
-    Images that are there already are kept, so an interrupted call goes on where it stopped; those
-    whose originals have changed since are written anew.
+    Copies that are there already are kept, so an interrupted call goes on where it stopped; those
+    whose originals have changed since are written anew, and those without any are removed.
 
     Args:
-        out: a folder. Images lie below it in a folder that is called by ``pixels``.
+        out: a folder: new, empty, or of an earlier call for as many pixels.
         pixels: along an image's shorter side, at most.
 
     Returns:
         The path of ``labels.csv``.
 
     Raises:
-        InputError: if ``pixels`` is below 1, or an image cannot be read.
+        InputError: if ``pixels`` is below 1, ``out`` holds anything else, or an image cannot be
+            read.
     """
     if pixels < 1:
         raise InputError(f"--pixels {pixels}: give 1 or more")
-    files = [_place(name, pixels) for name in data.names]
+    files = [_place(name) for name in data.names]
+    _claim(out, pixels)
 
     def write(number: int) -> None:
         image, file = data.images[number], out / files[number]
@@ -52,16 +57,30 @@ def write_shrunk(
     for name, column in (("group", data.groups), ("split", data.splits)):
         if column is not None:
             table[name] = column
+    for file in set((out / IMAGES).rglob("*.png")).difference(out / file for file in files):
+        file.unlink()
     write_table(out / "labels.csv", table)
     return out / "labels.csv"
 
 
-def _place(name: str, pixels: int) -> PurePosixPath:
-    """Where an image goes: below the folder of its size, under its own name."""
+def _claim(out: Path, pixels: int) -> None:
+    """Mark a folder as one of copies of this size; any other that holds something is refused."""
+    mark = out / "shrunk.json"
+    if mark.exists() and mark.read_text(encoding="utf-8") == json.dumps({"pixels": pixels}):
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(
+            f"{out}: holds something else than copies of {pixels} pixels; name another folder"
+        )
+    write_text(mark, json.dumps({"pixels": pixels}))
+
+
+def _place(name: str) -> PurePosixPath:
+    """Where an image goes, under its own name."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if ".." in parts or PurePosixPath(name).is_absolute():
         raise InputError(f"{name}: a path out of the folder; give images inside it")
-    return PurePosixPath(str(pixels), *parts[:-1], f"{parts[-1]}.png")
+    return PurePosixPath(IMAGES, *parts[:-1], f"{parts[-1]}.png")
 
 
 def _is_newer(file: Path, image: ImageLike) -> bool:

@@ -40,8 +40,9 @@ def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSett
     """
     method = find_method(name)
     given = named_settings(name) | (values or {})
-    known = ", ".join(method.Settings.model_fields) or "none"
-    if unknown := [key for key in given if key not in method.Settings.model_fields]:
+    fields = method.Settings.model_fields
+    known = ", ".join(key for key, field in fields.items() if not field.exclude) or "none"
+    if unknown := [key for key in given if key not in fields]:
         raise InputError(
             f"the method {name!r} has no setting {', '.join(unknown)} (its settings are: {known})"
             + _others(unknown[0])
