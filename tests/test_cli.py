@@ -145,6 +145,23 @@ def test_lists(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     json.loads(capsys.readouterr().out)
 
 
+def test_shots_beside_a_list_are_refused(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = tmp_path / "list.txt"
+    chosen.write_text("a.png\n")
+    assert run("fit", table, "--out", tmp_path / "o", "--episode", chosen, "--shots", 2) == 2
+    assert "leave --shots 2 out" in capsys.readouterr().err
+
+
+def test_few_test_images_are_said(
+    table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ("--shots", 1, "--method", "knn", "--json")
+    assert run("fit", table, "--out", tmp_path / "few", *given) == 0
+    assert "to test on: metrics and intervals of so few say little" in caplog.text
+
+
 def test_one_method_tells_what_its_settings_mean(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
