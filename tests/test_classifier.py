@@ -15,6 +15,7 @@ from sklearn.utils import estimator_checks as checks
 
 from medept import FewShotClassifier, InputError
 from medept.data.phantoms import make_phantoms
+from medept.training.device import fast_bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,15 @@ def test_saved_and_loaded_it_says_the_same(tiles, tmp_path: Path, method, settin
     assert loaded.predict(images).tolist() == fitted.predict(images).tolist()
     if settings is None:  # prompts merged: one number per token and layer
         assert (tmp_path / "adapter" / "adapter.safetensors").stat().st_size < 16_000
+
+
+@pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16"])
+def test_the_adapter_says_what_it_was_computed_in(tiles, tmp_path: Path, asked: str) -> None:
+    fitted = quick(method="prototype", precision=asked).fit(*tiles)
+    found = "bfloat16" if fast_bfloat16() else "float32"
+    assert fitted.info().precision == (found if asked == "auto" else asked)
+    fitted.save(tmp_path)
+    assert FewShotClassifier.load(tmp_path).info() == fitted.info()
 
 
 @pytest.mark.parametrize("recipe", ["medept", "paper"])

@@ -36,7 +36,7 @@ from medept.methods import adapt, read_settings
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint
 from medept.training.cost import duration, estimate_cost, peak_memory
-from medept.training.device import make_accelerator
+from medept.training.device import make_accelerator, precision_of
 from medept.training.folds import make_folds
 from medept.training.inputs import Kept
 from medept.training.loop import predict_logits, train
@@ -109,6 +109,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         model_: the adapted encoder.
         history_: one dict an epoch.
         calibration_: how logits become probabilities.
+        precision_: what was computed in, where ``auto`` left it open.
 
     Images are paths, PIL images or uint8 arrays, in a list or an object array (n,).
     """
@@ -202,6 +203,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         held = rows if groups is None else groups
         accelerator = make_accelerator(self.device, self.precision)
         found = self._tuned(support, held) if self.tune else {}
+        self.precision_ = precision_of(accelerator)
         self._build(self._parameters(found))
         self.support_images_ = len(rows)
         self.calibration_ = Calibration()
@@ -397,7 +399,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             settings=self.model_.settings.model_dump(),
             recipe=self.recipe_.model_dump(),
             seed=self.seed,
-            precision=self.precision,
+            precision=self.precision_,
             calibration=self.calibration_,
             trainable_parameters=self.model_.trainable_count(),
             support_images=self.support_images_,
@@ -455,6 +457,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.task_ = info.task
         self.classes_ = np.asarray(info.classes)
         self.support_images_ = info.support_images
+        self.precision_ = info.precision
         self.recipe_ = make_recipe(**info.recipe)
         self.calibration_ = info.calibration
         self.model_ = adapt(encoder, info.method, len(info.classes), info.settings)

@@ -18,7 +18,10 @@ from medept.prompts import EmbeddedPrompt
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+"""What a precision is called in accelerate."""
+
+PRECISIONS = ("auto", *MIXED)
 
 
 def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
@@ -58,12 +61,17 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
         precision = "bfloat16" if fast else "float32"
     if precision == "float16" and (kind == "cpu" or not torch.cuda.is_available()):
         raise InputError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
-    mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
+    mixed = MIXED[precision]
     # accelerate keeps the first settings for the life of the process unless told to forget them
     AcceleratorState._reset_state()
     if PartialState._shared_state and kind == "cpu" and PartialState().device.type != "cpu":
         PartialState._reset_state()
     return Accelerator(mixed_precision=mixed, cpu=kind == "cpu")
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """What an accelerator computes in: one of :data:`PRECISIONS`, and not ``auto``."""
+    return next(name for name, mixed in MIXED.items() if mixed == accelerator.mixed_precision)
 
 
 @contextmanager
