@@ -272,15 +272,16 @@ def methods(
 
 
 def _show_method(method: type[AdaptedEncoder]) -> None:
+    from medept.methods import shown_settings
+
     rates = ", ".join(f"{name.replace('_', '-')} {rate}" for name, rate in _rates(method).items())
     rates = rates and f" ({rates})"
     results.print(f"{method.name}: {method.summary}{rates}\n", markup=False)
     results.print(_plain(method.__doc__), markup=False)
     table = Table("--set", "default", "--tune tries", "what it means")
-    for name, field in method.Settings.model_fields.items():
+    for name, field in shown_settings(method).items():
         tried = ", ".join(map(str, method.search.get(name, ())))
-        if not field.exclude:
-            table.add_row(name, str(field.default), tried, _plain(field.description))
+        table.add_row(name, str(field.default), tried, _plain(field.description))
     if table.rows:
         results.print("", table)
 

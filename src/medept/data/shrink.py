@@ -50,7 +50,8 @@ def write_shrunk(
             with whole_file(file) as partial:
                 small.save(partial, format="PNG")
 
-    done = ahead(write, range(len(data)), threads=available_threads(), most=2 * available_threads())
+    threads = available_threads()
+    done = ahead(write, range(len(data)), threads=threads, most=2 * threads)
     for count, _ in enumerate(done, 1):
         progress("shrinking", count, len(data))
     table = pd.DataFrame({"image": [str(file) for file in files], "label": label_texts(data)})

@@ -11,6 +11,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from medept.encoders import Encoder
 from medept.errors import InputError, problems
@@ -40,9 +41,8 @@ def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSett
     """
     method = find_method(name)
     given = named_settings(name) | (values or {})
-    fields = method.Settings.model_fields
-    known = ", ".join(key for key, field in fields.items() if not field.exclude) or "none"
-    if unknown := [key for key in given if key not in fields]:
+    known = ", ".join(shown_settings(method)) or "none"
+    if unknown := [key for key in given if key not in method.Settings.model_fields]:
         raise InputError(
             f"the method {name!r} has no setting {', '.join(unknown)} (its settings are: {known})"
             + _others(unknown[0])
@@ -53,6 +53,12 @@ def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSett
         raise InputError(
             f"method {name!r}: {problems(error)} (its settings are: {known})"
         ) from error
+
+
+def shown_settings(method: type[AdaptedEncoder]) -> dict[str, FieldInfo]:
+    """A method's settings by name, without those that are no part of what it is (a kernel)."""
+    fields = method.Settings.model_fields
+    return {name: field for name, field in fields.items() if not field.exclude}
 
 
 def _others(setting: str) -> str:
@@ -86,4 +92,5 @@ __all__ = [
     "find_method",
     "named_settings",
     "read_settings",
+    "shown_settings",
 ]
