@@ -151,6 +151,7 @@ def test_a_part_of_a_suite() -> None:
         ({"recipe": "magic"}, "no recipe is named 'magic'"),
         ({"methods": {"ept": {"method": "ept", "settings": {"lenght": 3}}}}, "lenght"),
         ({"methods": {"ept": {"method": "ept", "recipe": {"lr": -1}}}}, "lr"),
+        ({"methods": {"ept": {"method": "ept", "recipe": {"speed": 1}}}}, "speed: not known"),
         ({"data": {"x": {"path": "a.csv", "labels": "dx"}}}, "labels"),
     ],
 )

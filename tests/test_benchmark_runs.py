@@ -378,18 +378,31 @@ def test_every_method_has_the_same_number_of_trials(
     assert [t for t in trials if t[0] == "tuning"] == [("tuning", i, 3) for i in range(4)]
 
 
+def test_a_method_may_change_any_part_of_the_recipe(suite_file: Path) -> None:
+    changes = {"recipe": "paper", "optimizer": "adamw", "views": 1, "epochs": 2}
+    suite = read_suite(
+        str(suite_file), methods={"linear": {"method": "linear", "recipe": changes}}, episodes=1
+    )
+    one = suite.runs()[0]
+    data = one.source.read()
+    row = do_run(one, data, frozen_features(data, one.encoder, one.precision))
+    assert row["error"] == ""
+    del changes["recipe"]
+    assert json.loads(row["recipe"]) == make_recipe("paper", "linear", **changes).model_dump()
+
+
 # --- the real size ---------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_row_of_table_1_at_its_real_size() -> None:
-    """EPT on ViT-B/16 at 224 pixels, 1 shot, for 2 of the paper's 20 epochs; random weights."""
+    """EPT on ViT-B/16 at 224 pixels, 1 shot, the paper's recipe; random weights."""
     suite = read_suite(
         "paper-table1",
-        data={f"medfmc-{task}": f"phantoms:{task}:6" for task in ("chest", "colon", "endo")},
+        data={f"medfmc-{task}": f"phantoms:{task}:20" for task in ("chest", "colon", "endo")},
         encoders=[{"name": "vit_base_patch16_224", "weights": "random"}],
-        methods={"ept": {"method": "ept", "settings": {"length": 100}, "recipe": {"epochs": 2}}},
+        methods={"ept": {"method": "ept", "settings": {"length": 100}}},
         episodes=1,
         repeats=1,
         shots=[1],
@@ -400,7 +413,7 @@ def test_a_row_of_table_1_at_its_real_size() -> None:
         row = do_run(one, data, np.zeros((0, 0)))
         assert row["error"] == "", one.data
         recipe = json.loads(row["recipe"])
-        assert (recipe["optimizer"], recipe["lr"], recipe["batch_size"]) == ("sgd", 6e-4, 4)
+        assert recipe == make_recipe("paper", "ept").model_dump()
         assert row["trainable_parameters"] == 12 * 197 * 100 + len(data.classes) * (768 + 1)
         assert 0 <= row.get("map", row.get("accuracy")) <= 1
         assert np.isfinite(row["final_loss"])

@@ -69,7 +69,7 @@ def test_going_on_from_stored_tokens_gives_the_features(library: str, first: int
 def train_once(library: str, method: str, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
     encoder = make_encoder(library)
     model = adapt(encoder, method, 3, settings)
-    recipe = make_recipe(method=method, epochs=4, views=2, batch_size=4, lr=0.01)
+    recipe = make_recipe("medept", method, epochs=4, views=2, batch_size=4, lr=0.01)
     train(model, Views(IMAGES, encoder.preprocessing, crop_scale=0.5), TARGETS, recipe,
           make_accelerator("cpu", "float32"))  # fmt: skip
     return model.trained_state()

@@ -16,7 +16,7 @@ def test_each_method_is_trained_at_its_own_papers_rate() -> None:
         "lora": 5e-4, "dora": 2e-4, "ia3": 3e-3, "bias": 1e-3, "partial-2": 5e-4,
     }  # fmt: skip
     for method, rate in published.items():
-        assert make_recipe(method=method).encoder_lr == rate
+        assert make_recipe("medept", method).encoder_lr == rate
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -27,12 +27,18 @@ def test_the_papers_comparison_trains_all_alike(method: str) -> None:
 
 
 def test_what_is_given_comes_before_what_the_method_says() -> None:
-    assert make_recipe(method="lora", encoder_lr=0.1, epochs=None).encoder_lr == 0.1
+    assert make_recipe("medept", "lora", encoder_lr=0.1, epochs=None).encoder_lr == 0.1
+
+
+@pytest.mark.parametrize("part", ["name", "method", "speed"])
+def test_a_part_that_no_recipe_has_is_refused(part: str) -> None:
+    with pytest.raises(InputError, match=f"{part}: not known"):
+        make_recipe("medept", "linear", **{part: 1})
 
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(InputError, match="no method is named"):
-        make_recipe(method="magic")
+        make_recipe("medept", "magic")
 
 
 @pytest.mark.parametrize("method", ["ept", "vpt", "lora", "bias", "partial"])

@@ -26,7 +26,7 @@ def test_it_finds_the_better_rate_and_keeps_groups_together() -> None:
         strength = -abs(np.log(parameters["lr"] / 1e-2))  # best at 1e-2
         return np.where(np.eye(2)[TARGETS[test]] > 0, strength, 0.0) + 3
 
-    best = tune(fit_and_score, SearchSpace("lora", "medept", (), {}), TARGETS, GROUPS, trials=15,
+    best = tune(fit_and_score, SearchSpace("lora", "medept", {}, {}), TARGETS, GROUPS, trials=15,
                 seed=0, progress=lambda *_: None)  # fmt: skip
     assert seen[0]["lr"] == pytest.approx(3e-3)  # the defaults come first, settings among them
     assert seen[0]["encoder_lr"] == pytest.approx(5e-4)
@@ -38,22 +38,22 @@ def test_it_finds_the_better_rate_and_keeps_groups_together() -> None:
 
 def test_a_class_with_one_shot_cannot_be_tuned() -> None:
     with pytest.raises(InputError, match="at least two shots"):
-        tune(lambda *_: np.zeros((1, 2)), SearchSpace("linear", "medept", (), {}),
+        tune(lambda *_: np.zeros((1, 2)), SearchSpace("linear", "medept", {}, {}),
              np.array([0, 0, 1]), np.arange(3), trials=1, seed=0,
              progress=lambda *_: None)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("method", "rates", "settings", "searched"),
-    [("linear", (), {}, {"lr"}), ("mlp-2", (), {}, {"lr"}), ("probe", (), {}, set()),
-     ("knn", (), {}, {"k", "temperature"}), ("knn-3", (), {}, {"temperature"}),
-     ("prototype", (), {}, {"temperature"}), ("lora", (), {}, {"lr", "encoder_lr", "rank"}),
-     ("lora", ("lr",), {"rank": 3}, {"encoder_lr"}),
-     ("vpt", (), {}, {"lr", "encoder_lr", "length"})],
+    ("method", "changes", "settings", "searched"),
+    [("linear", {}, {}, {"lr"}), ("mlp-2", {}, {}, {"lr"}), ("probe", {}, {}, set()),
+     ("knn", {}, {}, {"k", "temperature"}), ("knn-3", {}, {}, {"temperature"}),
+     ("prototype", {}, {}, {"temperature"}), ("lora", {}, {}, {"lr", "encoder_lr", "rank"}),
+     ("lora", {"lr": 0.1, "views": 4}, {"rank": 3}, {"encoder_lr"}),
+     ("vpt", {}, {}, {"lr", "encoder_lr", "length"})],
 )  # fmt: skip
-def test_what_is_searched_over(method: str, rates: tuple, settings: dict, searched: set) -> None:
+def test_what_is_searched_over(method: str, changes: dict, settings: dict, searched: set) -> None:
     """What the method has, and what is not given."""
-    assert SearchSpace(method, "medept", rates, settings).default.keys() == searched
+    assert SearchSpace(method, "medept", changes, settings).default.keys() == searched
 
 
 def test_settings_that_do_not_go_together_are_passed_over() -> None:
@@ -63,7 +63,7 @@ def test_settings_that_do_not_go_together_are_passed_over() -> None:
         seen.append(parameters["settings"])
         return np.zeros((len(test), 2))
 
-    space = SearchSpace("ept", "medept", (), {"way": "multiply_concat"})
+    space = SearchSpace("ept", "medept", {}, {"way": "multiply_concat"})
     tune(fit_and_score, space, TARGETS, GROUPS, trials=12, seed=0, progress=lambda *_: None)
     assert len(seen) > 3
     assert not any(s["collapsed"] or s["init"] == "identity" for s in seen)

@@ -204,7 +204,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         accelerator = make_accelerator(self.device, self.precision)
         found = self._tuned(support, held) if self.tune else {}
         self.precision_ = precision_of(accelerator)
-        self._build(self._parameters(found))
+        self._build(**self._parameters(found))
         self.support_images_ = len(rows)
         self.calibration_ = Calibration()
         state = None
@@ -252,13 +252,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.tune < 0:
             raise InputError(f"tune={self.tune}: give the number of trials, or 0 for none")
 
-    def _build(self, parameters: dict[str, Any]) -> None:
+    def _build(self, recipe_settings: dict[str, Any], settings: dict[str, Any]) -> None:
         """Set the recipe and the adapted encoder, untrained."""
-        settings = parameters.pop("settings")
-        parameters |= {"epochs": self.epochs, "batch_size": self.batch_size}
-        given = {name: value for name, value in parameters.items() if value is not None}
-        changes = (self.recipe_settings or {}) | given
-        self.recipe_ = make_recipe(self.recipe, self.method, **changes)
+        self.recipe_ = make_recipe(self.recipe, self.method, **recipe_settings)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self.model_ = adapt(self._encoder(), self.method, len(self.classes_), settings)
@@ -303,9 +299,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return fold.decision_function([support.images[i] for i in test])
 
     def _parameters(self, searched: dict[str, Any]) -> dict[str, Any]:
-        """Learning rates and settings: those given, and beside them what a search chose."""
+        """Recipe and settings as they are given, and beside that what a search chose."""
+        rates = {name: value for name, value in searched.items() if name != "settings"}
         settings = (self.settings or {}) | searched.get("settings", {})
-        return {"lr": self.lr, "encoder_lr": self.encoder_lr} | searched | {"settings": settings}
+        return {"recipe_settings": self._changes | rates, "settings": settings}
+
+    @property
+    def _changes(self) -> dict[str, Any]:
+        """Values that are given in place of the recipe's."""
+        own = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr", "encoder_lr")}
+        given = {name: value for name, value in own.items() if value is not None}
+        return (self.recipe_settings or {}) | given
 
     def _folds(
         self, targets: np.ndarray, groups: np.ndarray
@@ -335,10 +339,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def _tuned(self, support: _Support, groups: np.ndarray) -> dict[str, Any]:
         """The best parameters that a search inside the support set finds."""
-        rates = [name for name in ("lr", "encoder_lr") if getattr(self, name) is not None]
         return tune(
             partial(self._fold, support),
-            SearchSpace(self.method, self.recipe, rates, self.settings or {}),
+            SearchSpace(self.method, self.recipe, self._changes, self.settings or {}),
             support.targets,
             groups,
             trials=self.tune,

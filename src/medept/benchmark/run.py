@@ -108,22 +108,22 @@ class EncoderSpec(_Strict):
         return self.model_copy(update={"weights": str(file)})
 
 
-class RecipeChanges(_Strict):
-    """What a method is trained with where it differs from its suite's recipe."""
-
-    recipe: str | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    encoder_lr: float | None = None
-
-
 class MethodSpec(_Strict):
-    """A method with its settings and what it changes of the recipe."""
+    """A method with its settings and what it changes of the suite's recipe.
+
+    Args:
+        recipe: parts of :class:`medept.training.recipes.Recipe`, such as ``{"epochs": 10}``, and
+            ``recipe``, the name of another one.
+    """
 
     method: str
     settings: dict[str, Any] = {}
-    recipe: RecipeChanges = RecipeChanges()
+    recipe: dict[str, Any] = {}
+
+    def recipe_within(self, recipe: str) -> tuple[str, dict[str, Any]]:
+        """Its recipe's name, and what it changes of it, where the suite's is ``recipe``."""
+        changes = dict(self.recipe)
+        return changes.pop("recipe", recipe), changes
 
 
 class Run(_Strict):

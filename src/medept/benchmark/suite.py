@@ -158,8 +158,8 @@ def read_suite(name: str, /, **changes: Any) -> Suite:
     for label, spec in suite.methods.items():
         method = spec or MethodSpec(method=label)
         read_settings(method.method, method.settings)
-        recipe = {"recipe": suite.recipe} | method.recipe.model_dump(exclude_none=True)
-        make_recipe(recipe.pop("recipe"), method.method, **recipe)
+        recipe, changes = method.recipe_within(suite.recipe)
+        make_recipe(recipe, method.method, **changes)
     return suite
 
 

@@ -88,15 +88,16 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
-    options = {"recipe": run.recipe} | run.method.recipe.model_dump(exclude_none=True)
+    recipe, changes = run.method.recipe_within(run.recipe)
     classifier = _classifier(
         run.encoder,
         method=run.method.method,
         settings=run.method.settings,
+        recipe=recipe,
+        recipe_settings=changes,
         precision=run.precision,
         tune=run.tune,
         seed=run.seed,
-        **options,
     )
     episode = _episode(run, data)
     support, test = data.subset(episode.support), data.subset(episode.test)

@@ -251,7 +251,7 @@ def methods(
                 name: {
                     "summary": method.summary,
                     "settings": method.Settings().model_dump(),
-                    "recipe": make_recipe(method=name).model_dump(),
+                    "recipe": make_recipe("medept", name).model_dump(),
                     "search": {**dict.fromkeys(method.rates), **method.search},
                 }
                 for name, method in known.items()
@@ -289,7 +289,7 @@ def _show_method(method: type[AdaptedEncoder]) -> None:
 def _rates(method: type[AdaptedEncoder]) -> dict[str, str]:
     from medept.training.recipes import make_recipe
 
-    recipe = make_recipe(method=method.name)
+    recipe = make_recipe("medept", method.name)
     return {rate: f"{getattr(recipe, rate):g}" for rate in method.rates}
 
 

@@ -82,7 +82,7 @@ MEDEPT = Recipe(
 RECIPES = {"medept": MEDEPT, "paper": PAPER}
 
 
-def make_recipe(name: str = "medept", method: str = "ept", **changes: Any) -> Recipe:
+def make_recipe(name: str = "medept", method: str = "ept", /, **changes: Any) -> Recipe:
     """A recipe by name for a method, with what ``changes`` names (and is not None) put in place.
 
     Raises:

@@ -8,7 +8,7 @@ rates that matter to the method, from a tenth to ten times its own, and the sett
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,17 +40,17 @@ class SearchSpace:
     Args:
         method: its name, which may state its k.
         recipe: whose learning rates are the middle of the search.
-        rates: names of the learning rates that are given, and so not searched over.
+        changes: what is given in place of the recipe's values; its rates are not searched over.
         settings: that are given, and so not searched over.
     """
 
     def __init__(
-        self, method: str, recipe: str, rates: Collection[str], settings: dict[str, Any]
+        self, method: str, recipe: str, changes: dict[str, Any], settings: dict[str, Any]
     ) -> None:
-        kind, base = find_method(method), make_recipe(recipe, method)
+        kind, base = find_method(method), make_recipe(recipe, method, **changes)
         defaults = read_settings(method, settings)
         self.method, self.given = method, settings
-        self.rates = {name: getattr(base, name) for name in kind.rates if name not in rates}
+        self.rates = {name: getattr(base, name) for name in kind.rates if name not in changes}
         fixed = settings.keys() | named_settings(method).keys()
         self.choices = {name: c for name, c in kind.search.items() if name not in fixed}
         self.default = self.rates | {name: getattr(defaults, name) for name in self.choices}
