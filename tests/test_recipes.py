@@ -16,7 +16,21 @@ def test_each_method_is_trained_at_its_own_papers_rate() -> None:
         "lora": 5e-4, "dora": 2e-4, "ia3": 3e-3, "bias": 1e-3, "partial-2": 5e-4,
     }  # fmt: skip
     for method, rate in published.items():
-        assert make_recipe("medept", method).encoder_lr == rate
+        recipe = make_recipe("medept", method)
+        assert (recipe.optimizer, recipe.encoder_lr) == ("adamw", rate)
+
+
+@pytest.mark.parametrize(
+    ("method", "rate", "weight_decay"),
+    [("vpt", 0.5, 1e-4), ("vp", 0.5, 1e-4), ("adapter", 0.05, 0)],
+)
+def test_sgds_rates_are_stated_for_256_images_a_step(
+    method: str, rate: float, weight_decay: float
+) -> None:
+    recipe = make_recipe("medept", method)
+    assert recipe.optimizer == "sgd"
+    assert recipe.lr == recipe.encoder_lr == rate * recipe.batch_size / 256
+    assert recipe.weight_decay == weight_decay
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -171,7 +171,7 @@ def attention_with_logsumexp(
     if choose_kernel(q, k, attn_mask=bias) == "fused":
         q, k, v = _in_eights(q, k, v)
         out, z, *_ = _attend(q, k, v, bias, scale)
-        return out[..., :width], z[..., : q.shape[-2]]
+        return first(width, out), first(q.shape[-2], z)
     logits = _logits(q.to(_precise(q)), k.to(_precise(q)), bias, scale)
     return torch._safe_softmax(logits, -1).to(v.dtype) @ v, logits.logsumexp(-1)
 
@@ -257,7 +257,7 @@ def _alike(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> tuple[Tensor, Tensor, 
             x.repeat_interleave(heads // x.shape[1], 1) if 0 < x.shape[1] < heads else x
             for x in (k, v)
         )
-    fit = (
+    fit = q.shape == k.shape == v.shape or (
         q.shape[:-2] == k.shape[:-2] and q.shape[-1] == k.shape[-1] and k.shape[:-1] == v.shape[:-1]
     )
     if q.ndim != 4 or not fit:
@@ -267,6 +267,11 @@ def _alike(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> tuple[Tensor, Tensor, 
             "(B, H, T, d), (B, H, S, d) and (B, H, S, e), or have fewer key heads with enable_gqa"
         )
     return q, k, v
+
+
+def first(count: int, x: Tensor) -> Tensor:
+    """The first ``count`` along the last dimension; ``x`` itself where that is all, at no cost."""
+    return x if x.shape[-1] == count else x[..., :count]
 
 
 def _in_eights(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -374,18 +379,19 @@ def _fused(
     q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
 ) -> Tensor:
     width = v.shape[-1]
-    q, k, v = _in_eights(q, k, v)
+    if q.is_cuda or q.shape[-1] != width:
+        q, k, v = _in_eights(q, k, v)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, sink)):
         out = _SinkAttention.apply(q, k, v, sink, bias, scale)
     else:
         out, z, *_ = _attend(q, k, v, bias, scale)
         _gate_(out, z, sink)
-    return out[..., :width]
+    return first(width, out)
 
 
 def _gate_(out: Tensor, z: Tensor, sink: Tensor) -> None:
     """Gates the kernel's output in place."""
-    out.mul_(torch.sigmoid(z[..., : out.shape[-2]] - sink)[..., None].to(out.dtype))
+    out.mul_(torch.sigmoid(first(out.shape[-2], z) - sink)[..., None].to(out.dtype))
 
 
 class _SinkAttention(torch.autograd.Function):

@@ -28,7 +28,13 @@ from pydantic import (
 )
 from torch import Tensor, nn
 
-from medept.attention import attention_weights, gates, prompted_attention, sink_attention
+from medept.attention import (
+    attention_weights,
+    first,
+    gates,
+    prompted_attention,
+    sink_attention,
+)
 from medept.errors import InputError
 
 Way = Literal["concat", "multiply_concat", "add", "multiply"]
@@ -193,14 +199,14 @@ class EmbeddedPrompt(nn.Module):
         options |= {"dropout_p": dropout_p, "kernel": self.kernel}
         count, tokens = query.shape[-2], key.shape[-2]
         if self.way == "concat":
-            return sink_attention(query, key, value, self.sink(tokens)[..., :count], **options)
+            return sink_attention(query, key, value, first(count, self.sink(tokens)), **options)
         prompt = self.sized(tokens)[..., :count, :]
         return prompted_attention(query, key, value, prompt, way=self.way, **options)
 
     def _record(self, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         if self.way != "concat":
             raise InputError(f"gates are the scaling of the way 'concat'; this is {self.way!r}")
-        sink = self.sink(key.shape[-2])[..., : query.shape[-2]].detach()
+        sink = first(query.shape[-2], self.sink(key.shape[-2])).detach()
         self.recorded = gates(query, key, sink, **options)
         self.recorded_attention = attention_weights(query, key, **options)
 
@@ -210,9 +216,10 @@ class EmbeddedPrompt(nn.Module):
         It is s that is resized, not the prompt, whose L entries have no order: so merging changes
         nothing at any resolution.
         """
-        precise = torch.promote_types(self.prompt.dtype, torch.float32)
-        s = self.prompt if self.collapsed else self.prompt.to(precise).logsumexp(-1)
-        return self._resized(s[..., None], tokens)[..., 0]
+        s: Tensor = self.prompt
+        if not self.collapsed:
+            s = s.to(torch.promote_types(s.dtype, torch.float32)).logsumexp(-1)
+        return s if s.shape[-1] == tokens else self._resized(s[..., None], tokens)[..., 0]
 
     def gate(self, attended: Tensor, logsumexp: Tensor, tokens: int) -> Tensor:
         """What :meth:`forward` gives, from the attention without the prompt (way ``concat``).
@@ -221,7 +228,7 @@ class EmbeddedPrompt(nn.Module):
             attended: its output (B, H, T, d), of the first T of ``tokens`` tokens.
             logsumexp: of its logits, (B, H, T).
         """
-        sink = self.sink(tokens)[..., : attended.shape[-2]]
+        sink = first(attended.shape[-2], self.sink(tokens))
         return (attended * torch.sigmoid(logsumexp - sink)[..., None]).to(attended.dtype)
 
     def sized(self, tokens: int) -> Tensor:

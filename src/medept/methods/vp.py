@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,12 +14,11 @@ class AddedPrompts(TokenPrompts):
 
     Zu et al. say no more than that prompts are added to the tokens of all layers; the reading here
     is the deep variant of the prompt location "add" of Jia et al. (ECCV 2022), whose prompts have
-    a row for every token, prefix tokens included. AdamW, 1e-3, as for ``vpt``.
+    a row for every token, prefix tokens included. SGD at the rate of ``vpt``.
     """
 
     name = "vp"
     summary = "learnable offsets added to the tokens of every block"
-    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-3}
 
     def prompt_length(self, layer: int) -> int:
         return self.encoder.sites[layer].tokens

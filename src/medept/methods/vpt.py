@@ -30,8 +30,6 @@ class VisualPromptTuning(TokenPrompts):
     ``layers`` is ``"all"`` for VPT-deep and ``"first"`` for VPT-shallow. In ``"9-12"`` of twelve
     the lower two thirds are the plain encoder, and are computed once.
 
-    The original has no rate of its own: with SGD it searches nine, from 0.1 to 50 for a batch of
-    256, on each task's validation set. AdamW, 1e-3, is the best of 1e-4 to 1e-2 on small data.
     Where images have far fewer tokens than 197, fewer prompts do better.
     """
 
@@ -43,7 +41,6 @@ class VisualPromptTuning(TokenPrompts):
 
     name = "vpt"
     summary = "learnable tokens beside the image's"
-    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-3}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {"length": (1, 5, 10, 50, 100, 150)}
     settings: Settings
 
