@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from side_by_side import arguments, median_seconds, peak_bytes, show
+from side_by_side import arguments, peak_bytes, show, time_in_turn
 from torch import Tensor
 
 from medept.attention import prompted_attention
@@ -60,7 +60,7 @@ def measure(quick: bool, dtype: torch.dtype) -> Iterator[dict[str, object]]:
             inputs.append(torch.randn(tokens, LENGTH, device=device, requires_grad=True))
             grad = torch.randn(shape, device=device, dtype=dtype)
             runs = {name: partial(step, way, inputs, grad) for name, way in WAYS.items()}
-            seconds = median_seconds(runs, 5 if quick else 15)
+            seconds, ratios = time_in_turn(runs, 5 if quick else 15)
             memory = {name: peak_bytes(run) for name, run in runs.items()}
             for name in WAYS:
                 yield {
@@ -68,7 +68,7 @@ def measure(quick: bool, dtype: torch.dtype) -> Iterator[dict[str, object]]:
                     "batch": batch,
                     "way": name,
                     "ms": seconds[name] * 1e3,
-                    "time ratio": seconds[name] / seconds["plain"],
+                    "time ratio": ratios[name],
                     "peak MB": memory[name] / 1e6,
                     "memory ratio": memory[name] / max(1, memory["plain"]),
                 }

@@ -26,8 +26,14 @@ def arguments(description: str, **flags: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def median_seconds(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way: one of each in turn, there and back, to touch all alike."""
+def time_in_turn(
+    ways: Mapping[str, Callable[[], object]], repeats: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds of each way, and the median of its ratios to the first one's.
+
+    A round runs one of each in turn, there and back, to touch all alike; a ratio is of one round,
+    so that it does not see the machine's speed drift.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(repeats + 1):  # the first round warms up
         for name, run in list(ways.items())[:: 1 if i % 2 else -1]:
@@ -37,7 +43,14 @@ def median_seconds(ways: Mapping[str, Callable[[], object]], repeats: int) -> di
             _synchronise()
             if i:
                 times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
+    first = next(iter(times.values()))
+    return (
+        {name: statistics.median(values) for name, values in times.items()},
+        {
+            name: statistics.median(x / y for x, y in zip(values, first, strict=True))
+            for name, values in times.items()
+        },
+    )
 
 
 def peak_bytes(run: Callable[[], object]) -> int:

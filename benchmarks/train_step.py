@@ -21,7 +21,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from attention import by_formula
-from side_by_side import arguments, median_seconds, peak_bytes, show, table
+from side_by_side import arguments, peak_bytes, show, table, time_in_turn
 from torch import Tensor
 
 from medept import EmbeddedPromptConfig, attach
@@ -112,7 +112,7 @@ def measure(
 def _rows(
     name: str, size: int, batch: int, runs: Mapping[str, Callable[[], object]], repeats: int
 ) -> list[dict[str, object]]:
-    seconds = median_seconds(runs, repeats)
+    seconds, ratios = time_in_turn(runs, repeats)
     memory = {way: peak_bytes(run) for way, run in runs.items()}
     first = next(iter(runs))
     return [
@@ -122,7 +122,7 @@ def _rows(
             "batch": batch,
             "way": way,
             "ms": seconds[way] * 1e3,
-            "time ratio": seconds[way] / seconds[first],
+            "time ratio": ratios[way],
             "peak MB": memory[way] / 1e6,
             "memory ratio": memory[way] / memory[first],
         }

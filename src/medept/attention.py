@@ -130,10 +130,11 @@ def sink_attention(
     scale = _scale(q, scale)
     q, k, v = _alike(q, k, v, enable_gqa)
     bias = _bias(q, k, attn_mask, is_causal)
-    finite = torch.finfo(_precise(q))
-    sink = sink.to(_precise(q)).clamp(finite.min, finite.max)
     if kernel == "auto":
         kernel = choose_kernel(q, k, attn_mask=bias, dropout_p=dropout_p)
+    sink = sink.to(_precise(q))
+    if kernel != "fused" or bias is not None or torch.is_grad_enabled():
+        sink = sink.clamp(torch.finfo(sink.dtype).min, torch.finfo(sink.dtype).max)
     if kernel == "formula":
         return _formula(q, k, v, sink, bias, dropout_p, scale)
     if kernel == "extra_key":
@@ -223,7 +224,7 @@ def choose_kernel(
     empty = not (q.shape[-2] and k.shape[-2])
     if dropout_p or _learnt(attn_mask) or empty or torch.compiler.is_exporting():
         return "extra_key"
-    fused = q.device.type == "cpu" or (q.device.type == "cuda" and q.dtype != torch.float64)
+    fused = q.is_cpu or (q.is_cuda and q.dtype != torch.float64)
     return "fused" if fused else "extra_key"
 
 
@@ -427,7 +428,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, ...]:
     """Output (B, H, T, d), logsumexp (B, H, T, perhaps padded), and CUDA's two random states."""
-    if q.device.type == "cpu":
+    if q.is_cpu:
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         return flash(q, k, v, attn_mask=_rank4(bias), scale=scale)
     if _flashes(q, bias):
@@ -461,7 +462,7 @@ def _attend_backward(
     random: list[Tensor],
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if q.device.type == "cpu":
+    if q.is_cpu:
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         wide = q.dtype if _TILES else z.dtype
         given = (x.to(wide) for x in (grad, q, k, v, out))
