@@ -65,7 +65,7 @@ def test_the_head_is_trained_before_the_encoder_follows_it(method: str) -> None:
     def losses(method: str, head_epochs: int) -> list[float]:
         classifier = FewShotClassifier(
             "vit_tiny_patch16_224", method, encoder_weights="random", image_size=32, epochs=30,
-            recipe_settings={"head_epochs": head_epochs, "views": 1}, encoder_lr=1e-12, lr=1e-2,
+            recipe_settings={"head_epochs": head_epochs, "views": 1, "encoder_lr": 1e-12}, lr=1e-2,
             calibrate="none", device="cpu", precision="float32",
         ).fit(images, [i % 2 for i in range(16)])  # fmt: skip
         return [row["loss"] for row in classifier.history_]

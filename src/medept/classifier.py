@@ -32,7 +32,7 @@ from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.evaluation.decisions import decide
 from medept.loading import EMBEDDED, load_encoder
-from medept.methods import adapt, read_settings
+from medept.methods import adapt, find_method, read_settings
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint
 from medept.training.cost import duration, estimate_cost, peak_memory
@@ -251,6 +251,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"seed {self.seed}: give a whole number from 0 to {2**32 - 1}")
         if self.tune < 0:
             raise InputError(f"tune={self.tune}: give the number of trials, or 0 for none")
+        rates = find_method(self.method).rates
+        for name in ("lr", "encoder_lr"):
+            if getattr(self, name) is not None and name not in rates:
+                raise InputError(
+                    f"{self.method} has no {name}: it learns by "
+                    + (", ".join(rates) or "no rate at all")
+                )
 
     def _build(self, recipe_settings: dict[str, Any], settings: dict[str, Any]) -> None:
         """Set the recipe and the adapted encoder, untrained."""
