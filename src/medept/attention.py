@@ -133,7 +133,7 @@ def sink_attention(
     if kernel == "auto":
         kernel = choose_kernel(q, k, attn_mask=bias, dropout_p=dropout_p)
     sink = sink.to(_precise(q))
-    if kernel != "fused" or bias is not None or torch.is_grad_enabled():
+    if kernel != "fused" or bias is not None or torch.is_grad_enabled():  # else any sink will do
         sink = sink.clamp(torch.finfo(sink.dtype).min, torch.finfo(sink.dtype).max)
     if kernel == "formula":
         return _formula(q, k, v, sink, bias, dropout_p, scale)
