@@ -229,7 +229,8 @@ def analyse(
     for name, values in means.iterrows():
         shown.add_row(str(name).replace("_", " "), *values)
     results.print(shown)
-    notes.print(f"Written to {out}: distribution.csv, figure2.png and, for prompts, gates.png")
+    written = ", ".join(sorted(file.name for file in out.iterdir()))
+    notes.print(f"Written to {out}: {written}")
 
 
 @app.command(rich_help_panel=COMPARE)
@@ -262,11 +263,15 @@ def methods(
         _show_method(find_method(name))
         return
     table = Table(
-        "method", "what is trained", "settings (--set NAME=VALUE)", "rates: head, encoder"
+        "method",
+        "what is trained",
+        "settings (--set NAME=VALUE)",
+        "optimiser; rates: head, encoder",
     )
     for name, method in known.items():
         settings = ", ".join(f"{k}={v}" for k, v in method.Settings().model_dump().items())
-        table.add_row(name, method.summary, settings, ", ".join(_rates(method).values()))
+        optimiser, *rates = _learning(method).values() or [""]
+        table.add_row(name, method.summary, settings, f"{optimiser} {', '.join(rates)}")
     results.print(table)
     notes.print("medept methods NAME says what the settings of one mean.")
 
@@ -274,9 +279,9 @@ def methods(
 def _show_method(method: type[AdaptedEncoder]) -> None:
     from medept.methods import shown_settings
 
-    rates = ", ".join(f"{name.replace('_', '-')} {rate}" for name, rate in _rates(method).items())
-    rates = rates and f" ({rates})"
-    results.print(f"{method.name}: {method.summary}{rates}\n", markup=False)
+    learning = ", ".join(f"{k.replace('_', '-')} {v}" for k, v in _learning(method).items())
+    learning = learning and f" ({learning})"
+    results.print(f"{method.name}: {method.summary}{learning}\n", markup=False)
     results.print(_plain(method.__doc__), markup=False)
     table = Table("--set", "default", "--tune tries", "what it means")
     for name, field in shown_settings(method).items():
@@ -286,11 +291,13 @@ def _show_method(method: type[AdaptedEncoder]) -> None:
         results.print("", table)
 
 
-def _rates(method: type[AdaptedEncoder]) -> dict[str, str]:
+def _learning(method: type[AdaptedEncoder]) -> dict[str, str]:
+    """Its optimiser and rates by default; nothing where it has none."""
     from medept.training.recipes import make_recipe
 
     recipe = make_recipe("medept", method.name)
-    return {rate: f"{getattr(recipe, rate):g}" for rate in method.rates}
+    rates = {rate: f"{getattr(recipe, rate):g}" for rate in method.rates}
+    return {"optimizer": recipe.optimizer} | rates if rates else {}
 
 
 def _plain(docstring: str | None) -> str:

@@ -124,7 +124,13 @@ def embed(
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGES", help="Image files, or folders of them.")
     ],
-    out: Annotated[Path, typer.Option(help="File to write: .npy, .csv or .parquet.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write: .csv or .parquet, which name each row's image, or .npy, rows in "
+            "the same order (as given, a folder's images by name)."
+        ),
+    ],
     adapter: Annotated[
         Path | None, typer.Option(help="Features as adapted by this fit, not as they came.")
     ] = None,

@@ -18,8 +18,7 @@ class TokenPrompts(AdaptedEncoder):
     """Prompts, one parameter a chosen block, that act on the tokens that go into the block.
 
     They start uniform within sqrt(6 / (3 p^2 + D)), p the patch size in pixels, as in the code of
-    Jia et al. (ECCV 2022), whose SGD this is: it searches ten rates, from 0.05 to 50 for a batch of
-    256, on each task's validation set; 0.5, scaled to batches of 16, did best on small data.
+    Jia et al. (ECCV 2022), whose SGD this is.
     """
 
     recipe: ClassVar[dict[str, Any]] = {
