@@ -32,7 +32,7 @@ def trained(
     torch.manual_seed(0)
     model = adapt(encoder, method, 3)
     recipe = make_recipe(
-        method=method, optimizer="sgd", lr=0.01, encoder_lr=0.01, epochs=3, views=views,
+        "medept", method, optimizer="sgd", lr=0.01, encoder_lr=0.01, epochs=3, views=views,
         head_epochs=1, batch_size=4, micro_batch=micro_batch,
     )  # fmt: skip
     sizes: set[int] = set()
