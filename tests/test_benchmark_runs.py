@@ -396,13 +396,16 @@ def test_a_method_may_change_any_part_of_the_recipe(suite_file: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_row_of_table_1_at_its_real_size() -> None:
+@pytest.mark.parametrize("epochs", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_a_row_of_table_1_at_its_real_size(epochs: int) -> None:
     """EPT on ViT-B/16 at 224 pixels, 1 shot, the paper's recipe; random weights."""
     suite = read_suite(
         "paper-table1",
         data={f"medfmc-{task}": f"phantoms:{task}:20" for task in ("chest", "colon", "endo")},
         encoders=[{"name": "vit_base_patch16_224", "weights": "random"}],
-        methods={"ept": {"method": "ept", "settings": {"length": 100}}},
+        methods={
+            "ept": {"method": "ept", "settings": {"length": 100}, "recipe": {"epochs": epochs}}
+        },
         episodes=1,
         repeats=1,
         shots=[1],
@@ -413,7 +416,7 @@ def test_a_row_of_table_1_at_its_real_size() -> None:
         row = do_run(one, data, np.zeros((0, 0)))
         assert row["error"] == "", one.data
         recipe = json.loads(row["recipe"])
-        assert recipe == make_recipe("paper", "ept").model_dump()
+        assert recipe == make_recipe("paper", "ept", epochs=epochs).model_dump()
         assert row["trainable_parameters"] == 12 * 197 * 100 + len(data.classes) * (768 + 1)
         assert 0 <= row.get("map", row.get("accuracy")) <= 1
         assert np.isfinite(row["final_loss"])
