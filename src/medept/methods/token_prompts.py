@@ -18,15 +18,10 @@ class TokenPrompts(AdaptedEncoder):
     """Prompts, one parameter a chosen block, that act on the tokens that go into the block.
 
     They start uniform within sqrt(6 / (3 p^2 + D)), p the patch size in pixels, as in the code of
-    Jia et al. (ECCV 2022), whose SGD this is.
+    Jia et al. (ECCV 2022).
     """
 
-    recipe: ClassVar[dict[str, Any]] = {
-        "optimizer": "sgd",
-        "lr": 0.5 / 16,
-        "encoder_lr": 0.5 / 16,
-        "weight_decay": 1e-4,
-    }
+    recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-3}
 
     class Settings(MethodSettings):
         """Where prompts are."""
