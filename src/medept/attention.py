@@ -277,7 +277,10 @@ def first(count: int, x: Tensor) -> Tensor:
 
 def _in_eights(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Padded with zeros to one head dimension, which CUDA's kernels want in steps of eight."""
-    width = max(x.shape[-1] for x in tensors)
+    widths = {x.shape[-1] for x in tensors}
+    if len(widths) == 1 and not tensors[0].is_cuda:
+        return tensors
+    width = max(widths)
     width += -width % 8 if tensors[0].is_cuda else 0
     return tuple(F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in tensors)
 
@@ -380,8 +383,7 @@ def _fused(
     q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
 ) -> Tensor:
     width = v.shape[-1]
-    if q.is_cuda or q.shape[-1] != width:
-        q, k, v = _in_eights(q, k, v)
+    q, k, v = _in_eights(q, k, v)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, sink)):
         out = _SinkAttention.apply(q, k, v, sink, bias, scale)
     else:
