@@ -168,7 +168,7 @@ def test_one_method_tells_what_its_settings_mean(
     monkeypatch.setenv("COLUMNS", "200")
     assert run("methods", "vpt") == 0
     printed = capsys.readouterr().out
-    assert "(optimizer adamw, lr 0.003, encoder-lr 0.001)" in " ".join(printed.split())
+    assert "(optimizer sgd, lr 0.001, encoder-lr 0.003125)" in " ".join(printed.split())
     assert "1, 5, 10, 50, 100, 150" in printed
     assert "Tokens a block." in printed
     assert run("methods", "nothing") == 2

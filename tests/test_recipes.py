@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from medept import FewShotClassifier
 from medept.errors import InputError
@@ -24,6 +25,44 @@ def test_adaptformers_rate_is_stated_for_256_images_a_step() -> None:
     recipe = make_recipe("medept", "adapter")
     assert (recipe.optimizer, recipe.weight_decay) == ("sgd", 0)
     assert recipe.lr == recipe.encoder_lr == 0.05 * recipe.batch_size / 256
+
+
+@pytest.mark.parametrize("method", ["vpt", "vp"])
+def test_prompts_learn_at_the_lowest_rate_of_vpts_search_after_a_warm_up(method: str) -> None:
+    recipe = make_recipe("medept", method)
+    assert (recipe.optimizer, recipe.weight_decay, recipe.warmup) == ("sgd", 1e-4, 0.1)
+    assert recipe.encoder_lr == 0.05 * recipe.batch_size / 256
+
+
+@pytest.mark.parametrize("warmup", [0, 0.1, 0.25])
+def test_rates_climb_and_fall_as_transformers_schedule_has_them(warmup: float) -> None:
+    optimization = pytest.importorskip("transformers.optimization")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    steps = 120
+    scheduler = optimization.get_cosine_schedule_with_warmup(optimizer, warmup * steps, steps)
+    recipe = make_recipe("medept", "ept", warmup=warmup)
+    for step in range(steps):
+        rate = 0.01 * recipe.schedule(step / steps)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_warm_up_slows_the_first_steps() -> None:
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 255, (8, 32, 32, 3), dtype=np.uint8))
+
+    def rates(**changes: float) -> list[float]:
+        classifier = FewShotClassifier(
+            "vit_tiny_patch16_224", "vp", encoder_weights="random", image_size=32, epochs=4,
+            recipe_settings={"encoder_lr": 0.01, **changes}, calibrate="none",
+        ).fit(images, np.arange(8) % 2)  # fmt: skip
+        return [row["encoder_lr"] for row in classifier.history_]
+
+    cosine = [0.01 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert rates(warmup=0) == pytest.approx(cosine)
+    warmed = [0, 0.005, 0.01, 0.005]
+    assert rates(warmup=0.5) == pytest.approx(warmed)
 
 
 @pytest.mark.parametrize("method", METHODS)

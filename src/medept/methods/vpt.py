@@ -30,9 +30,7 @@ class VisualPromptTuning(TokenPrompts):
     ``layers`` is ``"all"`` for VPT-deep and ``"first"`` for VPT-shallow. In ``"9-12"`` of twelve
     the lower two thirds are the plain encoder, and are computed once.
 
-    AdamW, 1e-3. The original has no rate of its own: for SGD it searches ten, from 0.05 to 50 for a
-    batch of 256, on each task's validation set. Without that search SGD diverges on one encoder at
-    a rate that suits another. Where images have far fewer tokens than 197, fewer prompts do better.
+    Where images have far fewer tokens than 197, fewer prompts do better.
     """
 
     class Settings(TokenPrompts.Settings):

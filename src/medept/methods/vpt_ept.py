@@ -16,8 +16,7 @@ from medept.methods.vpt import VisualPromptTuning
 from medept.prompts import EmbeddedPromptConfig
 
 TOKEN_SCALE = 30
-"""How many times faster embedded prompts learn than tokens: the ratio of ``ept``'s and ``vpt``'s
-rates."""
+"""How many times faster embedded prompts learn than tokens, for which AdamW's rate is 1e-3."""
 
 
 class TokensAndEmbeddedPrompts(VisualPromptTuning):

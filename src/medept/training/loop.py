@@ -150,9 +150,8 @@ def _epochs(
         read = partial(_read_share, training.inputs, epoch % recipe.views, accelerator)
         read_ahead = zip(batches, ahead(read, batches), strict=True)
         for step, (rows, batch) in enumerate(read_ahead, start=epoch * steps):
-            decay = (1 + math.cos(math.pi * step / (steps * recipe.epochs))) / 2
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * decay
+                group["lr"] = rate * recipe.schedule(step / (steps * recipe.epochs))
             stepper.zero_grad(set_to_none=True)
             loss = _backward(training, step_model, batch)
             stepper.step()

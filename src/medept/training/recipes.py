@@ -6,6 +6,7 @@ the rates of each method's own paper, which the method states.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,8 +20,9 @@ class Recipe(BaseModel):
 
     Args:
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
-        lr: learning rate of the head at the start; it falls to 0 along a cosine.
-        encoder_lr: learning rate of what is trained inside the encoder (prompts).
+        lr: learning rate of the head at its highest, from where it falls to 0 along a cosine.
+        encoder_lr: learning rate of what is trained inside the encoder (prompts), likewise.
+        warmup: part of all steps in which the rates climb, in a line from 0, to their highest.
         weight_decay: of the head; prompts have none under ``adamw``.
         epochs: passes over the support set.
         head_epochs: passes in which the head is trained alone, first, where a method trains inside
@@ -41,6 +43,7 @@ class Recipe(BaseModel):
     optimizer: Literal["sgd", "adamw"]
     lr: float = Field(gt=0, le=1e6)
     encoder_lr: float = Field(gt=0, le=1e6)
+    warmup: float = Field(default=0, ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     epochs: int = Field(ge=1)
     head_epochs: int = Field(ge=0)
@@ -49,6 +52,12 @@ class Recipe(BaseModel):
     crop_scale: float = Field(gt=0, le=1)
     views: int = Field(ge=1)
     standardise: bool
+
+    def schedule(self, done: float) -> float:
+        """A learning rate, by its highest, when ``done`` (from 0 to 1) of all steps are made."""
+        if done < self.warmup:
+            return done / self.warmup
+        return (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
 
 
 PAPER = Recipe(
