@@ -113,6 +113,33 @@ def test_predict_gives_a_row_an_image_and_a_column_a_class(
     assert (rows.p_normal + rows.p_tumour - 1).abs().max() < 1e-5
 
 
+def test_predict_leaves_unreadable_images_out_when_asked(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = sorted(table.parent.glob("*.png"))[:3]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for image in whole:
+        shutil.copy(image, folder)
+    (folder / "a-cut.png").write_bytes(whole[0].read_bytes()[:200])
+    (folder / "b-text.png").write_text("not an image")
+    out = tmp_path / "p.csv"
+    assert run("predict", fitted, folder, "--out", out) == 2
+    assert "a-cut.png" in capsys.readouterr().err
+    assert not out.exists()
+    with pytest.warns(UserWarning, match="left out") as warned:
+        assert run("predict", fitted, folder, "--out", out, "--skip-unreadable") == 0
+    assert [Path(name).name for name in pd.read_csv(out).image] == [p.name for p in whole]
+    cut, text = [str(one.message) for one in warned]
+    assert "a-cut.png: damaged" in cut
+    assert "b-text.png: not an image" in text
+    for image in whole:
+        (folder / image.name).unlink()
+    with pytest.warns(UserWarning, match="left out"):
+        assert run("predict", fitted, folder, "--out", tmp_path / "q.csv", "--skip-unreadable") == 2
+    assert "none of the 2 images can be read" in capsys.readouterr().err
+
+
 def test_evaluate_on_its_own_test_rows_gives_its_own_metrics(
     fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,14 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGES", help="Image files, or folders of them.")
     ],
     out: Annotated[Path, typer.Option(help="CSV file to write: one row an image.")],
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            help="Leave out images that cannot be read, with a warning for each; without it the "
+            "first of them is an error.",
+        ),
+    ] = False,
     form: SubmissionFormat = None,
     names: Annotated[
         str, typer.Option("--list", help="With --format: the list of images to predict.")
@@ -47,11 +55,15 @@ def predict(
     """Probabilities of each class for new images."""
     from medept import jobs
     from medept.data.folders import find_images
+    from medept.data.images import readable
 
+    if form is not None and skip_unreadable:
+        raise InputError("a submission has a row for every image: leave --skip-unreadable out")
     with progress_bars() as report:
         classifier = _load(adapter, encoder_weights, device, precision, report)
         if form is None:
-            table = jobs.predict(classifier, find_images(images), out)
+            found = find_images(images)
+            table = jobs.predict(classifier, readable(found) if skip_unreadable else found, out)
         else:
             table = jobs.predict_submission(classifier, str(images[0]), names, out)
     if as_json:

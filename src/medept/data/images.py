@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +30,10 @@ from medept.data.dicom import (
 )
 from medept.errors import InputError
 
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+P = TypeVar("P", bound=ImageLike)
 S = TypeVar("S")
 T = TypeVar("T")
-ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm"}
@@ -98,6 +100,26 @@ def read_images(
 
     count = threads or available_threads()
     return ahead(one, images, threads=count, most=2 * count)
+
+
+def readable(images: Sequence[P]) -> list[P]:
+    """The images that can be read, in their order; they are decoded once to see it.
+
+    Raises:
+        InputError: if none can.
+
+    Warns:
+        UserWarning: for each of the others, with what is wrong.
+    """
+    good = []
+    for image, problem in zip(images, read_images(images, lambda _: None), strict=True):
+        if problem is None:
+            good.append(image)
+        else:
+            warnings.warn(f"left out: {problem}", stacklevel=2)
+    if not good:
+        raise InputError(f"none of the {len(images)} images can be read")
+    return good
 
 
 def available_threads() -> int:
