@@ -24,7 +24,7 @@ from medept.classifier import FewShotClassifier
 from medept.data.check import Check, quick_check
 from medept.data.check import check as look_through
 from medept.data.episodes import draw_episode, read_episode
-from medept.data.images import file_hash
+from medept.data.images import file_hash, readable
 from medept.data.sources import named_source
 from medept.data.sources.medfmc import MedFMC
 from medept.data.submission import read_submission, write_submission
@@ -233,13 +233,25 @@ def _evaluated(
     )
 
 
-def predict(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> pd.DataFrame:
+def predict(
+    classifier: FewShotClassifier,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    skip_unreadable: bool = False,
+) -> pd.DataFrame:
     """Probabilities of each image, written to the new table ``out``: .csv or .parquet.
 
+    Args:
+        skip_unreadable: leave out images that cannot be read, with a warning for each.
+
     Raises:
-        InputError: if ``out`` has another suffix or exists.
+        InputError: if ``out`` has another suffix or exists, or an image that is not skipped, or
+            every one, cannot be read.
     """
     _refuse(out, "predictions", ".csv", ".parquet")
+    if skip_unreadable:
+        images = readable(images)
     probabilities = classifier.predict_proba(images)
     classes = tuple(str(name) for name in classifier.classes_)
     table = pd.DataFrame({"image": [str(image) for image in images]}).join(

@@ -55,7 +55,6 @@ def predict(
     """Probabilities of each class for new images."""
     from medept import jobs
     from medept.data.folders import find_images
-    from medept.data.images import readable
 
     if form is not None and skip_unreadable:
         raise InputError("a submission has a row for every image: leave --skip-unreadable out")
@@ -63,7 +62,7 @@ def predict(
         classifier = _load(adapter, encoder_weights, device, precision, report)
         if form is None:
             found = find_images(images)
-            table = jobs.predict(classifier, readable(found) if skip_unreadable else found, out)
+            table = jobs.predict(classifier, found, out, skip_unreadable=skip_unreadable)
         else:
             table = jobs.predict_submission(classifier, str(images[0]), names, out)
     if as_json:

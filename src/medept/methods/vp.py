@@ -14,7 +14,7 @@ class AddedPrompts(TokenPrompts):
 
     Zu et al. say no more than that prompts are added to the tokens of all layers; the reading here
     is the deep variant of the prompt location "add" of Jia et al. (ECCV 2022), whose prompts have
-    a row for every token, prefix tokens included.
+    a row for every token, prefix tokens included. It learns as ``vpt`` does.
     """
 
     name = "vp"

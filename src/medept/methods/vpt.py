@@ -30,7 +30,8 @@ class VisualPromptTuning(TokenPrompts):
     ``layers`` is ``"all"`` for VPT-deep and ``"first"`` for VPT-shallow. In ``"9-12"`` of twelve
     the lower two thirds are the plain encoder, and are computed once.
 
-    Where images have far fewer tokens than 197, fewer prompts do better.
+    Learns by the SGD of the original, at the lowest of the ten rates that it searches. Where images
+    have far fewer tokens than 197, fewer prompts do better.
     """
 
     class Settings(TokenPrompts.Settings):

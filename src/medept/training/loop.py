@@ -150,8 +150,9 @@ def _epochs(
         read = partial(_read_share, training.inputs, epoch % recipe.views, accelerator)
         read_ahead = zip(batches, ahead(read, batches), strict=True)
         for step, (rows, batch) in enumerate(read_ahead, start=epoch * steps):
+            part = recipe.schedule(step / (steps * recipe.epochs))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * recipe.schedule(step / (steps * recipe.epochs))
+                group["lr"] = rate * part
             stepper.zero_grad(set_to_none=True)
             loss = _backward(training, step_model, batch)
             stepper.step()
