@@ -93,8 +93,8 @@ def evaluate(
 ) -> None:
     """Metrics of an adapter on labelled images that it was not fitted to.
 
-    Its support images, and others of their patients, are left out; so are all but the test rows
-    where there is a split column.
+    Its support images are left out, and others of their patients where there is a column of these;
+    so are all but the test rows where there is a split column.
 
     With --format medfmc, of submission files: medept evaluate medfmc-colon:FOLDER FILES...
     """
