@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import platform
@@ -27,15 +28,22 @@ def arguments(description: str, **flags: str) -> argparse.Namespace:
 
 
 def time_in_turn(
-    ways: Mapping[str, Callable[[], object]], repeats: int
+    ways: Mapping[str, Callable[[], object]], repeats: int, seconds: float = 0
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Median seconds of each way, and the median of its ratios to the first one's.
 
     A round runs one of each in turn, there and back, to touch all alike; a ratio is of one round,
     so that it does not see the machine's speed drift.
+
+    Args:
+        repeats: rounds, at least.
+        seconds: go on with more until these are over.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(repeats + 1):  # the first round warms up
+    end = time.perf_counter() + seconds
+    for i in itertools.count():  # the first round warms up
+        if i > repeats and time.perf_counter() > end:
+            break
         for name, run in list(ways.items())[:: 1 if i % 2 else -1]:
             _synchronise()
             started = time.perf_counter()

@@ -194,6 +194,8 @@ def test_clear_errors(tiny_vit: nn.Module) -> None:
     attach(tiny_vit)
     with pytest.raises(InputError, match="already"):
         attach(tiny_vit)
+    with pytest.raises(InputError, match="'vit_tiny'.*the model itself"):
+        attach("vit_tiny")  # type: ignore[arg-type]
     convolutional = timm.create_model("resnet18", num_classes=0)
     with pytest.raises(InputError, match="open_clip"):
         attach(convolutional, image_size=64)

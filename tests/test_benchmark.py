@@ -27,6 +27,7 @@ from medept.benchmark.comparison import (
 from medept.benchmark.results import read_rows, write_results
 from medept.benchmark.suite import read_suite, shipped_names
 from medept.errors import InputError
+from medept.methods import METHODS
 
 
 def fake_run(
@@ -82,6 +83,18 @@ def test_the_papers_suites_name_the_papers_runs() -> None:
     assert len({one.id for one in first.runs()}) == len(first.runs())
     scale = read_suite("paper-fig3", data=places)
     assert {one.shots for one in scale.runs()} == {1, 5, 10, 0.2, None}
+
+
+def test_a_run_by_defaults_that_have_changed_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a benchmark gone on with would mix recipes under one name."""
+    suite = read_suite("quick")
+    before = {run.label: run.id for run in suite.runs()}
+    assert before == {run.label: run.id for run in suite.runs()}
+    monkeypatch.setattr(METHODS["ept"], "recipe", METHODS["ept"].recipe | {"encoder_lr": 0.5})
+    after = {run.label: run.id for run in suite.runs()}
+    changed = {label for label in before if before[label] != after[label]}
+    methods = {run.label for run in suite.runs() if run.method.method == "ept"}
+    assert changed == methods != set(before)
 
 
 def test_every_method_of_an_episode_sees_the_same_support_set_and_views() -> None:

@@ -172,7 +172,7 @@ def test_a_fit_is_calibrated_and_keeps_its_order(
     assert (found.kind, found.images) == ("temperature", len(data))
     assert found.scale[0] < 1  # a rate of 0.1 makes it far too sure
     p = classifier.predict_proba(data.images)
-    plain = softmax(classifier.decision_function(data.images).astype(np.float64), axis=1)
+    plain = softmax(classifier.logits(data.images).astype(np.float64), axis=1)
     assert (p.argsort(axis=0)[:, 1] == plain.argsort(axis=0)[:, 1]).all()
     assert p.max() < plain.max()
     classifier.save(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils import estimator_checks as checks
 
 from medept import FewShotClassifier, InputError
 from medept.data.phantoms import make_phantoms
+from medept.loading import load_encoder
+from medept.methods import METHODS
 from medept.training.device import fast_bfloat16
 
 
@@ -167,6 +172,58 @@ def test_every_part_of_a_recipe_can_be_set_and_is_kept(tiles, tmp_path: Path) ->
     np.testing.assert_array_equal(again.decision_function(images), fitted.decision_function(images))
 
 
+def test_two_classes_have_one_decision_value(tiles) -> None:
+    """scikit-learn's convention, which its scorers and its calibration count on."""
+    images, labels = tiles
+    fitted = quick(method="linear").fit(images, labels)
+    logits, values = fitted.logits(images), fitted.decision_function(images)
+    assert (logits.shape, values.shape) == ((len(images), 2), (len(images),))
+    np.testing.assert_array_equal(values, logits[:, 1] - logits[:, 0])
+    assert (fitted.classes_[(values > 0).astype(int)] == fitted.predict(images)).all()
+    column = np.empty(len(images), dtype=object)
+    column[:] = images
+    scores = cross_val_score(quick(method="linear"), column, labels, cv=2, scoring="roc_auc")
+    assert np.isfinite(scores).all()
+    assert scores.mean() > 0.6
+    calibrated = CalibratedClassifierCV(quick(method="linear"), cv=2).fit(column, labels)
+    np.testing.assert_allclose(calibrated.predict_proba(column).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_pickled_or_copied_it_says_the_same(tiles, method: str) -> None:
+    images, labels = tiles
+    fitted = quick(method=method, epochs=1).fit(images[:8], labels[:8])
+    expected = fitted.predict_proba(images[:3])
+    content = pickle.dumps(fitted)
+    trained = sum(tensor.nbytes for tensor in fitted.model_.trained_state().values())
+    assert len(content) < 1.05 * trained + 20_000  # and nothing of what is frozen
+    for other in (pickle.loads(content), copy.deepcopy(fitted)):
+        np.testing.assert_allclose(other.predict_proba(images[:3]), expected, rtol=1e-4, atol=1e-6)
+        assert other.classes_.tolist() == fitted.classes_.tolist()
+    again = fitted.predict_proba(images[:3])
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_what_was_pickled_does_not_go_onto_other_weights(tiles, monkeypatch) -> None:
+    images, labels = tiles
+    content = pickle.dumps(quick(method="linear").fit(images, labels))
+    other = load_encoder("vit_tiny_patch16_224", weights="random", image_size=64)
+    monkeypatch.setattr("medept.classifier.load_encoder", lambda *_, **__: other)
+    with pytest.raises(InputError, match="trained on other weights"):
+        pickle.loads(content)
+
+
+def test_a_table_of_images_is_one_column(tiles) -> None:
+    images, labels = tiles
+    column = pd.Series(images, name="image")
+    fitted = quick(method="linear").fit(column.to_frame(), labels)
+    np.testing.assert_array_equal(
+        fitted.predict_proba(column.to_frame()), fitted.predict_proba(images)
+    )
+    with pytest.raises(InputError, match="its column of images alone"):
+        fitted.predict(pd.DataFrame({"image": images, "label": labels}))
+
+
 def test_paths_images_and_arrays_are_the_same(tiles, tmp_path: Path) -> None:
     images, labels = tiles
     paths = []
@@ -257,3 +314,19 @@ def test_images_that_are_no_list_of_images(tiles) -> None:
     with pytest.raises(InputError, match="give a list of images"):
         classifier.predict(Image.fromarray(images[0]))
     assert len(classifier.predict(iter(images[:3]))) == 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "b", np.nan, "a"], r"label 2 \(from 0\) is missing"),
+        (["a", "b", None, "a"], r"label 2 \(from 0\) is missing"),
+        ([0.0, 1.0, float("nan"), 0.0], r"label 2 \(from 0\) is missing"),
+        (pd.array(["a", "b", pd.NA, "a"]), r"label 2 \(from 0\) is missing"),
+        ([0.5, 1.0, 2.0, 0.5], "labels such as 0.5 are measurements"),
+        ([[1, 0], [1], [0, 1], [1, 1]], "labels of different lengths"),
+    ],
+)
+def test_labels_that_cannot_be_used(tiles, labels, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        quick(method="linear").fit(tiles[0][:4], labels)

@@ -113,6 +113,22 @@ def test_predict_gives_a_row_an_image_and_a_column_a_class(
     assert (rows.p_normal + rows.p_tumour - 1).abs().max() < 1e-5
 
 
+def test_predict_reads_the_images_that_a_table_lists(
+    fitted: Path, table: Path, tmp_path: Path
+) -> None:
+    listed = pd.read_csv(table).image[[3, 1, 2]]
+    new = table.parent / "new.csv"
+    pd.DataFrame({"site": "north", "file": listed}).to_csv(new, index=False)
+    assert run("predict", fitted, new, "--out", tmp_path / "p.csv") == 0
+    new.unlink()
+    rows = pd.read_csv(tmp_path / "p.csv").set_index("image")
+    assert list(rows.index) == [str((table.parent / name).resolve()) for name in listed]
+    assert run("predict", fitted, table.parent, "--out", tmp_path / "all.csv") == 0
+    everything = pd.read_csv(tmp_path / "all.csv").set_index("image")
+    for path, row in rows.iterrows():
+        assert everything.p_tumour[str(table.parent / Path(path).name)] == row.p_tumour
+
+
 def test_predict_leaves_unreadable_images_out_when_asked(
     fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,7 +294,10 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
             ["embed", "TABLE_FOLDER", "--adapter", "FIT", "--encoder", "vit_tiny_patch16_224"],
             "brings its own encoder",
         ),
-        (["predict", "FIT", "TABLE"], "labels.csv: not an image"),
+        (["predict", "FIT", "FIT/history.csv"], "none of its columns .*rename one"),
+        (["predict", "FIT", "FIT/support.csv"], "images are missing"),
+        (["predict", "FIT", "FIT/report.html"], "report.html: not an image"),
+        (["fit", "medmnist-foo:FIT"], "medept datasets"),
         (["evaluate", "FIT", "FIT/support.csv"], "images are missing"),
         (["evaluate", "FIT", "TABLE", "TABLE"], "one table or folder"),
         (["report", "TABLE_FOLDER"], "no adapter here"),
@@ -474,7 +493,7 @@ def test_evaluate_leaves_out_what_was_learnt_from(
     printed = capsys.readouterr()
     saved = json.loads((fitted / "metrics.json").read_text())
     assert json.loads(printed.out)["accuracy"]["n"] == saved["accuracy"]["n"] < 24
-    assert "images are left out" in printed.err
+    assert "they, or others of their groups, were used for training" in printed.err
     learnt = table.parent / "learnt.csv"
     support = pd.read_csv(fitted / "support.csv")
     rows = pd.read_csv(table)
@@ -511,6 +530,11 @@ def test_evaluate_leaves_out_new_images_of_patients_it_was_fitted_to(
     later = tmp_path / "later.csv"
     rows.drop(columns="image").rename(columns={"new": "image"}).to_csv(later, index=False)
     refuse(capsys, ["evaluate", str(fitted), str(later)], "no image is left.*other patients")
+    for file in tmp_path.glob("later-*.png"):  # not the same bytes, so that patients alone tell
+        Image.open(file).rotate(90).save(file)
+    pd.read_csv(later).drop(columns="patient").to_csv(later, index=False)
+    assert run("evaluate", fitted, later) == 0
+    assert "these data have no groups, which the fit had" in capsys.readouterr().err
 
 
 def test_evaluate_leaves_out_copies_of_other_names_of_what_was_learnt_from(
@@ -530,7 +554,7 @@ def test_evaluate_leaves_out_copies_of_other_names_of_what_was_learnt_from(
     assert run("evaluate", out, copies, "--json") == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["accuracy"]["n"] == 2
-    assert "2 of 4 images are left out" in printed.err
+    assert "2 of 4 images are left out: they were used for training" in printed.err
     support.drop(columns="sha256").to_csv(out / "support.csv", index=False)
     assert run("evaluate", out, copies, "--json") == 0
     assert json.loads(capsys.readouterr().out)["accuracy"]["n"] == 4
@@ -555,6 +579,38 @@ def test_a_full_disk_is_said_and_leaves_nothing(
                     "--epochs", "1", "--method", "linear"],
            "safetensors: .*No space left on device")  # fmt: skip
     assert list(tmp_path.iterdir()) == []
+
+
+def test_stopped_it_says_how_to_go_on_and_does(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medept.training.checkpoint import Checkpoint
+
+    arguments = ("fit", table, "--out", tmp_path / "o", "--shots", 1, "--epochs", 3,
+                 "--method", "linear", "--calibrate", "none", "--device", "cpu")  # fmt: skip
+    save, saved = Checkpoint.save, []
+
+    def stop(self: Checkpoint, *state: object) -> None:
+        save(self, *state)  # type: ignore[arg-type]
+        saved.append(state)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", stop)
+    assert run(*arguments) not in (0, 2)
+    assert "Give the same command again to go on" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+    assert run(*arguments) == 0
+    assert "going on after epoch 2 of 3" in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "o" / "history.csv")) == len(saved) == 3
+
+
+def test_no_image_to_test_on_is_said_before_training(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse(capsys, ["fit", str(table), "--out", str(tmp_path / "o"), "--method", "linear",
+                    "--lr", "1e5", "--set-recipe", "optimizer=sgd"],
+           "no test images, and so no metrics: give --shots K.* training diverged")  # fmt: skip
 
 
 @pytest.mark.slow
@@ -601,6 +657,9 @@ def test_episodes_are_written_for_others_and_fit_uses_them(tmp_path: Path) -> No
     done = run(app, [*fit, "--episode", str(chosen)])
     assert done.exit_code == 0, done.output
     support = pd.read_csv(tmp_path / "fit" / "support.csv")["image"].tolist()
+    test_list = str(chosen).replace("_train_", "_test_")
+    done = run(app, [*fit[:-1], str(tmp_path / "wrong"), "--episode", test_list])
+    assert f"a list of test images; give the support set, {chosen}" in str(done.exception)
     assert support == [line.rsplit(" ", 1)[0] for line in chosen.read_text().splitlines()]
     again = run(app, ["fit", table, "--out", str(tmp_path / "other"), "--episode", "exp9"])
     assert "medept episodes" in str(again.exception)

@@ -161,7 +161,8 @@ BAD = {
     "too few cells": ("image,label\na.png,x\nb.png\n", "row 3: 1 cells, but the header has 2"),
     "open quote": ('image,label\na.png,x\n"b.png,y\n', "cannot be read as a table"),
     "nan as label": ("image,label\na.png,x\nb.png,nan\n", "row 3: no label"),
-    "NA as label": ("image,label\na.png,x\nb.png,NA\n", "row 3: no label"),
+    "NA as label": ("image,label\na.png,x\nb.png,NA\n", "row 3: no label .*'NA' stands for none"),
+    "measurements": ("image,label\na.png,0.5\nb.png,3\n", "labels such as 0.5 are measurements"),
     "what Excel writes for an error": ("image,label\na.png,x\nb.png,#N/A\n", "row 3: no label"),
     "no group": ("image,label,patient\na.png,x,p\nb.png,y,\n", "row 3: column 'patient' is empty"),
     "long name": ("image,label\na.png,x\n" + "b" * 300 + ".png,y\n", "row 3: .*no usable file"),
@@ -261,10 +262,22 @@ def test_images_may_be_elsewhere_than_the_table(folder: Path, tmp_path: Path) ->
         read(folder / "tables", "image,label\na.png,x\nb.png,y\n")
     with pytest.raises(InputError, match=r"row 3: .* leads out of .* --image-root"):
         read(folder / "tables", text.replace("a.png", "t.csv"))
+    up = "image,label\na.png,x\n../b.png,y\n"
+    with pytest.raises(InputError, match=rf"row 3: .* --image-root, such as {folder}$"):
+        read(folder / "tables", up)
+    assert read(folder / "tables", up, image_root=folder).images[1].resolve() == folder / "b.png"
+    with pytest.raises(InputError, match=r"row 3: ../../up.png leads out"):
+        read(folder / "tables", up.replace("../b", "../../up"), image_root=folder)
     with pytest.raises(InputError, match="nowhere: no such folder; check --image-root"):
         read(folder / "tables", text, image_root=folder / "nowhere")
     with pytest.raises(InputError, match="leave --image-root out"):
         read_dataset(folder, image_root=folder)
+
+
+def test_classes_that_may_be_one_are_said(folder: Path) -> None:
+    with pytest.warns(UserWarning, match="'Nevus' and 'nevus' are two classes"):
+        data = read(folder, "image,label\na.png,Nevus\nb.png,nevus\n")
+    assert data.classes == ("Nevus", "nevus")
 
 
 def test_a_name_without_a_suffix_finds_its_one_image(folder: Path) -> None:

@@ -173,9 +173,12 @@ def attach(
             interpolated over the token grid.
 
     Raises:
-        InputError: if the model has prompts already, or no self-attention that can be served.
+        InputError: if ``model`` is no module, has prompts already, or no self-attention that can
+            be served.
     """
     config = config or EmbeddedPromptConfig()
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{model!r}: give the model itself, such as timm.create_model(NAME)")
     if any(isinstance(module, EmbeddedPrompt) for module in model.modules()):
         raise InputError("this model already holds prompts: detach them first")
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -32,7 +33,7 @@ from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.evaluation.decisions import decide
 from medept.loading import EMBEDDED, load_encoder
-from medept.methods import adapt, find_method, read_settings
+from medept.methods import AdaptedEncoder, adapt, find_method, read_settings
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint
 from medept.training.cost import duration, estimate_cost, peak_memory
@@ -46,6 +47,7 @@ from medept.training.views import Views
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,10 @@ class _Support:
 def _as_list(X: Sequence[ImageLike]) -> list[ImageLike]:
     if isinstance(X, str | PathLike | Image.Image):
         raise InputError("one image was given: give a list of images, [image]")
+    if isinstance(X, pd.DataFrame):
+        if X.shape[1] != 1:
+            raise InputError("a table was given: give its column of images alone")
+        X = X.iloc[:, 0]
     images = list(X)
     if not images:
         raise InputError("no images were given: give one at least")
@@ -111,7 +117,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         calibration_: how logits become probabilities.
         precision_: what was computed in, where ``auto`` left it open.
 
-    Images are paths, PIL images or uint8 arrays, in a list or an object array (n,).
+    Images are paths, PIL images or uint8 arrays, in a list, an object array (n,) or a table's one
+    column. A fitted classifier can be pickled: what was trained is, and the encoder's name.
     """
 
     def __init__(
@@ -303,7 +310,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         fold.task_, fold.classes_ = self.task_, self.classes_
         with quietly():
             fold._fit(support, train, None)
-        return fold.decision_function([support.images[i] for i in test])
+        return fold.logits([support.images[i] for i in test])
 
     def _parameters(self, searched: dict[str, Any]) -> dict[str, Any]:
         """Recipe and settings as they are given, and beside that what a search chose."""
@@ -356,14 +363,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             progress=self._report,
         )
 
-    def decision_function(self, X: Sequence[ImageLike]) -> np.ndarray:
-        """Logits (n, C)."""
+    def logits(self, X: Sequence[ImageLike]) -> np.ndarray:
+        """Logits (n, C), before any calibration."""
         check_is_fitted(self, "model_")
         return self._run(self.model_, X)
 
+    def decision_function(self, X: Sequence[ImageLike]) -> np.ndarray:
+        """Logits (n, C); of two classes, by how much the second's is above the first's (n,)."""
+        logits = self.logits(X)
+        two_classes = self.task_ == "multiclass" and len(self.classes_) == 2
+        return logits[:, 1] - logits[:, 0] if two_classes else logits
+
     def predict_proba(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Probabilities (n, C): a row sums to 1, but for multi-label data."""
-        logits = self.decision_function(X)
+        logits = self.logits(X)
         return self.calibration_.probabilities(logits, self.task_)
 
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
@@ -445,12 +458,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         encoder = load_encoder(info.encoder.name, weights=weights)
         if encoder.preprocessing.size != size:
             encoder = load_encoder(info.encoder.name, weights=weights, image_size=size[0])
-        if encoder.fingerprint != info.encoder.sha256:
-            raise InputError(
-                f"{folder}: this adapter was trained on other weights of {encoder.name!r} "
-                f"(SHA-256 {info.encoder.sha256[:12]}..., here {encoder.fingerprint[:12]}...): "
-                "give the right file with --encoder-weights"
-            )
+        model = _adapted(encoder, state, info, str(folder))
         self = cls(
             info.encoder.name,
             info.method,
@@ -470,6 +478,39 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.precision_ = info.precision
         self.recipe_ = make_recipe(**info.recipe)
         self.calibration_ = info.calibration
-        self.model_ = adapt(encoder, info.method, len(info.classes), info.settings)
-        self.model_.load_trained_state(state)
+        self.model_ = model
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: of the model what an adapter file holds, without the encoder."""
+        state = dict(super().__getstate__())
+        if (model := state.pop("model_", None)) is not None:
+            state["_adapter"] = model.trained_state(), self.info()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load the encoder again, by its name, and put the adapter into it."""
+        adapter = state.pop("_adapter", None)
+        super().__setstate__(state)
+        if adapter is not None:
+            trained, info = adapter
+            self.model_ = _adapted(self._encoder(), trained, info, "what was pickled")
+
+
+def _adapted(
+    encoder: Encoder, state: dict[str, Tensor], info: AdapterInfo, where: str
+) -> AdaptedEncoder:
+    """The model of a saved adapter.
+
+    Raises:
+        InputError: if the encoder's weights are not those it was trained on.
+    """
+    if encoder.fingerprint != info.encoder.sha256:
+        raise InputError(
+            f"{where}: this adapter was trained on other weights of {encoder.name!r} "
+            f"(SHA-256 {info.encoder.sha256[:12]}..., here {encoder.fingerprint[:12]}...): "
+            "give the right file with --encoder-weights"
+        )
+    model = adapt(encoder, info.method, len(info.classes), info.settings)
+    model.load_trained_state(state)
+    return model

@@ -79,6 +79,8 @@ def fit(
     checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
     support, test = draw(data, classifier, shots, episode)
     _say_what_is_unused(data)
+    if not len(test):
+        logger.warning("no test images, and so no metrics: %s", _why_no_test(shots))
     _warn_of_unlearnt(support)
     if not is_main_process():
         fit_support(classifier, support, checkpoint)
@@ -141,6 +143,12 @@ def _say_what_is_unused(data: LabelledImages) -> None:
     count = 0 if data.splits is None else int(np.equal(data.splits, "val").sum())
     if count:
         logger.info("%d val images are not used: settings are chosen inside the support set", count)
+
+
+def _why_no_test(shots: int | float | None) -> str:
+    if shots is None:
+        return "give --shots K, or a table with a `split` column"
+    return "every image, or another of its group, is a support image"
 
 
 def _warn_of_unlearnt(support: LabelledImages) -> None:

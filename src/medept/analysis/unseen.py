@@ -41,10 +41,12 @@ def unseen(data: LabelledImages, folders: Sequence[Path]) -> LabelledImages:
             "images of other patients"
         )
     if left.sum() < wanted:
+        others = "" if data.groups is None else ", or others of their groups,"
         logger.info(
-            "%d of %d images are left out: they, or others of their groups, were used for training",
+            "%d of %d images are left out: they%s were used for training",
             wanted - left.sum(),
             wanted,
+            others,
         )
     return data.subset(np.flatnonzero(left))
 
@@ -64,6 +66,11 @@ def _seen(data: LabelledImages, folders: Sequence[Path]) -> np.ndarray:
     for i, (name, image) in enumerate(zip(data.names, data.images, strict=True)):
         seen[i] = normpath(name) in names or (bool(hashes) and file_hash(image) in hashes)
     if data.groups is None:
+        if groups:
+            logger.warning(
+                "these data have no groups, which the fit had: images of patients it was fitted to "
+                "may be left among them; name their column with --group-column"
+            )
         return seen
     return np.isin(data.groups, [*groups, *data.groups[seen]])
 

@@ -147,6 +147,17 @@ class Run(_Strict):
 
     @property
     def id(self) -> str:
-        """A name that depends on what the run is, and on nothing else."""
-        text = json.dumps(self.model_dump(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """A name that depends on what the run is, and on nothing else.
+
+        The defaults of its method and recipe are part of that: once they change, it is another run.
+        """
+        from medept.methods import read_settings
+        from medept.training.recipes import make_recipe
+
+        method = self.method.method
+        recipe, changes = self.method.recipe_within(self.recipe)
+        whole = self.model_dump() | {
+            "settings": read_settings(method, self.method.settings).model_dump(),
+            "whole_recipe": make_recipe(recipe, method, **changes).model_dump(),
+        }
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]

@@ -97,8 +97,9 @@ def _refuse_others(out: Path, rows: list[dict[str, Any]], runs: dict[str, Run]) 
         name = tuple(describe(run)[part] for part in NAMED_BY)
         if taken.get(name, run.id) != run.id:
             raise InputError(
-                f"{out} holds another run of {run.label} on {run.data}, with other settings or "
-                "from another place: give another folder with --out"
+                f"{out} holds another run of {run.label} on {run.data}: with other settings, from "
+                "another place, or by defaults that have changed since; give another folder with "
+                "--out"
             )
 
 

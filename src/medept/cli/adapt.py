@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from medept.cli.app import ADAPT, app
-from medept.cli.console import notes, print_json, print_metrics, progress_bars
+from medept.cli.console import notes, print_json, print_metrics, progress_bars, resumable
 from medept.cli.options import (
     Columns,
     Device,
@@ -169,7 +169,7 @@ def fit(
     if prompt_length is not None:
         settings["length"] = prompt_length
     table = open_dataset(data, **columns)
-    with progress_bars() as report:
+    with resumable(), progress_bars() as report:
         classifier = FewShotClassifier(
             encoder,
             method,
@@ -193,7 +193,7 @@ def fit(
     if as_json:
         print_json(_as_dict(result))
     else:
-        _show(result, all_are_support=shot_count is None)
+        _show(result)
 
 
 def _as_dict(result: FitResult) -> dict[str, object]:
@@ -210,7 +210,7 @@ def _as_dict(result: FitResult) -> dict[str, object]:
     }
 
 
-def _show(result: FitResult, *, all_are_support: bool) -> None:
+def _show(result: FitResult) -> None:
     info, out = result.info, result.folder
     notes.print(
         f"{info.method} on {info.encoder.name}: {info.trainable_parameters:,} trained parameters, "
@@ -219,10 +219,6 @@ def _show(result: FitResult, *, all_are_support: bool) -> None:
     notes.print(f"Probabilities: {info.calibration}")
     if result.evaluation:
         print_metrics(result.evaluation)
-    elif all_are_support:
-        notes.print("No test images: give --shots K, or a table with a `split` column.")
-    else:
-        notes.print("No test images: every image, or another of its group, is a support image.")
     notes.print(
         f"Written to {out}: open {out}/report.html to read about it.\n"
         f"Next: medept predict {quote(str(out))} IMAGES... --out predictions.csv"

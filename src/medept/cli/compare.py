@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from medept.cli.app import COMPARE, app
-from medept.cli.console import notes, print_json, progress_bars, results
+from medept.cli.console import notes, print_json, progress_bars, results, resumable
 from medept.cli.options import (
     Columns,
     ImageSize,
@@ -105,7 +105,7 @@ def bench(
             {"name": encoder or "embedded", "weights": weights, "image_size": image_size}
         ]
     chosen = read_suite(suite, **changes).part(methods=method, episodes=episodes)
-    with progress_bars() as report:
+    with resumable(), progress_bars() as report:
         rows = run_suite(
             chosen,
             out,

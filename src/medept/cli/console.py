@@ -62,6 +62,16 @@ def print_metrics(evaluation: Evaluation) -> None:
 
 
 @contextmanager
+def resumable() -> Iterator[None]:
+    """Tell whoever stops the work (Ctrl-C) that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        notes.print("\nStopped. Give the same command again to go on.")
+        raise
+
+
+@contextmanager
 def progress_bars() -> Iterator[Report]:
     """Progress bars with an estimate of the time left, on standard error.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from medept.cli.app import DATA, app
-from medept.cli.console import notes, print_json, progress_bars, results
+from medept.cli.console import notes, print_json, progress_bars, results, resumable
 from medept.cli.options import Columns, Device, Json, with_columns
 from medept.errors import InputError
 
@@ -28,7 +28,7 @@ def check(
 ) -> None:
     """Look for what would flatter a result: copies, patients on both sides, labels that look wrong.
 
-    Exit code 1 if anything would.
+    Exit code 1 if anything would, or an image cannot be read.
     """
     from medept import jobs
     from medept.data.sources import open_dataset
@@ -45,7 +45,7 @@ def check(
         results.print(check_page.as_text(found, data.name))
         if out is not None:
             notes.print(f"Written to {out}: check.html, findings.csv")
-    raise typer.Exit(int(found.flatters))
+    raise typer.Exit(int(found.flatters or found.unreadable))
 
 
 @app.command(rich_help_panel=DATA)
@@ -142,7 +142,7 @@ def shrink(
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise InputError(f"{out}: inside the folder that is copied; name one beside it")
     images = open_dataset(data, **columns)
-    with progress_bars() as report:
+    with resumable(), progress_bars() as report:
         table = write_shrunk(images, out, pixels=pixels, progress=report)
     if as_json:
         print_json({"table": str(table), "images": len(images)})
@@ -166,7 +166,7 @@ def tiles(
     """Cut the tissue of a whole slide into tiles; run it again to go on after a stop."""
     from medept.data.slides import write_tiles
 
-    with progress_bars() as report:
+    with resumable(), progress_bars() as report:
         table = write_tiles(
             slide, out, size=size, mpp=mpp, slide_mpp=slide_mpp, tissue=tissue, progress=report
         )

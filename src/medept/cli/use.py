@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 def predict(
     adapter: AdapterFolder,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES", help="Image files, or folders of them.")
+        list[Path],
+        typer.Argument(metavar="IMAGES", help="Image files, folders of them, or tables."),
     ],
     out: Annotated[Path, typer.Option(help="CSV file to write: one row an image.")],
     skip_unreadable: Annotated[
@@ -54,7 +55,7 @@ def predict(
 ) -> None:
     """Probabilities of each class for new images."""
     from medept import jobs
-    from medept.data.folders import find_images
+    from medept.data.unlabelled import find_images
 
     if form is not None and skip_unreadable:
         raise InputError("a submission has a row for every image: leave --skip-unreadable out")
@@ -133,7 +134,8 @@ def evaluate(
 @app.command(rich_help_panel=ADAPT)
 def embed(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES", help="Image files, or folders of them.")
+        list[Path],
+        typer.Argument(metavar="IMAGES", help="Image files, folders of them, or tables."),
     ],
     out: Annotated[
         Path,
@@ -155,7 +157,7 @@ def embed(
     """Features of images: one row an image."""
     from medept import jobs
     from medept.classifier import FewShotClassifier
-    from medept.data.folders import find_images
+    from medept.data.unlabelled import find_images
 
     if adapter and (encoder != "embedded" or image_size):
         raise InputError("--adapter brings its own encoder: leave --encoder and --image-size out")

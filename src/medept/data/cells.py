@@ -12,6 +12,8 @@ import pandas as pd
 
 from medept.errors import InputError
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -68,7 +70,7 @@ def read_table(path: Path) -> Table:
         InputError: if it cannot be read, has no rows, or two columns of one name.
     """
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".txt", ".parquet"):
+    if suffix not in TABLE_SUFFIXES:
         raise InputError(f"{path}: a table must be .csv, .tsv or .parquet; save it as one")
     try:
         frame = _read_parquet(path) if suffix == ".parquet" else _read_csv(path)

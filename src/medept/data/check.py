@@ -70,6 +70,11 @@ class Check:
         """Whether any finding does."""
         return any(finding.flatters for finding in self.findings)
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether any image cannot be read."""
+        return any(finding.kind == "unreadable" for finding in self.findings)
+
 
 @dataclass(frozen=True)
 class _Seen:

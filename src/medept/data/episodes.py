@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def draw_episode(data: LabelledImages, shots: int | float | None, seed: int = 0)
         InputError: if a group is in both train and test, or a class has no image to learn from.
 
     Warns:
-        UserWarning: for each class that has fewer shots than asked for, or none to test on.
+        UserWarning: of classes that have fewer shots than asked for, or none to test on.
     """
     if shots is not None and not (0 < shots < 1 or shots == int(shots) >= 1):
         raise InputError(f"{shots} shots: ask for 1 at least, for a share such as 20%, or for all")
@@ -103,9 +103,13 @@ def read_episode(data: LabelledImages, file: Path) -> Episode:
     none, the test rows of the ``split`` column, or else all that shares no group with the support.
 
     Raises:
-        InputError: if a line names no image of ``data`` or another label than it has, a test image
-            is also learnt from, or shares its group with one that is.
+        InputError: if it is the list of the test set, a line names no image of ``data`` or another
+            label than it has, a test image is also learnt from, or shares its group with one that
+            is.
     """
+    learnt = file.with_name(file.name.replace("_test_", "_train_"))
+    if learnt != file and learnt.is_file():
+        raise InputError(f"{file}: a list of test images; give the support set, {learnt}")
     support, groups = _rows(data, file), _groups(data)
     beside = file.with_name(file.name.replace("_train_", "_test_"))
     if beside != file and beside.is_file():
@@ -161,6 +165,7 @@ def _draw(
     members = [set(groups[pool[has_label[pool, c]]].tolist()) for c in range(len(data.classes))]
     support = np.zeros(len(data), dtype=bool)
     drawn: set[str] = set()
+    fewer = []
     for c, name in enumerate(data.classes):
         if not members[c]:
             raise InputError(
@@ -173,11 +178,13 @@ def _draw(
         drawn.update(taken)
         support[pool] |= has_label[pool, c] & np.isin(groups[pool], taken)
         if len(taken) < count:
-            warnings.warn(
-                f"class {name!r} has {len(members[c])} shot{'s' * (len(members[c]) != 1)} in all: "
-                f"{len(taken)} of the {count} asked for were drawn",
-                stacklevel=3,
-            )
+            fewer.append(f"{name} ({len(taken)} of {len(members[c])})")
+    if fewer:
+        warnings.warn(
+            f"{_classes(fewer)} fewer shots than the {shots if shots >= 1 else format(shots, '.0%')}"
+            f" asked for (those drawn of those there are): {_some(fewer)}",
+            stacklevel=3,
+        )
     return np.flatnonzero(support)
 
 
@@ -207,11 +214,23 @@ def _has_label(data: LabelledImages) -> np.ndarray:
 
 
 def _warn_of_untested(data: LabelledImages, test: np.ndarray) -> None:
-    for c in np.flatnonzero(~_has_label(data)[test].any(axis=0)):
+    untested = [
+        data.classes[c] for c in np.flatnonzero(~_has_label(data)[test].any(axis=0)).tolist()
+    ]
+    if untested:
         warnings.warn(
-            f"class {data.classes[c]!r}: all its shots are learnt from and none is left to test on",
+            f"{_classes(untested)} no image left to test on, as all are learnt from: "
+            f"{_some(untested)}",
             stacklevel=3,
         )
+
+
+def _classes(names: Sequence[str]) -> str:
+    return "1 class has" if len(names) == 1 else f"{len(names)} classes have"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
 
 
 def _rank(seed: int, *names: str) -> bytes:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
-from medept.data.dicom import split_frame
 from medept.data.images import is_image
 from medept.data.labels import natural
 from medept.errors import InputError
@@ -64,23 +62,3 @@ def images_below(root: Path, folder: Path) -> list[Path]:
         if any(unicodedata.category(c) == "Cs" for c in image.name):  # a lone surrogate
             raise InputError(f"{str(image)!r}: its name is not UTF-8 text; rename it")
     return images
-
-
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images among files and folders (searched through), in order of name within a folder.
-
-    Raises:
-        InputError: if a path does not exist, or a folder holds no image, or a link out of it.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = images_below(path, path)
-            if not inside:
-                raise InputError(f"{path}: no image in this folder")
-            found += inside
-        elif split_frame(path)[0].exists():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such file or folder")
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from medept.data.cells import Table
 from medept.errors import InputError
 
 NO_LABEL = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})
+
+_CUT = "a class needs a name; cut them into classes first, or give other labels"
 
 
 def read_targets(
@@ -38,9 +41,11 @@ def read_targets(
         return _targets_of_lists(path, texts, classes)
     for row, text in texts.items():
         if not text:
+            written = table.texts(columns[0])[row]
+            means = f" ({written!r} stands for none)" if written else ""
             raise InputError(
-                f"{path}, row {row}: no label in column {columns[0]!r}; fill it in or remove the "
-                "row"
+                f"{path}, row {row}: no label in column {columns[0]!r}{means}; fill it in or "
+                "remove the row"
             )
     names = class_names(path, sorted(set(texts.values()), key=natural), classes)
     place = {name: i for i, name in enumerate(names)}
@@ -61,7 +66,12 @@ def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndar
     Raises:
         InputError: if a label is missing, unknown, or the only one there is.
     """
-    labels = np.asarray(y)
+    try:
+        labels = np.asarray(y)
+    except ValueError as error:
+        raise InputError(
+            "labels of different lengths: give (n,) labels, or (n, C) of 0 and 1"
+        ) from error
     if labels.ndim == 2:
         if not np.isin(labels, (0, 1)).all():
             raise InputError("multi-label targets must be 0 or 1")
@@ -71,9 +81,11 @@ def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndar
         return labels.astype(np.uint8), np.asarray(names)
     if labels.ndim != 1 or not len(labels):
         raise InputError(f"labels of shape {labels.shape}: give (n,) labels or (n, C) of 0 and 1")
-    missing = np.flatnonzero(pd.isna(labels))
+    missing = np.flatnonzero(pd.isna(np.asarray(y, dtype=object)))  # not yet the text "nan"
     if len(missing):
         raise InputError(f"label {missing[0]} (from 0) is missing: give one, or drop the image")
+    if labels.dtype.kind == "f" and (labels % 1).any():
+        raise InputError(f"labels such as {labels[labels % 1 > 0][0]} are measurements: {_CUT}")
     found, targets = np.unique(labels, return_inverse=True)
     if len(found) < 2:
         raise InputError(f"all labels are {str(found[0])!r}: at least two classes are needed")
@@ -150,7 +162,24 @@ def class_names(
         raise InputError(
             f"{source}: the only label is {', '.join(found) or 'none'}; at least two are needed"
         )
+    if all(map(_is_number, found)) and (parts := [name for name in found if float(name) % 1]):
+        raise InputError(f"{source}: labels such as {parts[0]} are measurements: {_CUT}")
+    _warn_of_alike(source, found)
     return tuple(found)
+
+
+def _warn_of_alike(source: Path, names: Sequence[str]) -> None:
+    """Two classes that may be one, written in two ways."""
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = "".join(name.casefold().split())
+        if plain in seen:
+            warnings.warn(
+                f"{source}: {seen[plain]!r} and {name!r} are two classes; if they are meant to be "
+                "one, write them alike",
+                stacklevel=2,
+            )
+        seen[plain] = name
 
 
 def label(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ def read_dataset(
         group_column: patient, study or lesion; default: a usual name, if it is there, or else
             the patients of DICOM files (:func:`medept.data.dicom.groups_of`).
         image_root: the folder that paths in the table are relative to, and all images are in;
-            default: the table's. A path without a suffix finds the one image of that name.
+            default: the table's. Paths that lead out of it, ``../images/1.png``, are tried from
+            where the table is. A path without a suffix finds the one image of that name.
         classes: the only classes allowed, in this order (default: those found, sorted).
         task: what one label column means; default: multi-label if a ``|`` stands anywhere in it.
 
@@ -138,12 +140,15 @@ def read_dataset(
                 raise InputError(f"{path}: its images are inside it; leave --image-root out")
             return _read_folder(path, classes)
         if not path.exists():
-            raise InputError(f"{path}: no such table or folder; check the path")
+            known = " (`medept datasets` lists those known by name)" if ":" in str(path) else ""
+            raise InputError(f"{path}: no such table or folder{known}; check the path")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check it") from error
     table = read_table(path)
     named = {image_column, group_column, label_column, *_parts(label_column)}
-    image_column = _column(table, image_column, IMAGE_COLUMNS, named, "--image-column")
+    image_column = _column(
+        table, image_column, IMAGE_COLUMNS, named, "say which one it is with --image-column"
+    )
     group_column = _optional_column(table, group_column, GROUP_COLUMNS, named)
     split_column = _optional_column(table, None, ("split",), named)
     frame_column = _optional_column(table, None, ("frame",), named)
@@ -151,9 +156,7 @@ def read_dataset(
     label_columns = _label_columns(table, label_column, taken)
     for column in taken.intersection(label_columns):
         raise InputError(f"{path}: column {column!r} cannot be the label and something else too")
-    names = table.filled(image_column)
-    if frame_column is not None:
-        names = _with_frames(path, names, table.filled(frame_column))
+    names = _image_names(table, image_column, frame_column)
     images = _locate(path, names, path.parent if image_root is None else Path(image_root))
     targets, found = read_targets(table, label_columns, classes, task)
     return LabelledImages(
@@ -164,6 +167,18 @@ def read_dataset(
         groups=_groups(table, group_column) if group_column else groups_of(images),
         splits=None if split_column is None else _splits(table, split_column),
     )
+
+
+def read_image_column(path: Path) -> tuple[Path, ...]:
+    """The images that a table lists, whatever else is in it.
+
+    Raises:
+        InputError: as :func:`read_dataset` does.
+    """
+    table = read_table(path)
+    column = _column(table, None, IMAGE_COLUMNS, set(), "rename one")
+    frames = _optional_column(table, None, ("frame",), set())
+    return _locate(path, _image_names(table, column, frames), path.parent)
 
 
 def _read_folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
@@ -193,13 +208,13 @@ def _column(
     given: str | None,
     usual: Sequence[str],
     named: set[str | None],
-    option: str,
+    remedy: str,
 ) -> str:
     name = _optional_column(table, given, usual, named)
     if name is None:
         raise InputError(
             f"{table.path}: none of its columns ({', '.join(table.columns)}) is named "
-            f"{', '.join(usual[:4])}...; say which one it is with {option}"
+            f"{', '.join(usual[:4])}...; {remedy}"
         )
     return name
 
@@ -221,7 +236,7 @@ def _optional_column(
 
 def _label_columns(table: Table, given: str | None, taken: set[str | None]) -> list[str]:
     if given is not None and given not in table.columns:
-        return [_column(table, name, (), set(), "--label-column") for name in _parts(given)]
+        return [_column(table, name, (), set(), "") for name in _parts(given)]
     name = _optional_column(table, given, LABEL_COLUMNS, taken)
     if name is not None:
         return [name]
@@ -251,6 +266,8 @@ def _locate(path: Path, names: dict[int, str], folder: Path) -> tuple[Path, ...]
     for row, name in names.items():
         try:
             image = _image_file(root / name)
+            if not image.resolve().is_relative_to(root):  # ../images/1.png, from where the table is
+                image = _image_file(path.parent / name)
             place = image.resolve()
             exists = split_frame(place)[0].is_file()
         except (OSError, RuntimeError, ValueError) as error:
@@ -260,8 +277,9 @@ def _locate(path: Path, names: dict[int, str], folder: Path) -> tuple[Path, ...]
             ) from error
         if not place.is_relative_to(root):
             raise InputError(
-                f"{path}, row {row}: {name} leads out of {root}; give the folder that holds all "
-                "images with --image-root"
+                f"{path}, row {row}: {name} leads out of {root}; give a folder that holds all "
+                "images with --image-root, such as "
+                f"{Path(os.path.commonpath([root, place.parent]))}"
             )
         if place in rows:
             raise InputError(
@@ -290,11 +308,16 @@ def _image_file(path: Path) -> Path:
     return found[0] if len(found) == 1 else path
 
 
-def _with_frames(path: Path, names: dict[int, str], frames: dict[int, str]) -> dict[int, str]:
+def _image_names(table: Table, column: str, frame_column: str | None) -> dict[int, str]:
+    """What each row calls its image, with its frame where there is a column of them."""
+    names = table.filled(column)
+    if frame_column is None:
+        return names
+    frames = {row: label(frame) for row, frame in table.filled(frame_column).items()}
     for row, frame in frames.items():
-        if not re.fullmatch(r"[1-9][0-9]{0,8}", label(frame)):
-            raise InputError(f"{path}, row {row}: frame {frame!r}; frames are counted from 1")
-    return {row: f"{name}#{label(frames[row])}" for row, name in names.items()}
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", frame):
+            raise InputError(f"{table.path}, row {row}: frame {frame!r}; frames count from 1")
+    return {row: f"{name}#{frames[row]}" for row, name in names.items()}
 
 
 def _groups(table: Table, column: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -29,6 +30,8 @@ from medept.training.views import Views
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -142,6 +145,8 @@ def _epochs(
     rates = [group["lr"] for group in optimizer.param_groups]
     steps = math.ceil(images / recipe.batch_size)
     history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
+    if history:
+        logger.info("going on after epoch %d of %d", len(history), recipe.epochs)
     step_model = accelerator.prepare(model) if accelerator.num_processes > 1 else model
     stepper = accelerator.prepare(optimizer)
     for epoch in range(len(history), recipe.epochs):

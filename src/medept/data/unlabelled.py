@@ -1,0 +1,38 @@
+"""Images without labels: files, folders of them, and tables that list them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medept.data.cells import TABLE_SUFFIXES
+from medept.data.dicom import split_frame
+from medept.data.folders import images_below
+from medept.data.table import read_image_column
+from medept.errors import InputError
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The images among files, folders (searched through, in order of name) and tables.
+
+    A table's column of images has a usual name (``image``, ``path``, ...), and its paths are
+    relative to where the table is.
+
+    Raises:
+        InputError: if a path does not exist, a folder holds no image or a link out of it, or a
+            table has no column of images, or names some that are missing.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = images_below(path, path)
+            if not inside:
+                raise InputError(f"{path}: no image in this folder")
+            found += inside
+        elif not split_frame(path)[0].exists():
+            raise InputError(f"{path}: no such file or folder")
+        elif path.suffix.lower() in TABLE_SUFFIXES:
+            found += read_image_column(path)
+        else:
+            found.append(path)
+    return found
