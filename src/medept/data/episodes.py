@@ -180,9 +180,10 @@ def _draw(
         if len(taken) < count:
             fewer.append(f"{name} ({len(taken)} of {len(members[c])})")
     if fewer:
+        asked = shots if shots >= 1 else f"{shots:.0%}"
         warnings.warn(
-            f"{_classes(fewer)} fewer shots than the {shots if shots >= 1 else format(shots, '.0%')}"
-            f" asked for (those drawn of those there are): {_some(fewer)}",
+            f"{_classes(fewer)} fewer shots than the {asked} asked for (those drawn of those "
+            f"there are): {_some(fewer)}",
             stacklevel=3,
         )
     return np.flatnonzero(support)
