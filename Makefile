@@ -1,4 +1,4 @@
-# make demo: set up, and the whole story on data that medept draws itself
+# make demo: set up, and a complete run on synthetic images
 # make test: set up, and lint, types and tests
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,7 +25,7 @@ $(BIN)/pip:
 
 $(VENV)/.installed: $(BIN)/pip pyproject.toml
 	@echo 'Setting up in $(VENV): a few minutes and about 7 GB the first time.'
-	$(BIN)/pip install -q -e .
+	$(BIN)/pip install -q -e '.[bench,peft,tune]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/pip pyproject.toml

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor
 
@@ -44,6 +45,7 @@ class AdapterInfo(BaseModel):
     encoder_weights: str | None = None
     task: Literal["multiclass", "multilabel"]
     classes: list[str]
+    label_type: Literal["text", "int", "float", "bool"] = "text"
     method: str
     settings: dict[str, Any]
     recipe: dict[str, Any]
@@ -53,6 +55,12 @@ class AdapterInfo(BaseModel):
     trainable_parameters: int
     support_images: int
     versions: dict[str, str]
+
+    def labels(self) -> np.ndarray:
+        """The classes (C,) as they were given to be learnt."""
+        if self.label_type == "bool":
+            return np.asarray([name == "True" for name in self.classes])
+        return np.asarray(self.classes).astype({"text": "U"}.get(self.label_type, self.label_type))
 
     @model_validator(mode="after")
     def _calibration_fits(self) -> AdapterInfo:

@@ -19,8 +19,9 @@ logsumexp, and ds_i = -(dO . O)_i exp(s_i - logaddexp(z_i, s_i)). The same numbe
   ``torch.compile`` alone; on the CPU without gradients, to compare.
 
 ``auto`` takes ``fused`` where the device has such a kernel and nothing stands in its way, else
-``extra_key``, and never ``flex``, which on an H100 is at best as fast (docs/speed.md); nor is
-there cuDNN's kernel, which is slower there than flash attention. :func:`choose_kernel` tells which.
+``extra_key``, and never ``flex``, which on an H100 is at best as fast (docs/speed.md). cuDNN's
+kernel is left out: it is slower there than flash attention. :func:`choose_kernel` tells which is
+taken.
 """
 
 from __future__ import annotations
@@ -267,7 +268,12 @@ def _alike(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> tuple[Tensor, Tensor, 
             f"queries {queries}, keys {keys} and values {values} do not fit: they must be "
             "(B, H, T, d), (B, H, S, d) and (B, H, S, e), or have fewer key heads with enable_gqa"
         )
-    return q, k, v
+    return _dense(q), _dense(k), _dense(v)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """With the numbers of a row side by side, as the fused kernels suppose without looking."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def first(count: int, x: Tensor) -> Tensor:

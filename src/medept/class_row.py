@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medept.attachment import Divert
+
+_ONE_AT_A_TIME = RLock()
+"""Modules are changed while they compute: threads take turns."""
 
 
 @contextmanager
@@ -38,6 +42,7 @@ def class_row_only(model: nn.Module) -> Iterator[None]:
         return arguments[0][:, :1], *arguments[1:]
 
     with ExitStack() as stack:
+        stack.enter_context(_ONE_AT_A_TIME)
         prompt = getattr(last.attn, "embedded_prompt", None)
         recording = prompt is not None and prompt.recording
         if prompt is None:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from medept.adapter import (
@@ -26,7 +26,7 @@ from medept.adapter import (
     load_adapter,
     save_adapter,
 )
-from medept.data.images import ImageLike
+from medept.data.images import ImageLike, image_key
 from medept.data.labels import encode_labels
 from medept.encoders import Encoder, Preprocessing
 from medept.errors import InputError
@@ -52,12 +52,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+_LABEL_TYPES: dict[str, Literal["int", "float", "bool"]] = {
+    "i": "int", "u": "int", "f": "float", "b": "bool",
+}  # fmt: skip
+"""What NumPy's kinds of labels are called in an adapter; any other is text."""
+
+
 @dataclass
 class _Support:
     """The support set, and what fits to parts of it share: views, and what is computed of them."""
 
     images: Sequence[ImageLike]
     targets: np.ndarray
+    groups: np.ndarray | None
     kept: Kept
     _views: Views | None = None
 
@@ -100,7 +107,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             as ``{"optimizer": "sgd", "views": 4}``.
         tune: how many settings and learning rates to try by cross-validation over groups inside
             the support set; 0: take those given. What is given is not searched over.
-        seed: of initial values, views and order: the same seed gives the same bits on one CPU.
+        seed: of initial values, views and order: the same seed gives the same bits on one CPU, in
+            one precision.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         calibrate: how logits become probabilities: ``temperature``, ``vector`` or ``isotonic``
@@ -167,7 +175,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         *,
         groups: np.ndarray | None = None,
         classes: Sequence[str] | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: str | Path | None = None,
     ) -> FewShotClassifier:
         """Train on the support set.
 
@@ -192,21 +200,23 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if len(images) != len(targets):
             raise InputError(f"{len(images)} images but {len(targets)} labels were given")
         groups = None if groups is None else np.asarray(groups)
+        if groups is not None and groups.shape != (len(images),):
+            raise InputError(f"groups of shape {groups.shape} for {len(images)} images")
         read_settings(self.method, self.settings)  # before anything takes time
         with Kept() as kept:
-            support = _Support(images, targets, kept)
-            self._fit(support, np.arange(len(targets)), groups, checkpoint)
+            support = _Support(images, targets, groups, kept)
+            self._fit(support, np.arange(len(targets)), checkpoint)
         return self
 
     def _fit(
         self,
         support: _Support,
         rows: np.ndarray,
-        groups: np.ndarray | None,
-        checkpoint: Path | None = None,
+        checkpoint: str | Path | None = None,
     ) -> None:
-        """Train on some rows of the support set, whose groups (rows,) are given."""
+        """Train on some rows of the support set."""
         targets = support.targets[rows]
+        groups = None if support.groups is None else support.groups[rows]
         held = rows if groups is None else groups
         accelerator = make_accelerator(self.device, self.precision)
         found = self._tuned(support, held) if self.tune else {}
@@ -216,8 +226,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.calibration_ = Calibration()
         state = None
         if checkpoint is not None:
-            key = [self.info().model_dump(), [str(x) for x in support.images], targets.tolist()]
-            state = Checkpoint(checkpoint, key)
+            content = [image_key(image) for image in support.images]
+            key = [self.info().model_dump(), content, targets.tolist()]
+            state = Checkpoint(Path(checkpoint), key)
         folds = self._folds(targets, held)
         self.model_.to(accelerator.device)
         preprocessing = self.model_.encoder.preprocessing
@@ -269,8 +280,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _build(self, recipe_settings: dict[str, Any], settings: dict[str, Any]) -> None:
         """Set the recipe and the adapted encoder, untrained."""
         self.recipe_ = make_recipe(self.recipe, self.method, **recipe_settings)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
             self.model_ = adapt(self._encoder(), self.method, len(self.classes_), settings)
 
     def _encoder(self) -> Encoder:
@@ -304,12 +315,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Args:
             parameters: what a search chose.
         """
-        fold = clone(self).set_params(
-            tune=0, calibrate="none", progress=None, **self._parameters(parameters)
-        )
+        alike = self.get_params(deep=False) | self._parameters(parameters)
+        fold = type(self)(**(alike | {"tune": 0, "calibrate": "none", "progress": None}))
         fold.task_, fold.classes_ = self.task_, self.classes_
         with quietly():
-            fold._fit(support, train, None)
+            fold._fit(support, train)
         return fold.logits([support.images[i] for i in test])
 
     def _parameters(self, searched: dict[str, Any]) -> dict[str, Any]:
@@ -418,6 +428,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             encoder_weights=None if local is None else str(local),
             task=self.task_,
             classes=[str(name) for name in self.classes_],
+            label_type=_LABEL_TYPES.get(self.classes_.dtype.kind, "text"),
             method=self.method,
             settings=self.model_.settings.model_dump(),
             recipe=self.recipe_.model_dump(),
@@ -473,7 +484,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             progress=progress,
         )
         self.task_ = info.task
-        self.classes_ = np.asarray(info.classes)
+        self.classes_ = info.labels()
         self.support_images_ = info.support_images
         self.precision_ = info.precision
         self.recipe_ = make_recipe(**info.recipe)

@@ -1,4 +1,4 @@
-"""The whole story on data that medept draws itself: no network, no data set, a few minutes."""
+"""A complete run on synthetic images: no network, no data set, a few minutes."""
 
 from __future__ import annotations
 

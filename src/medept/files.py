@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PARTIAL = ".partial-"
 """Before the name of what is not yet whole."""
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet may run (OWASP's list)."""
+
 _NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
@@ -53,6 +56,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise InputError(
             f"{folder}: exists already and is not an empty folder; name another or remove it"
         )
+    if not folder.name:
+        raise InputError(f"{folder}: name a new folder to write")
     partial = folder.with_name(f"{PARTIAL}{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     _make_folder(partial)
@@ -112,16 +117,21 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
             harmless.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
 
 
+def as_written(cell: str) -> str:
+    """A cell of :func:`write_table` as it was before that made it harmless."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+
+
 def _harmless(column: pd.Series) -> pd.Series:
     """The column with no cell that a spreadsheet would run as a formula.
 
-    Such a cell (OWASP's list of first characters) gets an apostrophe before it, or, where it names
-    an image, ``./``, so that it remains a path. Numbers stay as they are.
+    Such a cell gets an apostrophe before it, or, where it names an image, ``./``, so that it
+    remains a path. Numbers stay as they are.
     """
     before = "./" if column.name == "image" else "'"
 
     def cell(value: Any) -> Any:
-        if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        if not isinstance(value, str) or not value.startswith(_FORMULA):
             return value
         return value if _NUMBER.fullmatch(value) else before + value
 

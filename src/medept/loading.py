@@ -42,7 +42,7 @@ def load_encoder(
     Raises:
         InputError: if the name is unknown, the weights cannot be had or do not fit.
     """
-    library, _, rest = name.rpartition(":")
+    library, _, rest = name.partition(":")
     if name == EMBEDDED:
         encoder = _load_embedded(weights)
     elif library == "transformers":

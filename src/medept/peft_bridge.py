@@ -22,6 +22,7 @@ from peft.utils import PeftType, register_peft_method
 from torch import nn
 
 from medept.attachment import Divert
+from medept.errors import InputError
 from medept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
 from medept.survey import AttentionSite, find_attentions, use_sdpa
 
@@ -90,6 +91,8 @@ class EptLayer(nn.Module, BaseTunerLayer):
         active = [name for name in self.active_adapters if name in self.ept_prompts]
         if self.disable_adapters or not active:
             return self.base_layer(*args, **kwargs)
+        if len(active) > 1:
+            raise InputError(f"prompts are used one at a time: set one adapter, not {active}")
         with Divert(self.ept_prompts[active[0]]):
             return self.base_layer(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""What is said while something takes long: how far it is, and less where nobody asked."""
+"""Progress reports of long work, and how to silence them."""
 
 from __future__ import annotations
 

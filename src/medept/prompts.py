@@ -277,7 +277,7 @@ class EmbeddedPrompt(nn.Module):
                 f"a prompt embedded by {self.way!r} does not collapse to one number per token: "
                 "only 'concat' does. Save the prompt itself instead"
             )
-        return self.prompt.double().logsumexp(-1).to(self.prompt.dtype)
+        return self.prompt.cpu().double().logsumexp(-1).to(self.prompt)  # MPS has no float64
 
     def merge(self) -> None:
         """Collapse the prompt in place to :meth:`merged`."""
@@ -302,7 +302,7 @@ def _initial(config: EmbeddedPromptConfig, shape: tuple[int, ...]) -> Tensor:
 
 def _new_grid(old: tuple[int, int], patches: int) -> tuple[int, int]:
     """The grid of ``patches`` patches whose sides are closest in proportion to the old grid's."""
-    rows = round(math.sqrt(patches * old[0] / old[1]))
+    rows = round(math.sqrt(patches * old[0] / old[1])) if old[1] else 0
     if rows < 1 or patches % rows:
         raise InputError(
             f"{patches} patches do not form a grid like the {old[0]} x {old[1]} that the prompts "

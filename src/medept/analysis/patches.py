@@ -45,10 +45,15 @@ def write_gates(looks: Sequence[Look], data: LabelledImages, folder: Path) -> No
     ``gates.png`` (images and layers), ``gates-by-head.png`` (one image), ``gates-by-layer.png``
     and ``gates.csv``; nothing where no model has gates.
     """
-    gated = {
-        Path(look.source).name: look
+    having = [
+        look
         for look in looks
         if look.probabilities is not None and has_gates(look.classifier.model_)
+    ]
+    short = {Path(look.source).name for look in having}
+    gated = {
+        Path(look.source).name if len(short) == len(having) else str(look.source): look
+        for look in having
     }
     if not gated:
         return

@@ -64,6 +64,8 @@ def has_gates(model: AdaptedEncoder) -> bool:
 def patch_scaling(model: AdaptedEncoder, batches: Iterable[Tensor]) -> Scaling:
     """Gates and rollout of batches of pixels (B, 3, H, W), as the encoder is evaluated on them.
 
+    Where prompts are in some layers alone, the rollout is over these.
+
     Raises:
         InputError: if the model has no gates (see :func:`has_gates`).
     """

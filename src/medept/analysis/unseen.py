@@ -13,6 +13,7 @@ import pandas as pd
 from medept.data.images import file_hash
 from medept.data.table import LabelledImages
 from medept.errors import InputError
+from medept.files import as_written
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def _seen(data: LabelledImages, folders: Sequence[Path]) -> np.ndarray:
     for folder in folders:
         support = _read(folder / "support.csv")
         names.update(support["image"])
-        groups.update(support.get("group", ()))
+        groups.update(map(as_written, support.get("group", ())))
         hashes.update(support.get("sha256", ()))
     hashes.discard("")  # of images that are no files
     seen = np.zeros(len(data), bool)

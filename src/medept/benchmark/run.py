@@ -90,9 +90,13 @@ class EncoderSpec(_Strict):
     @property
     def title(self) -> str:
         """Under which results are shown."""
-        untrained = f", {RANDOM} weights" if self.weights == RANDOM else ""
         size = f", {self.image_size} pixels" if self.image_size else ""
-        return self.name + untrained + size
+        if self.weights in (None, RANDOM):
+            weights = f", {RANDOM} weights" if self.weights else ""
+        else:
+            file = Path(str(self.weights)).name
+            weights = "" if file.split(".")[0] == self.name else f", {file}"
+        return self.name + weights + size
 
     def placed(self, folder: Path) -> EncoderSpec:
         """The same with an absolute path of its weights, which is relative to ``folder``.

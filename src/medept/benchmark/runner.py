@@ -123,6 +123,8 @@ def _ray(address: str | None, cores: int | None) -> Iterator[Any]:
             _reach(address)
         _start(ray, address or "local", options)
     except OSError as error:
+        if address is None:
+            raise
         raise InputError(
             f"no Ray cluster answers at {address} ({error}): see `ray status` there; where it asks "
             "for a token, set RAY_AUTH_MODE=token here and have its token in ~/.ray/auth_token"

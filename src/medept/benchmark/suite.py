@@ -88,7 +88,8 @@ class Suite(BaseModel):
         """Every run; all methods of one episode stand together.
 
         Raises:
-            InputError: if a data set's place has not been given, or there is none.
+            InputError: if a data set's place has not been given, there is none, or two encoders
+            cannot be told apart.
         """
         from medept.data.episodes import read_shots
 
@@ -98,6 +99,12 @@ class Suite(BaseModel):
         if missing:
             asked = " ".join(f"--data {name}=PATH" for name in missing)
             raise InputError(f"{self.title}: say where its data sets are: {asked}")
+        titles = [encoder.title for encoder in self.encoders]
+        if len(set(titles)) < len(titles):
+            raise InputError(
+                f"{self.title}: two of its encoders would be shown alike ({', '.join(titles)}): "
+                "rename a file of weights"
+            )
         return [
             Run(
                 data=name,

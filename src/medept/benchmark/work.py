@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -158,17 +159,16 @@ def _forget_peak_memory() -> None:
     """Count peaks afresh: the GPU's, and where the system allows it (Linux) the process's."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    if Path("/proc/self/clear_refs").exists():
+    with suppress(OSError):  # another system, or one that does not allow it
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_memory() -> dict[str, float | None]:
     """MB since the peaks were forgotten: of the whole process, and of what is on the GPU."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        most = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-    else:
-        most = peak_memory() / 2**20
+    most = peak_memory() / 2**20
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                most = int(line.split()[1]) / 1024
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
     return {"peak_memory_mb": most, "peak_gpu_memory_mb": gpu}

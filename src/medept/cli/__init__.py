@@ -1,8 +1,9 @@
-"""The command ``medept``: few verbs, and errors that say what to do."""
+"""The command ``medept``: its verbs, and errors that say what to do."""
 
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 
 from medept.cli import adapt, compare, data, use  # noqa: F401 (their verbs register themselves)
@@ -10,6 +11,8 @@ from medept.cli.app import app
 from medept.cli.console import Notes, fail
 from medept.errors import InputError
 from medept.files import PARTIAL
+
+_NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 
 
 def main() -> None:
@@ -27,9 +30,9 @@ def main() -> None:
         place = f"{error.filename}: ".replace(PARTIAL, "") if error.filename else ""
         fail(f"{place}{error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
             raise
         fail(
-            f"not enough memory ({error}); --set-recipe micro_batch=4 fits fewer images at once, "
-            "with the same result; or try a smaller --image-size, or another device"
+            f"not enough memory ({error}); for fit, --set-recipe micro_batch=4 computes fewer "
+            "images at once, with the same result; or try a smaller --image-size, or another device"
         )

@@ -44,7 +44,7 @@ def fit(
     shots: Annotated[
         str,
         typer.Option(
-            metavar="K|all",
+            metavar="K|P%|all",
             help="Shots per class (patients, where there is a column of them), or a share such as "
             "20%: the rest is the test set. `all`: everything, or the `split` column's train rows.",
             rich_help_panel=SUPPORT,
@@ -63,7 +63,7 @@ def fit(
         int,
         typer.Option(
             metavar="N",
-            help="Of the support set, initial values and views.",
+            help="Seed of the support set, initial values and views.",
             rich_help_panel=SUPPORT,
         ),
     ] = 0,
@@ -89,7 +89,7 @@ def fit(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A setting of the method, e.g. length=20; again for more. `medept methods` "
+            help="A setting of the method, e.g. length=20; repeatable. `medept methods` "
             "lists them.",
             rich_help_panel=METHOD,
         ),
@@ -98,7 +98,7 @@ def fit(
         int,
         typer.Option(
             metavar="N",
-            help="Try so many settings and learning rates by cross-validation over groups inside "
+            help="Try N settings and learning rates by cross-validation over groups inside "
             "the support set; what is given is not searched over.",
             rich_help_panel=METHOD,
         ),
@@ -107,8 +107,8 @@ def fit(
         str,
         typer.Option(
             metavar="NAME",
-            help="medept (simply works) or paper (Zu et al. 2024). It gives what is left out of "
-            "the next four.",
+            help="A recipe gives every value that the options below do not: medept, or paper "
+            "(Zu et al. 2024).",
             rich_help_panel=TRAINING,
         ),
     ] = "medept",
@@ -117,7 +117,7 @@ def fit(
         typer.Option(metavar="N", help="Passes over the support set.", rich_help_panel=TRAINING),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Images a step.", rich_help_panel=TRAINING)
+        int | None, typer.Option(metavar="N", help="Images per step.", rich_help_panel=TRAINING)
     ] = None,
     lr: Annotated[
         float | None,
@@ -136,8 +136,8 @@ def fit(
         typer.Option(
             "--set-recipe",
             metavar="NAME=VALUE",
-            help="Another part of the recipe: optimizer, weight_decay, head_epochs, crop_scale, "
-            "views, standardise, or micro_batch (images at once); again for more.",
+            help="Another part of the recipe: optimizer, warmup, weight_decay, head_epochs, "
+            "crop_scale, views, standardise, or micro_batch (images at once); repeatable.",
             rich_help_panel=TRAINING,
         ),
     ] = None,

@@ -51,27 +51,34 @@ def bench(
     image_size: ImageSize = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", metavar="NAME", help="Only this of the suite's; again for more."),
+        typer.Option(
+            "--method", metavar="NAME", help="Only this of the suite's methods; repeatable."
+        ),
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option(min=1, help="Only so many of the suite's support sets.")
+        int | None,
+        typer.Option(min=1, help="Only the first N of the suite's support sets.", metavar="N"),
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Of the suite, e.g. shots=[1,5] tune=10."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A field of the suite, e.g. shots=[1,5]; repeatable.",
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time; default: as many as there is room.")
+        int | None, typer.Option(min=1, help="Runs at a time; default: as many as fit.")
     ] = None,
-    cores: Annotated[int, typer.Option(min=1, help="Of each run.")] = 1,
+    cores: Annotated[int, typer.Option(min=1, help="CPU cores per run.")] = 1,
     gpus: Annotated[
         float | None,
-        typer.Option(min=0, help="Of each run, 0.25 for four on one; default: 1 if there is any."),
+        typer.Option(min=0, help="GPUs per run, 0.25 for four on one; default: 1 if there is any."),
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; default: this machine.")
+        str | None, typer.Option(help="Address of a Ray cluster; default: this machine.")
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Do again what failed before.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed runs again.")] = False,
     show: Annotated[
         bool, typer.Option("--list", help="List the suites that ship with medept.")
     ] = False,
@@ -140,7 +147,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `fit` or `bench` wrote.")],
     data: Annotated[
         Path | None,
-        typer.Argument(metavar="DATA", help="Of a fit: for small pictures of its images."),
+        typer.Argument(metavar="DATA", help="Data of a fit, for small pictures of its images."),
     ] = None,
     *,
     columns: Columns,
@@ -175,7 +182,8 @@ def analyse(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write tables and figures to.")],
     of_class: Annotated[
-        str | None, typer.Option("--class", help="Of figure 2 (a) and (b); default: the largest.")
+        str | None,
+        typer.Option("--class", help="Class of figure 2 (a) and (b); default: the largest."),
     ] = None,
     embedding: Annotated[
         Literal["tsne", "pca"], typer.Option(help="How figure 2 (b) and (c) are projected.")
@@ -183,8 +191,10 @@ def analyse(
     separate: Annotated[
         bool, typer.Option("--separate", help="A projection for each panel, as in the paper.")
     ] = False,
-    images: Annotated[int, typer.Option(min=10, help="At most so many, drawn at random.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the draw and the projection.")] = 0,
+    images: Annotated[
+        int, typer.Option(min=10, help="At most N images, drawn at random.", metavar="N")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the draw and the projection.")] = 0,
     *,
     columns: Columns,
     as_json: Json = False,
@@ -225,7 +235,8 @@ def analyse(
         print_json({"out": str(out), "models": json.loads(found.to_json(orient="records"))})
         return
     means = summary(found)
-    shown = Table("", *means.columns, title=f"{found.n[0]} images; mean ± deviation over episodes")
+    title = f"{found.n[0]} images; mean ± standard deviation over episodes"
+    shown = Table("", *means.columns, title=title)
     for name, values in means.iterrows():
         shown.add_row(str(name).replace("_", " "), *values)
     results.print(shown)
@@ -236,7 +247,7 @@ def analyse(
 @app.command(rich_help_panel=COMPARE)
 def methods(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Of one: what its settings mean.")
+        str | None, typer.Argument(metavar="NAME", help="One method: what its settings mean.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -316,7 +327,10 @@ def encoders(
     ] = "vit_*",
     as_json: Json = False,
 ) -> None:
-    """Names that --encoder takes."""
+    """List encoders: the embedded one, and timm's by name.
+
+    --encoder also takes transformers:NAME, transformers:FOLDER and open_clip:NAME.
+    """
     import timm
 
     names = ["embedded", *timm.list_models(pattern if "*" in pattern else f"*{pattern}*")]

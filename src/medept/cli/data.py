@@ -26,9 +26,9 @@ def check(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Look for what would flatter a result: copies, patients on both sides, labels that look wrong.
+    """Look for data leakage and suspect labels: duplicates, patients on both sides of a split.
 
-    Exit code 1 if anything would, or an image cannot be read.
+    Exit code 1 if anything would inflate a result, or an image cannot be read.
     """
     from medept import jobs
     from medept.data.sources import open_dataset
@@ -67,7 +67,7 @@ def episodes(
     out: Annotated[Path, typer.Option(help="Folder to write the lists to; must not exist.")],
     shots: Annotated[
         list[str] | None,
-        typer.Option(metavar="K", help="Shots per class; again for more. Default: 1, 5 and 10."),
+        typer.Option(metavar="K", help="Shots per class; repeatable. Default: 1, 5 and 10."),
     ] = None,
     count: Annotated[int, typer.Option("--episodes", min=1, help="Support sets of each.")] = 5,
     *,
@@ -93,13 +93,13 @@ def phantoms(
     task: Annotated[str, typer.Argument(metavar="TASK", help="colon, chest or endo.")],
     out: Annotated[Path, typer.Option(help="Folder to write images and labels.csv to.")],
     patients: Annotated[int, typer.Option(help="How many patients.")] = 60,
-    images_per_patient: Annotated[int, typer.Option(help="Images of each.")] = 4,
-    size: Annotated[int, typer.Option(help="Pixels a side.")] = 96,
+    images_per_patient: Annotated[int, typer.Option(help="Images per patient.")] = 4,
+    size: Annotated[int, typer.Option(help="Pixels per side.")] = 96,
     difficulty: Annotated[float, typer.Option(help="From 0 (easy) to 1.")] = 0.35,
     seed: Annotated[int, typer.Option(help="The same seed draws the same bytes.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Draw a data set of made-up patients, to try things on."""
+    """Make a synthetic data set with patients, to try things on."""
     from medept.data.phantoms import make_phantoms, write_phantoms
 
     data = make_phantoms(
@@ -156,9 +156,10 @@ def tiles(
     slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A whole-slide file.")],
     out: Annotated[Path, typer.Option(help="Folder to write tiles and their table to.")],
     size: Annotated[int, typer.Option(help="Pixels along a tile's side.")] = 224,
-    mpp: Annotated[float, typer.Option(help="Micrometres a pixel of the tiles.")] = 0.5,
+    mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
     slide_mpp: Annotated[
-        float | None, typer.Option(help="Of the slide's finest level; default: what it says.")
+        float | None,
+        typer.Option(help="Micrometres per pixel of the finest level; default: what it says."),
     ] = None,
     tissue: Annotated[float, typer.Option(help="Least share of tissue in a tile, 0 to 1.")] = 0.25,
     as_json: Json = False,

@@ -25,7 +25,7 @@ EncoderName = Annotated[
     typer.Option(
         "--encoder",
         metavar="NAME",
-        help="`medept encoders` lists them.",
+        help="`embedded`, a timm name (`medept encoders`), transformers:NAME or open_clip:NAME.",
         rich_help_panel=ENCODER,
     ),
 ]
@@ -43,7 +43,7 @@ ImageSize = Annotated[
     typer.Option(
         "--image-size",
         metavar="PIXELS",
-        help="A side; default: the encoder's own.",
+        help="Height and width of the input, for `embedded` and timm; default: the encoder's own.",
         rich_help_panel=ENCODER,
     ),
 ]
@@ -61,7 +61,7 @@ ImageColumn = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Of image paths; default: found by its name (image, path, file, ...).",
+        help="Column of image paths; default: found by its name (image, path, file, ...).",
         rich_help_panel=COLUMNS,
     ),
 ]
@@ -69,7 +69,7 @@ LabelColumn = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Of labels (label, class, diagnosis, ...), or several 0/1 columns joined by commas.",
+        help="Column of labels (label, class, ...), or several of 0 and 1 joined by commas.",
         rich_help_panel=COLUMNS,
     ),
 ]
@@ -77,7 +77,7 @@ GroupColumn = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Of patients, studies or lesions (patient, group, study, ...): never on both sides "
+        help="Column of patients, studies or lesions (patient, study, ...): never on both sides "
         "of a split.",
         rich_help_panel=COLUMNS,
     ),

@@ -35,7 +35,7 @@ def predict(
         list[Path],
         typer.Argument(metavar="IMAGES", help="Image files, folders of them, or tables."),
     ],
-    out: Annotated[Path, typer.Option(help="CSV file to write: one row an image.")],
+    out: Annotated[Path, typer.Option(help="File to write, .csv or .parquet: one row per image.")],
     skip_unreadable: Annotated[
         bool,
         typer.Option(
@@ -59,6 +59,8 @@ def predict(
 
     if form is not None and skip_unreadable:
         raise InputError("a submission has a row for every image: leave --skip-unreadable out")
+    if form is not None and len(images) > 1:
+        raise InputError(f"{images[1]}: a submission is of one data set, medfmc-TASK:FOLDER")
     with progress_bars() as report:
         classifier = _load(adapter, encoder_weights, device, precision, report)
         if form is None:
@@ -94,8 +96,8 @@ def evaluate(
 ) -> None:
     """Metrics of an adapter on labelled images that it was not fitted to.
 
-    Its support images are left out, and others of their patients where there is a column of these;
-    so are all but the test rows where there is a split column.
+    Its support images are left out, and other images of their patients if there is a column of
+    these; if there is a split column, all but its test rows are left out as well.
 
     With --format medfmc, of submission files: medept evaluate medfmc-colon:FOLDER FILES...
     """
@@ -154,7 +156,7 @@ def embed(
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
-    """Features of images: one row an image."""
+    """Features of images: one row per image."""
     from medept import jobs
     from medept.classifier import FewShotClassifier
     from medept.data.unlabelled import find_images
@@ -202,11 +204,11 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("medept-demo"),
     as_json: Json = False,
 ) -> None:
-    """The whole story on data that medept draws itself: no network, a few minutes."""
+    """A complete run on synthetic data: no network, a few minutes."""
     from medept.demo import run_demo, summary
 
     notes.print(
-        "Phantoms of colon tissue, 60 patients, 2 tiles each; the encoder that ships inside medept."
+        "Phantoms of colon tissue, 60 patients, 2 tiles each; the encoder that ships with medept."
     )
     with progress_bars() as report:
         result = run_demo(out, report)

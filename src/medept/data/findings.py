@@ -205,7 +205,7 @@ def predicted_by_size(
         others[target] -= 1
         most = max(others.values())
         tied = [c for c, n in others.items() if n == most and n > 0]
-        hits[i] = (target in tied) / len(tied) if tied else 1 / len(data.classes)
+        hits[i] = (target in tied) / len(tied) if tied else 1 / len(present)
     chance = 1 / len(present)
     accuracy = float(np.mean([hits[targets == c].mean() for c in present]))
     if (accuracy - chance) / (1 - chance) < PREDICTED:

@@ -190,6 +190,15 @@ def file_hash(source: ImageLike) -> str:
     return digest.hexdigest()
 
 
+def image_key(source: ImageLike) -> str:
+    """What tells one image from another: a file's path, or the SHA-256 of the pixels."""
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    pixels = np.asarray(source)
+    digest = hashlib.sha256(np.ascontiguousarray(pixels).data)
+    return f"{pixels.shape} {pixels.dtype} {digest.hexdigest()}"
+
+
 def is_image(path: Path) -> bool:
     """Whether a file in a folder is taken for an image: by its suffix, or as DICOM."""
     return path.suffix.lower() in IMAGE_SUFFIXES or is_dicom(path)

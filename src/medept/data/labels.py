@@ -72,6 +72,8 @@ def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndar
         raise InputError(
             "labels of different lengths: give (n,) labels, or (n, C) of 0 and 1"
         ) from error
+    if labels.ndim == 2 and labels.shape[1] == 1 and (classes is None or len(classes) > 1):
+        labels = labels[:, 0]  # a column of a table
     if labels.ndim == 2:
         if not np.isin(labels, (0, 1)).all():
             raise InputError("multi-label targets must be 0 or 1")

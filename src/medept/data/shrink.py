@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 from PIL import Image
@@ -78,10 +78,10 @@ def _claim(out: Path, pixels: int) -> None:
 
 def _place(name: str) -> PurePosixPath:
     """Where an image goes, under its own name."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if ".." in parts or PurePosixPath(name).is_absolute():
+    path = PurePosixPath(name.replace("\\", "/"))
+    if ".." in path.parts or path.is_absolute() or PureWindowsPath(name).drive:
         raise InputError(f"{name}: a path out of the folder; give images inside it")
-    return PurePosixPath(IMAGES, *parts[:-1], f"{parts[-1]}.png")
+    return PurePosixPath(IMAGES, *path.parts[:-1], f"{path.name}.png")
 
 
 def _is_newer(file: Path, image: ImageLike) -> bool:

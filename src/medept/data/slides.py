@@ -31,7 +31,8 @@ def write_tiles(
 ) -> pd.DataFrame:
     """Write the tiles with enough tissue as PNG files, and ``SLIDE.csv`` beside their folder.
 
-    Tiles that are there already are kept, so an interrupted call goes on where it stopped.
+    Tiles that are there already are kept, so an interrupted call goes on where it stopped; so are
+    columns that were added to the table.
 
     Args:
         size: pixels along a tile's side.
@@ -63,8 +64,22 @@ def write_tiles(
             rows.append((tile.as_posix(), slide.stem, slide.stem, x, y, level))
             progress("tiles", done, len(corners))
     table = pd.DataFrame(rows, columns=["path", "slide", "group", "x", "y", "level"])
-    write_table(out / f"{slide.stem}.csv", table)
+    file = out / f"{slide.stem}.csv"
+    if file.exists():
+        table = _with_columns_of(file, table)
+    write_table(file, table)
     return table
+
+
+def _with_columns_of(file: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Tiles with the columns, such as labels, that their earlier table was given."""
+    before = pd.read_csv(file, dtype=str, keep_default_na=False)
+    added = [name for name in before if name not in table]
+    if "path" not in before or not added:
+        return table
+    return table.merge(before[["path", *added]], on="path", how="left").fillna(
+        dict.fromkeys(added, "")
+    )
 
 
 def _open(slide: Path) -> Any:

@@ -51,7 +51,7 @@ class Calibration(BaseModel):
         """Whether it is one for this number of classes."""
         numbers = len(self.scale), len(self.offset), len(self.steps) or 1
         knots = all(len(before) == len(after) > 0 for before, after in self.steps)
-        return knots and all(n in (1, classes) for n in numbers)
+        return knots and all(n in (1, classes) for n in numbers) and len(self.steps) in (0, classes)
 
     def __str__(self) -> str:
         if self.kind == "none":
@@ -131,7 +131,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, *, prior: bool = Fa
         )
     if not np.isfinite(logits).all():
         raise InputError(f"logits: row {np.argwhere(~np.isfinite(logits))[0][0]} is not finite")
-    weight = 1 / (2 * len(logits)) if prior else 0.0
+    weight = 1 / (2 * targets.size) if prior else 0.0  # the likelihood is a mean over as many
     found = minimize_scalar(
         lambda log_t: negative_log_likelihood(logits / np.exp(log_t), targets) + weight * log_t**2,
         bounds=np.log(BOUNDS),

@@ -1,4 +1,4 @@
-"""How good predictions are, with 95 % intervals, and with what cannot be said said so.
+"""How good predictions are, with 95 % bootstrap intervals; what is undefined is reported as such.
 
 Point values come from torchmetrics. Their intervals come from a bootstrap over *groups* (patients,
 studies; images where there are none): a resampled data set is the same data with whole-number

@@ -2,7 +2,8 @@
 
 Everything here takes probabilities (n, C) and targets, (n,) class indices or (n, C) of 0 and 1.
 For classes that exclude each other the *confidence* is the largest probability, and it comes true
-where that class is correct; of labels every one counts, and comes true where it is 1.
+where that class is correct; in multi-label data each label counts by itself, and comes true if it
+is 1.
 """
 
 from __future__ import annotations

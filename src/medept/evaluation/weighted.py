@@ -1,4 +1,4 @@
-"""Every metric of many data sets at once, which are one with different weights of its images.
+"""Every metric for many reweightings (resamples) of one data set at once.
 
 Weights are (R, n): R resamples of n images. A metric is (R,), NaN where it is undefined.
 """

@@ -163,9 +163,7 @@ class AdaptedEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), or their features (B, D) where they are known -> logits (B, C)."""
-        features = self.features(pixels)
-        with torch.autocast(features.device.type, enabled=False):
-            return self.logits(features)
+        return self.logits(self.features(pixels))
 
     def features(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), or their features where they are known -> features (B, D)."""

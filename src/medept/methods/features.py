@@ -1,4 +1,4 @@
-"""What methods share that a practitioner would try first, on frozen features."""
+"""Shared by the methods fitted on frozen features: probe, nearest neighbours, prototypes."""
 
 from __future__ import annotations
 

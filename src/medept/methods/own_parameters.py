@@ -1,4 +1,4 @@
-"""What methods share that train some of the encoder's own parameters."""
+"""Shared by methods that train some of the encoder's own parameters."""
 
 from __future__ import annotations
 

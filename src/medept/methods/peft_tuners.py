@@ -1,4 +1,4 @@
-"""What methods share that are tuners of Hugging Face peft.
+"""Shared by methods that are tuners of Hugging Face peft.
 
 peft works on whole linear layers. Where an encoder computes query, key and value in one fused
 layer, that layer is replaced by three that share its weights while the method is in place.

@@ -1,4 +1,4 @@
-"""What methods share that put learnable prompts on the tokens between blocks."""
+"""Shared by methods that put learnable prompts on the tokens between blocks."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ def write_benchmark(folder: Path) -> Path:
     write_text(folder / "tables.md", "\n\n".join(map(as_markdown, grids)) + "\n")
     write_text(folder / "tables.tex", "\n\n".join(map(as_latex, grids)) + "\n")
     for name, figure in figures.items():
-        plots.save(figure, folder / "figures" / f"{name}.png")
+        plots.save(figure, folder / "figures" / f"{re.sub('[^A-Za-z0-9._-]+', '-', name)}.png")
     page = render(
         "benchmark.html.j2",
         title=suite.title,

@@ -14,6 +14,7 @@ import pandas as pd
 from medept.adapter import AdapterInfo, read_info
 from medept.errors import InputError
 from medept.evaluation.decisions import confidence, decide, indicators, is_correct
+from medept.files import as_written
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,9 @@ def _last_row(file: Path) -> dict[str, Any]:
 
 
 def _targets(labels: Iterable[str], info: AdapterInfo, file: Path) -> np.ndarray:
-    """Labels as they stand in a file of the fit, where a cell may have got an apostrophe."""
-    place = {form: i for i, name in enumerate(info.classes) for form in (name, f"'{name}")}
-    rows = list(labels)
+    """Labels as they stand in a file of the fit."""
+    place = {name: i for i, name in enumerate(info.classes)}
+    rows = list(map(as_written, labels))
     targets = np.zeros((len(rows), len(info.classes)), dtype=np.int64)
     for row, text in enumerate(rows):
         for part in [text] if info.task == "multiclass" else filter(None, text.split("|")):

@@ -148,7 +148,7 @@ def _timed(run: Callable[[], T]) -> tuple[T, float]:
     for _ in range(2):
         began = time.perf_counter()
         result = run()
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         if seconds > 1:

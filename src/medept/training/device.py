@@ -25,7 +25,7 @@ PRECISIONS = ("auto", *MIXED)
 
 
 def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
-    """An accelerator on ``device`` (``auto``, ``cpu``, ``cuda``, ``mps``).
+    """An accelerator on ``device``: ``auto``, ``cpu``, ``cuda`` (the first of several) or ``mps``.
 
     ``precision`` ``auto`` is bfloat16 on a GPU that computes in it and on a CPU that is found to
     be faster in it, and float32 elsewhere. The encoder runs in this precision under autocast;
@@ -39,34 +39,32 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
 
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r}: use one of {', '.join(PRECISIONS)}")
-    kind = device.split(":")[0]
     present = {
         "auto": True,
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not present.get(kind, False):
+    if not present.get(device, False):
         available = ", ".join(name for name, there in present.items() if there)
-        raise InputError(f"device {device!r} is not available here: use one of {available}")
+        which = " (the variable CUDA_VISIBLE_DEVICES chooses a GPU)" if ":" in device else ""
+        raise InputError(f"device {device!r} is not available here: use one of {available}{which}")
+    best = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
+    kind = best if device == "auto" else device
     if precision == "auto":
-        on_cpu = kind == "cpu" or not (
-            torch.cuda.is_available() or torch.backends.mps.is_available()
-        )
         fast = (
-            fast_bfloat16()
-            if on_cpu
-            else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            fast_bfloat16() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
         )
         precision = "bfloat16" if fast else "float32"
-    if precision == "float16" and (kind == "cpu" or not torch.cuda.is_available()):
+    if precision == "float16" and kind != "cuda":
         raise InputError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
-    mixed = MIXED[precision]
     # accelerate keeps the first settings for the life of the process unless told to forget them
     AcceleratorState._reset_state()
-    if PartialState._shared_state and kind == "cpu" and PartialState().device.type != "cpu":
-        PartialState._reset_state()
-    return Accelerator(mixed_precision=mixed, cpu=kind == "cpu")
+    if PartialState._shared_state:
+        state = PartialState()
+        if state.device.type != kind and state.num_processes == 1:
+            PartialState._reset_state()
+    return Accelerator(mixed_precision=MIXED[precision], cpu=kind == "cpu")
 
 
 def precision_of(accelerator: Accelerator) -> str:

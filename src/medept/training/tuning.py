@@ -83,7 +83,8 @@ def tune(
     Where there is nothing to search over, nothing is tried.
 
     Raises:
-        InputError: if a class has a single group, or optuna is missing.
+        InputError: if a class has a single group, optuna is missing, or the defaults cannot be
+            trained.
     """
     try:
         import optuna
@@ -104,13 +105,15 @@ def tune(
         progress("tuning", trial.number, trials)
         try:
             parameters = space.propose(trial)
-        except InputError as error:
+            trial.set_user_attr("parameters", parameters)
+            losses = [
+                negative_log_likelihood(fit_and_score(parameters, train, test), targets[test])
+                for train, test in folds
+            ]
+        except InputError as error:  # settings that do not go together, or training that diverges
+            if trial.number == 0:
+                raise
             raise optuna.TrialPruned from error
-        trial.set_user_attr("parameters", parameters)
-        losses = [
-            negative_log_likelihood(fit_and_score(parameters, train, test), targets[test])
-            for train, test in folds
-        ]
         return float(np.mean(losses))
 
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))

@@ -92,7 +92,7 @@ class Views:
         drawn = []
         for view in views:
             with _DRAWING, torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_mix(self.seed, number, view))
+                torch.default_generator.manual_seed(_mix(self.seed, number, view))
                 drawn.append(self._training(image))
         return drawn
 

@@ -20,7 +20,7 @@ from PIL import Image
 from medept.data.phantoms import chest, colon, endo
 from medept.data.table import LabelledImages, label_texts
 from medept.errors import InputError
-from medept.files import whole_folder
+from medept.files import whole_folder, write_table
 
 TASKS = ("colon", "chest", "endo")
 
@@ -108,7 +108,7 @@ def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path
     with whole_folder(Path(folder)) as new:
         for name, image in zip(data.names, data.images, strict=True):
             Image.fromarray(np.asarray(image)).save(new / name)
-        table.to_csv(new / "labels.csv", index=False)
+        write_table(new / "labels.csv", table)
     return Path(folder) / "labels.csv"
 
 
