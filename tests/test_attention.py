@@ -313,6 +313,17 @@ def test_layout_of_a_fused_projection(kernel: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("which", range(3))
+def test_rows_that_are_not_side_by_side_in_memory(kernel: str, which: int) -> None:
+    """The fused kernel takes the numbers of a row to be neighbours, and does not look."""
+    *qkv, p = (x.detach() for x in inputs(torch.float64))
+    qkv[which] = qkv[which].mT.contiguous().mT
+    assert qkv[which].stride(-1) != 1
+    actual = prompted_attention(*qkv, p, kernel=kernel)
+    torch.testing.assert_close(actual, reference(*qkv, p, "concat", None, D**-0.5))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("low", [-1e5, float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_without_a_sink_it_is_attention(kernel: str, low: float, dtype: torch.dtype) -> None:

@@ -25,7 +25,7 @@ from medept.benchmark.comparison import (
     summary,
 )
 from medept.benchmark.results import read_rows, write_results
-from medept.benchmark.suite import read_suite, shipped_names
+from medept.benchmark.suite import Suite, read_suite, shipped_names
 from medept.errors import InputError
 from medept.methods import METHODS
 
@@ -95,6 +95,22 @@ def test_a_run_by_defaults_that_have_changed_is_another(monkeypatch: pytest.Monk
     changed = {label for label in before if before[label] != after[label]}
     methods = {run.label for run in suite.runs() if run.method.method == "ept"}
     assert changed == methods != set(before)
+
+
+def test_encoders_of_one_name_and_other_weights_are_told_apart(tmp_path: Path) -> None:
+    for place in ("a.safetensors", "b.safetensors", "sub/a.safetensors"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(b"")
+
+    def suite(*files: str) -> Suite:
+        return read_suite("quick", encoders=[
+            {"name": "vit_tiny_patch16_224", "weights": str(tmp_path / file)} for file in files
+        ])  # fmt: skip
+
+    titles = {run.encoder.title for run in suite("a.safetensors", "b.safetensors").runs()}
+    assert titles == {f"vit_tiny_patch16_224, {name}.safetensors" for name in "ab"}
+    with pytest.raises(InputError, match="two of its encoders would be shown alike"):
+        suite("a.safetensors", "sub/a.safetensors").runs()
 
 
 def test_every_method_of_an_episode_sees_the_same_support_set_and_views() -> None:

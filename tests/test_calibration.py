@@ -153,6 +153,22 @@ def test_one_held_out_image_moves_the_temperature_little() -> None:
     assert 1 < fit_temperature(sure, np.array([1]), prior=True) < 6
 
 
+def test_the_prior_weighs_once_whatever_the_number_of_labels() -> None:
+    """The temperature is the mode of the posterior over all n x C labels."""
+    random = np.random.default_rng(0)
+    logits = 6 * random.normal(size=(5, 19))
+    targets = (random.random((5, 19)) < 1 / (1 + np.exp(-logits / 3))).astype(int)
+
+    def minus_log_posterior(log_t: float) -> float:
+        z = logits / np.exp(log_t)
+        likelihood = (np.logaddexp(0, z) - targets * z).sum()
+        return float(likelihood + log_t**2 / 2)
+
+    found = np.log(fit_temperature(logits, targets, prior=True))
+    around = [minus_log_posterior(found + step) for step in (-0.02, 0, 0.02)]
+    assert around[1] < min(around[0], around[2])
+
+
 # --- through the classifier ------------------------------------------------------------------
 
 

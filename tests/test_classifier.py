@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +204,61 @@ def test_pickled_or_copied_it_says_the_same(tiles, method: str) -> None:
         assert other.classes_.tolist() == fitted.classes_.tolist()
     again = fitted.predict_proba(images[:3])
     np.testing.assert_array_equal(again, expected)
+
+
+@pytest.mark.parametrize(
+    "classes", [[0, 1], [-1, 7], [0.0, 1.0], [False, True], ["no", "yes"], ["0", "1"]]
+)
+def test_labels_keep_their_type(tiles, tmp_path: Path, classes: list) -> None:
+    images, labels = tiles
+    targets = np.asarray(classes)[(labels == labels[0]).astype(int)]
+    fitted = quick(method="prototype").fit(images, targets)
+    fitted.save(tmp_path)
+    loaded = FewShotClassifier.load(tmp_path, device="cpu", precision="float32")
+    assert loaded.classes_.dtype == fitted.classes_.dtype == targets.dtype
+    assert loaded.predict(images).tolist() == fitted.predict(images).tolist()
+    assert loaded.score(images, targets) == fitted.score(images, targets) > 0.5
+
+
+def test_progress_may_be_of_an_object_that_cannot_be_copied(tiles) -> None:
+    class Bar:
+        def __init__(self) -> None:
+            self.lock, self.seen = threading.Lock(), set()
+
+        def report(self, what: str, done: int, total: int) -> None:
+            with self.lock:
+                self.seen.add(what.split(" (")[0])
+
+    bar = Bar()
+    quick(method="linear", progress=bar.report).fit(*tiles)
+    assert {"training", "calibrating"} <= bar.seen
+
+
+def test_threads_may_predict_at_once(tiles) -> None:
+    """Modules are changed while they compute; each thread's numbers are still its own."""
+    images, labels = tiles
+    fitted = quick(method="ept").fit(images, labels)
+    expected = fitted.logits(images)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: fitted.logits(images), range(8)):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(fitted.logits(images), expected)
+
+
+def test_randomness_of_others_is_left_alone(tiles) -> None:
+    images, labels = tiles
+    quick(method="linear").fit(images[:4], labels[:4])  # what is imported on the way draws too
+    torch.manual_seed(5)
+    before = torch.default_generator.get_state()
+    quick(method="ept", epochs=1).fit(images, labels)
+    assert torch.equal(torch.default_generator.get_state(), before)
+
+
+def test_a_column_of_labels_is_classes(tiles) -> None:
+    images, labels = tiles
+    column = pd.DataFrame({"y": (labels == labels[0]).astype(int)})
+    fitted = quick(method="prototype").fit(images, column)
+    assert (fitted.task_, fitted.classes_.tolist()) == ("multiclass", [0, 1])
 
 
 def test_what_was_pickled_does_not_go_onto_other_weights(tiles, monkeypatch) -> None:

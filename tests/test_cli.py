@@ -537,6 +537,25 @@ def test_evaluate_leaves_out_new_images_of_patients_it_was_fitted_to(
     assert "these data have no groups, which the fit had" in capsys.readouterr().err
 
 
+def test_patients_are_known_again_whatever_their_ids_begin_with(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A spreadsheet would run -x9Q as a formula: the file has an apostrophe before it."""
+    rows = pd.read_csv(table)
+    rows["patient"] = [f"-{name}" for name in rows.patient]
+    odd = table.parent / "odd.csv"
+    rows.to_csv(odd, index=False)
+    out = tmp_path / "o"
+    assert run("fit", odd, "--out", out, "--shots", 2, "--method", "prototype") == 0
+    capsys.readouterr()
+    support = pd.read_csv(out / "support.csv")
+    assert support.group.str.startswith("'-").all()
+    support.assign(image="gone.png", sha256="").to_csv(out / "support.csv", index=False)
+    rows[rows.patient.isin(support.group.str[1:])].to_csv(odd, index=False)
+    refuse(capsys, ["evaluate", str(out), str(odd)], "no image is left")
+    odd.unlink()
+
+
 def test_evaluate_leaves_out_copies_of_other_names_of_what_was_learnt_from(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
-from medept import FewShotClassifier
+from medept import FewShotClassifier, InputError
 from medept.data.phantoms import make_phantoms
 from medept.loading import RANDOM, load_encoder
 from medept.methods import METHODS, adapt
@@ -21,6 +21,26 @@ def test_auto_takes_what_was_measured(
     monkeypatch.setattr(device, "fast_bfloat16", lambda: fast)
     assert device.make_accelerator("cpu", "auto").mixed_precision == mixed
     assert device.make_accelerator("cpu", "float32").mixed_precision == "no"
+
+
+def test_the_device_asked_for_is_taken_whatever_was_used_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from accelerate.state import PartialState
+
+    assert device.make_accelerator("cpu", "float32").device.type == "cpu"
+    forgotten = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(PartialState, "_reset_state", lambda: forgotten.append(True))
+    device.make_accelerator("mps", "float32")
+    device.make_accelerator("auto", "float32")
+    assert len(forgotten) == (1 if torch.cuda.is_available() else 2)
+
+
+@pytest.mark.parametrize("name", ["cuda:1", "cpu:0", "tpu"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"'{name}' is not available here: use one of auto, cpu"):
+        device.make_accelerator(name)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from medept import EmbeddedPromptConfig, attach
+from medept import EmbeddedPromptConfig, InputError, attach
 
 peft = pytest.importorskip("peft")
 bridge = pytest.importorskip("medept.peft_bridge")
@@ -58,3 +58,6 @@ def test_two_adapters(tiny_vit: nn.Module) -> None:
     assert not torch.allclose(model(pixels), first)
     model.set_adapter("default")
     assert torch.equal(model(pixels), first)
+    model.base_model.set_adapter(["default", "b"])
+    with pytest.raises(InputError, match="one at a time"):
+        model(pixels)

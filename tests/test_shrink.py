@@ -113,6 +113,7 @@ def test_bad_input_is_named(table: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"grey\.bmp"):
         write_shrunk(data, tmp_path / "out")
     assert not (tmp_path / "out" / "labels.csv").exists(), "the table is written last"
-    outside = LabelledImages(data.images[:1], ("../a.png",), data.targets[:1], data.classes)
-    with pytest.raises(InputError, match="out of the folder"):
-        write_shrunk(outside, tmp_path / "out")
+    for name in ("../a.png", "/a.png", "\\a.png", "..\\a.png", "C:\\a.png", "C:/a.png"):
+        outside = LabelledImages(data.images[:1], (name,), data.targets[:1], data.classes)
+        with pytest.raises(InputError, match="out of the folder"):
+            write_shrunk(outside, tmp_path / "out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -47,6 +48,17 @@ def test_it_goes_on_where_it_stopped(slide: Path, tmp_path: Path) -> None:
     assert write_tiles(slide, tmp_path / "out", size=64, mpp=0.5).equals(first)
     assert lost.exists()
     assert kept.stat().st_mtime_ns == before
+
+
+def test_labels_added_to_its_table_stay(slide: Path, tmp_path: Path) -> None:
+    first = write_tiles(slide, tmp_path, size=64, mpp=0.5)
+    labelled = first.assign(label=[f"class {i % 2}" for i in range(len(first))])
+    file = tmp_path / f"{slide.stem}.csv"
+    labelled[1:].to_csv(file, index=False)
+    again = write_tiles(slide, tmp_path, size=64, mpp=0.5)
+    assert again["label"].tolist() == ["", *labelled["label"][1:]]
+    assert pd.read_csv(file, keep_default_na=False)["label"].tolist() == again["label"].tolist()
+    assert again.drop(columns="label").equals(first)
 
 
 def test_bad_slides_and_numbers(slide: Path, tmp_path: Path) -> None:

@@ -69,6 +69,47 @@ def test_settings_that_do_not_go_together_are_passed_over() -> None:
     assert not any(s["collapsed"] or s["init"] == "identity" for s in seen)
 
 
+def test_a_trial_that_diverges_is_passed_over_but_not_the_defaults() -> None:
+    seen: list[float] = []
+
+    def fit_and_score(parameters: dict, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        seen.append(parameters["lr"])
+        if parameters["lr"] > least:
+            raise InputError("training diverged")
+        return np.zeros((len(test), 2))
+
+    space, least = SearchSpace("linear", "medept", {}, {}), 3e-3
+    options = {"trials": 12, "seed": 0, "progress": lambda *_: None}
+    best = tune(fit_and_score, space, TARGETS, GROUPS, **options)
+    assert best["lr"] <= least < max(seen)
+    least = 1e-9
+    with pytest.raises(InputError, match="diverged"):
+        tune(fit_and_score, space, TARGETS, GROUPS, **options)
+
+
+def test_patients_stay_together_inside_the_folds_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe of a fold chooses its C over patients, as that of the whole support set does."""
+    from medept.methods import METHODS
+
+    data = make_phantoms("colon", patients=8, images_per_patient=2, size=64, difficulty=0.1)
+    assert data.groups is not None
+    seen, fit_features = [], METHODS["probe"].fit_features
+
+    def remember(self, features, targets, groups):
+        seen.append(groups)
+        return fit_features(self, features, targets, groups)
+
+    monkeypatch.setattr(METHODS["probe"], "fit_features", remember)
+    classifier = FewShotClassifier(method="probe", device="cpu", precision="float32")
+    classifier.fit(data.images, data.labels, groups=data.groups)
+    assert seen[0].tolist() == data.groups.tolist()
+    folds = [set(groups) for groups in seen[1:]]
+    assert len(folds) == 3
+    assert all(fold < set(data.groups) for fold in folds)
+    with pytest.raises(InputError, match=r"groups of shape \(3,\) for 16 images"):
+        classifier.fit(data.images, data.labels, groups=data.groups[:3])
+
+
 def test_the_test_set_changes_nothing() -> None:
     """Other images and labels to be tested on: the same settings chosen, the same weights."""
     data = make_phantoms("colon", patients=8, images_per_patient=1, size=64, difficulty=0.1)
