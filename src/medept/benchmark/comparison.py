@@ -3,7 +3,8 @@
 Runs are compared in pairs: two methods on the same data, shots and episode (support set), each the
 mean of its repeats. Whether their difference is real is asked by Wilcoxon's signed-rank test over
 those pairs, with Holm's correction for having asked of every two methods. Episodes of one data set
-share most of their test images, so pairs are not wholly independent: read p as a guide.
+share most of their test images, and an episode's support sets of fewer shots are parts of those of
+more: pairs are not wholly independent, so read p as a guide.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def difference_grids(tests: pd.DataFrame) -> list[Grid]:
     notes = (
         "Points ± standard error over pairs of one data set, shots and episode. Wilcoxon's "
         f"signed-rank test, Holm's correction over all {len(tests)} pairs of methods. Episodes of "
-        "one data set share test images: read p as a guide.",
+        "one data set share test images, shots of one episode support images: read p as a guide.",
     )
     head = ("methods", "difference", "ahead in", "p", "real")
     rows = tuple(_test_row(row) for _, row in chosen.iterrows())
