@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,18 @@ def test_analyse_takes_an_encoder_as_it_comes(fitted: tuple[Path, Path]) -> None
     assert run(*given, "--separate", "--image-root", str(table.parent)) == 0
     assert list(pd.read_csv(out / "distribution.csv").model) == ["pretrained"]
     assert not (out / "gates.png").exists()
+
+
+def test_one_encoder_is_one_model_however_often_it_is_named(fitted: tuple[Path, Path]) -> None:
+    folder, table = fitted
+    for copy in ("run-1", "run-2"):
+        shutil.copytree(folder / "ept-0", folder / copy / "adapter")
+    models = ["embedded", "embedded", str(folder / "run-1/adapter"), str(folder / "run-2/adapter")]
+    assert run("analyse", *models, str(table), "--out", str(folder / "named")) == 0
+    found = pd.read_csv(folder / "named" / "distribution.csv")
+    assert list(found.model) == ["pretrained", "ept", "ept"]
+    gates = pd.read_csv(folder / "named" / "gates.csv")
+    assert set(gates.model) == set(models[2:]), "two adapters in folders of one name"
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,18 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
             ["embed", "TABLE_FOLDER", "--adapter", "FIT", "--encoder", "vit_tiny_patch16_224"],
             "brings its own encoder",
         ),
+        (["fit", "TABLE", "--encoder", "vit_tinyy_patch16_224"], "such as vit_tiny_patch16_224"),
+        (
+            [
+                "fit",
+                "TABLE",
+                "--encoder",
+                "vit_tiny_patch16_224",
+                "--encoder-weights",
+                "FIT/adapter.safetensors",
+            ],
+            "an adapter, not an encoder's weights",
+        ),
         (["predict", "FIT", "FIT/history.csv"], "none of its columns .*rename one"),
         (["predict", "FIT", "FIT/support.csv"], "images are missing"),
         (["predict", "FIT", "FIT/report.html"], "report.html: not an image"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from textwrap import shorten
@@ -89,7 +90,7 @@ def _load_timm(name: str, weights: str | Path | None) -> Encoder:
     import timm
 
     if not timm.is_model(name.split(".")[0].removeprefix("timm/")):
-        close = timm.list_models(f"*{name.split('_')[0]}*patch*")[:5]
+        close = get_close_matches(name, timm.list_models(), cutoff=0.5)
         raise InputError(
             f"no encoder is named {name!r}: use 'embedded' or a timm name"
             + (f", such as {', '.join(close)}" if close else "")
@@ -234,5 +235,9 @@ def load_weights(model: nn.Module, file: Path) -> None:
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
+        if (file.parent / "adapter.json").exists():
+            raise InputError(
+                f"{file}: an adapter, not an encoder's weights; give its folder to `medept predict`"
+            ) from error
         why = shorten(str(error), 300)
         raise InputError(f"{file}: these weights belong to another model: {why}") from error

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from medept.data.table import LabelledImages
 from medept.errors import InputError
 from medept.evaluation.distribution import Distribution, describe_distribution
 from medept.evaluation.metrics import Evaluation, evaluate
+from medept.loading import load_encoder
 from medept.progress import Progress
 
 PRETRAINED = "pretrained"
@@ -74,7 +76,7 @@ def is_fitted(classifier: FewShotClassifier) -> bool:
 def look_at(
     classifiers: Sequence[FewShotClassifier], sources: Sequence[str], data: LabelledImages
 ) -> Iterator[Look]:
-    """Each model's look, an adapter's after that of its encoder as it came.
+    """Each model's look, an adapter's after that of its encoder as it came, which is given once.
 
     Raises:
         InputError: if fewer than two classes have images.
@@ -83,13 +85,12 @@ def look_at(
     plain: dict[str, Look] = {}
     for classifier, source in zip(classifiers, sources, strict=True):
         of_encoder = f" {classifier.encoder}" if several else ""
-        if not is_fitted(classifier):
-            yield _as_it_came(classifier, PRETRAINED + of_encoder, data)
-            continue
-        key = json.dumps(classifier.model_.encoder_identity, sort_keys=True)
+        key = json.dumps(_identity(classifier), sort_keys=True)
         if key not in plain:
             plain[key] = _as_it_came(_unfitted(classifier), PRETRAINED + of_encoder, data)
             yield plain[key]
+        if not is_fitted(classifier):
+            continue
         moved = classifier.model_.trains_encoder
         features = classifier.embed(data.images) if moved else plain[key].features
         probabilities = classifier.predict_proba_of_features(features)
@@ -113,8 +114,19 @@ def score_of(evaluation: Evaluation) -> dict[str, float]:
     return {} if value is None else {name: value}
 
 
+def _identity(classifier: FewShotClassifier) -> dict[str, Any]:
+    """Of its encoder."""
+    if is_fitted(classifier):
+        return classifier.model_.encoder_identity
+    return load_encoder(
+        classifier.encoder, weights=classifier.encoder_weights, image_size=classifier.image_size
+    ).identity()
+
+
 def _unfitted(classifier: FewShotClassifier) -> FewShotClassifier:
     """Its encoder as it came, run as it is run."""
+    if not is_fitted(classifier):
+        return classifier
     return FewShotClassifier(
         classifier.encoder,
         encoder_weights=classifier.encoder_weights,

@@ -168,6 +168,8 @@ def report(
         print_json({"out": str(written)})
     else:
         notes.print(f"Written to {written}")
+        if data is None and not benchmark:
+            notes.print("Without DATA it shows none of the images.")
 
 
 @app.command(rich_help_panel=COMPARE)
