@@ -416,7 +416,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return predict_logits(model, views, accelerator, progress=self._report)
 
     def save(self, folder: str | Path) -> None:
-        """Write the adapter (``adapter.safetensors``, ``adapter.json``) into ``folder``."""
+        """Write the adapter (``adapter.safetensors``, ``adapter.json``) into ``folder``.
+
+        The latter has the path of ``encoder_weights`` as it was given.
+        """
         check_is_fitted(self, "model_")
         save_adapter(Path(folder), self.model_.trained_state(), self.info())
 

@@ -278,8 +278,7 @@ def _locate(path: Path, names: dict[int, str], folder: Path) -> tuple[Path, ...]
         if not place.is_relative_to(root):
             raise InputError(
                 f"{path}, row {row}: {name} leads out of {root}; give a folder that holds all "
-                "images with --image-root, such as "
-                f"{Path(os.path.commonpath([root, place.parent]))}"
+                f"images with --image-root{_such_as(root, place)}"
             )
         if place in rows:
             raise InputError(
@@ -297,6 +296,14 @@ def _locate(path: Path, names: dict[int, str], folder: Path) -> tuple[Path, ...]
             "folder given with --image-root"
         )
     return tuple(images)
+
+
+def _such_as(root: Path, image: Path) -> str:
+    """The folder that holds both, where there is one."""
+    try:
+        return f", such as {Path(os.path.commonpath([root, image.parent]))}"
+    except ValueError:  # on two drives
+        return ""
 
 
 def _image_file(path: Path) -> Path:

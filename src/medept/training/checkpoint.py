@@ -1,4 +1,7 @@
-"""Where a fit that was killed goes on: after its last finished epoch, to the same final weights."""
+"""Where a fit that was killed goes on: after its last finished epoch, to the same final weights.
+
+In float16, whose loss is scaled by a factor that is not kept, they are nearly the same.
+"""
 
 from __future__ import annotations
 
