@@ -7,8 +7,8 @@ weights, so each metric also has a weighted form that takes all resamples at onc
 
 A class that has one label value only (all positive, or none) has no AUROC and no average
 precision; a class without positives has no recall and no F1. Such a class is left out of the mean
-and named in ``undefined``; in a resample that lacks a class the mean is likewise over the others, so
-intervals are rough where a class has few groups.
+and named in ``undefined``; in a resample that lacks a class the mean is likewise over the others,
+so intervals are rough where a class has few groups.
 """
 
 from __future__ import annotations
