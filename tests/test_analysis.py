@@ -15,6 +15,7 @@ from test_cli import run
 
 from medept import FewShotClassifier
 from medept.analysis import scaling_of
+from medept.analysis.looks import look_at
 from medept.analysis.scaling import has_gates
 from medept.data import images
 from medept.data.phantoms import make_phantoms, write_phantoms
@@ -148,6 +149,19 @@ def test_one_encoder_is_one_model_however_often_it_is_named(fitted: tuple[Path, 
     assert list(found.model) == ["pretrained", "ept", "ept"]
     gates = pd.read_csv(folder / "named" / "gates.csv")
     assert set(gates.model) == set(models[2:]), "two adapters in folders of one name"
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_look_is_at_what_the_model_itself_makes_of_images(frozen: bool) -> None:
+    """Prompts that are not trained act all the same."""
+    data = make_phantoms("colon", patients=6, images_per_patient=2, size=64)
+    settings = {"length": 20, "init": "kaiming", "frozen": frozen}
+    model = FewShotClassifier(settings=settings, epochs=1, device="cpu", precision="float32")
+    model.fit(data.images, data.labels)
+    plain, look = look_at([model], ["it"], data)
+    np.testing.assert_allclose(look.features, model.embed(data.images), rtol=1e-5)
+    np.testing.assert_allclose(look.probabilities, model.predict_proba(data.images), rtol=1e-4)
+    assert abs(look.features - plain.features).max() > 1e-3
 
 
 @pytest.mark.parametrize(

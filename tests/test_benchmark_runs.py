@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 from test_cli import run
 
 from medept import FewShotClassifier
@@ -23,9 +24,12 @@ from medept.benchmark.run import Run
 from medept.benchmark.runner import run_suite
 from medept.benchmark.suite import read_suite
 from medept.benchmark.work import decode, describe, do_run, frozen_features
+from medept.data.episodes import draw_episode
 from medept.data.phantoms import make_phantoms, write_phantoms
 from medept.errors import InputError
-from medept.methods import METHODS
+from medept.evaluation import evaluate
+from medept.loading import load_encoder
+from medept.methods import METHODS, adapt
 from medept.training import loop
 from medept.training.inputs import Inputs
 from medept.training.recipes import make_recipe
@@ -293,6 +297,42 @@ def test_a_row_does_its_run_again(tmp_path: Path) -> None:
     assert {k: row[k] for k in scores} == {k: again[k] for k in scores}
     assert row["peak_memory_mb"] > 100
     assert row["trainable_parameters"] > 0
+
+
+FROZEN = {"length": 20, "init": "kaiming", "frozen": True}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [(name, {}) for name in sorted(METHODS)]
+    + [("ept", FROZEN), ("vpt", {"length": 20, "frozen": True}), ("vp", {"frozen": True})],
+)
+def test_a_row_is_what_the_classifier_itself_predicts(
+    method: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared features stand in for the encoder's only where nothing was put into it."""
+    kept = []
+
+    class Noting(FewShotClassifier):
+        def fit(self, *arguments: Any, **options: Any) -> FewShotClassifier:
+            kept.append(super().fit(*arguments, **options))
+            return kept[-1]
+
+    monkeypatch.setattr("medept.benchmark.work.FewShotClassifier", Noting)
+    recipe = {"epochs": 1, "head_epochs": 1}
+    one = first_run(methods={method: {"method": method, "settings": settings, "recipe": recipe}})
+    data = one.source.read()
+    row = do_run(one, data, frozen_features(data, one.encoder, one.precision))
+    assert row["error"] == ""
+    test = data.subset(draw_episode(data, one.shots, seed=one.episode).test)
+    found = evaluate(kept[0].predict_proba(test.images), test.targets, classes=data.classes)
+    for name in ("brier", "nll", "auroc", "balanced_accuracy"):
+        assert row[name] == pytest.approx(found.metrics[name].value, rel=1e-4), name
+    if settings:
+        plain = adapt(load_encoder(), "linear", 2).encoder
+        pixels = torch.rand(1, 3, 64, 64)
+        with torch.inference_mode():
+            assert not torch.allclose(kept[0].model_.encoder(pixels), plain(pixels), rtol=1e-2)
 
 
 def test_images_beyond_the_room_stay_as_they_are(

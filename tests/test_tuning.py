@@ -131,6 +131,27 @@ def test_the_test_set_changes_nothing() -> None:
     assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_frozen_prompts_of_each_trial_are_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of one trial's prompts is not fed to the head of another's."""
+    from medept.training import inputs
+
+    kept: dict = {}
+    original = inputs.Kept.get
+
+    def noting(self, key, rows, batches):
+        found = original(self, key, rows, batches)
+        kept[key] = found[0].clone()
+        return found
+
+    monkeypatch.setattr(inputs.Kept, "get", noting)
+    data = make_phantoms("colon", patients=6, images_per_patient=1, size=64)
+    FewShotClassifier(method="vpt", settings={"frozen": True}, epochs=1, tune=4, calibrate="none",
+                      device="cpu").fit(data.images, data.labels, groups=data.groups)  # fmt: skip
+    assert len(kept) > 1, "of as many lengths"
+    first, *others = kept.values()
+    assert all((first != other).any() for other in others)
+
+
 def test_through_the_classifier_what_is_given_stays() -> None:
     data = make_phantoms("colon", patients=6, images_per_patient=1, size=64, difficulty=0.1)
     classifier = FewShotClassifier(method="linear", epochs=1, lr=0.02, tune=2, device="cpu")

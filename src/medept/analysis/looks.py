@@ -91,7 +91,7 @@ def look_at(
             yield plain[key]
         if not is_fitted(classifier):
             continue
-        moved = classifier.model_.trains_encoder
+        moved = classifier.model_.alters_features
         features = classifier.embed(data.images) if moved else plain[key].features
         probabilities = classifier.predict_proba_of_features(features)
         found = evaluate(probabilities, data.targets, classes=data.classes, resamples=0)

@@ -105,7 +105,7 @@ def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> d
     began = time.perf_counter()
     classifier.fit(support.images, support.labels, groups=support.groups, classes=data.classes)
     fitted = time.perf_counter() - began
-    if classifier.model_.trains_encoder:
+    if classifier.model_.alters_features:
         probabilities = classifier.predict_proba(test.images)
     else:
         probabilities = classifier.predict_proba_of_features(features[episode.test])

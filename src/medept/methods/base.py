@@ -137,6 +137,11 @@ class AdaptedEncoder(nn.Module):
         """Whether features of one image change while this method trains."""
         return bool(self.parameter_groups()["encoder"])
 
+    @property
+    def alters_features(self) -> bool:
+        """Whether they are not the encoder's own, if only by prompts that stay as they are."""
+        return type(self).insert is not AdaptedEncoder.insert
+
     def first_changed_block(self) -> int:
         """The first block that training changes; 0, by default, where something below it is."""
         return 0

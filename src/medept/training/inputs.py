@@ -125,7 +125,8 @@ def make_plan(model: AdaptedEncoder, recipe: Recipe, accelerator: Accelerator) -
         return nullcontext(lambda state: state[0])
 
     if not model.trains_encoder:
-        return Plan("features", lambda pixels: [model.encoder(pixels)], as_it_is)
+        by = (model.name, model.settings.model_dump_json()) if model.alters_features else ()
+        return Plan(("features", *by), lambda pixels: [model.encoder(pixels)], as_it_is)
     if recipe.views >= recipe.epochs:
         return Plan("nothing", None, as_it_is)
     with accelerator.autocast():
