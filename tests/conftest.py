@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test may ask the hub
 
 import pytest
 import timm
 import torch
+from hypothesis import settings
 
+settings.register_profile("medept", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("medept")
 SHARED = Path(__file__).parents[2] / "shared"
 
 

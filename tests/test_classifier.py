@@ -128,6 +128,7 @@ def test_scikit_learn_takes_it(tiles) -> None:
     assert clone(classifier).get_params() == classifier.get_params()
     scores = cross_val_score(classifier, array, labels, cv=2)
     assert scores.shape == (2,)
+    assert np.isfinite(scores).all()
 
 
 CONVENTIONS = [

@@ -10,10 +10,12 @@ import pickle
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,8 @@ from safetensors.torch import save
 from sklearn.metrics import accuracy_score, roc_auc_score
 from typer.testing import CliRunner
 
-from medept import cli
+from medept import FewShotClassifier, cli
+from medept.cli.app import app
 from medept.data.phantoms import make_phantoms, write_phantoms
 
 
@@ -119,14 +122,16 @@ def test_predict_reads_the_images_that_a_table_lists(
     listed = pd.read_csv(table).image[[3, 1, 2]]
     new = table.parent / "new.csv"
     pd.DataFrame({"site": "north", "file": listed}).to_csv(new, index=False)
-    assert run("predict", fitted, new, "--out", tmp_path / "p.csv") == 0
+    exact = ("--precision", "float32", "--out")
+    assert run("predict", fitted, new, *exact, tmp_path / "p.csv") == 0
     new.unlink()
     rows = pd.read_csv(tmp_path / "p.csv").set_index("image")
     assert list(rows.index) == [str((table.parent / name).resolve()) for name in listed]
-    assert run("predict", fitted, table.parent, "--out", tmp_path / "all.csv") == 0
+    assert run("predict", fitted, table.parent, *exact, tmp_path / "all.csv") == 0
     everything = pd.read_csv(tmp_path / "all.csv").set_index("image")
     for path, row in rows.iterrows():
-        assert everything.p_tumour[str(table.parent / Path(path).name)] == row.p_tumour
+        whole = everything.p_tumour[str(table.parent / Path(path).name)]
+        assert row.p_tumour == pytest.approx(whole, abs=1e-5)
 
 
 def test_predict_leaves_unreadable_images_out_when_asked(
@@ -232,7 +237,24 @@ def test_embed(
     out = tmp_path / f"features{suffix}"
     assert run("embed", table.parent, "--out", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["shape"] == [24, 192]
-    assert out.stat().st_size > 1000
+    images = sorted(table.parent.glob("*.png"))
+    expected = FewShotClassifier(precision="float32").embed(images)
+    if suffix == ".npy":
+        features = np.load(out)
+    else:
+        found = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+        assert found.pop("image").tolist() == [str(image) for image in images]
+        features = found.to_numpy()
+    np.testing.assert_allclose(features, expected, atol=0.05 * abs(expected).max())
+    assert np.corrcoef(features.ravel(), expected.ravel())[0, 1] > 0.999
+
+
+def test_embed_as_adapted(fitted: Path, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "features.npy"
+    assert run("embed", table, "--adapter", fitted, "--precision", "float32", "--out", out) == 0
+    images = [table.parent / name for name in pd.read_csv(table).image]
+    expected = FewShotClassifier.load(fitted, precision="float32").embed(images)
+    np.testing.assert_allclose(np.load(out), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
@@ -645,22 +667,83 @@ def test_no_image_to_test_on_is_said_before_training(
 
 
 @pytest.mark.slow
-def test_killed_halfway_nothing_half_written_is_taken_for_a_fit(
-    table: Path, tmp_path: Path
+def test_killed_halfway_it_leaves_nothing_half_written_and_goes_on(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "o"
-    command = [sys.executable, "-m", "medept", "fit", str(table), "--out", str(out), "--shots", "2",
-               "--epochs", "500", "--device", "cpu"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not any(tmp_path.iterdir()) and time.time() < deadline:
-        time.sleep(0.2)
-    time.sleep(1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    out, checkpoint = tmp_path / "o", tmp_path / ".o.checkpoint.safetensors"
+    arguments = ["fit", str(table), "--out", str(out), "--shots", "2", "--epochs", "30",
+                 "--calibrate", "none", "--device", "cpu"]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", "medept", *arguments],
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        deadline = time.monotonic() + 200
+        while not checkpoint.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert not out.exists()
-    assert run("fit", table, "--out", out, "--shots", 1, "--epochs", 1, "--method", "linear") == 0
+    assert run(*arguments) == 0
+    assert re.search(r"going on after epoch \d+ of 30", capsys.readouterr().err)
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
+    assert pd.read_csv(out / "history.csv").epoch.tolist() == list(range(1, 31))
+
+
+VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(verb, "--help") == 0
+    printed = capsys.readouterr().out
+    assert f"Usage: medept {verb}" in printed
+    assert "--json" in printed
+
+
+def test_every_verb_prints_one_json_object(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    image = next(table.parent.glob("*.png"))
+    out = tmp_path / "out"
+    calls = {
+        "predict": (fitted, image, "--out", tmp_path / "p.csv"),
+        "embed": (image, "--out", tmp_path / "e.npy"),
+        "evaluate": (fitted, table), "info": (fitted,), "check": (table, "--out", out),
+        "phantoms": ("endo", "--patients", 4, "--out", tmp_path / "drawn"),
+        "shrink": (table, "--pixels", 32, "--out", tmp_path / "small"),
+        "episodes": (table, "--shots", 1, "--episodes", 1, "--out", tmp_path / "lists"),
+        "report": (shutil.copytree(fitted, tmp_path / "copy"), table),
+        "analyse": ("embedded", table, "--out", tmp_path / "look"),
+        "fit": (table, "--shots", 2, "--method", "knn", "--out", tmp_path / "fit"),
+        "datasets": (), "methods": (), "encoders": (), "bench": ("--list",),
+        "demo": ("--out", tmp_path / "demo"),
+    }  # fmt: skip
+    runs = [{"method": m, "shots": 1, "seed": s, "balanced_accuracy": 0.5, "auroc": 0.5}
+            for m in ("linear", "ept") for s in (0, 1)]  # fmt: skip
+    story = SimpleNamespace(runs=pd.DataFrame(runs))
+    monkeypatch.setattr("medept.demo.run_demo", lambda *_: story)
+    assert {*calls} == {*VERBS} - {"tiles"}, "which needs a slide, and is called there"
+    for verb, arguments in calls.items():
+        assert run(verb, *arguments, "--json") in (0, 1 if verb == "check" else 0), verb
+        assert isinstance(json.loads(capsys.readouterr().out), dict | list), verb
+    assert run("demo", "--out", tmp_path / "demo") == 0
+    assert "balanced accuracy" in capsys.readouterr().out
+
+
+def test_nothing_is_sent_anywhere(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    out = tmp_path / "fit"
+    assert run("fit", table, "--out", out, "--shots", 2, "--epochs", 1) == 0
+    assert run("predict", out, table, "--out", tmp_path / "p.csv") == 0
 
 
 def test_importing_medept_loads_nothing_heavy() -> None:

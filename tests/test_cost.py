@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,6 +108,7 @@ def test_durations_are_said_shortly(number: float, text: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     """Batches of 3 leave the second process with fewer rows, and at times with none; with fewer
     parts, too, where each image is computed by itself."""
@@ -114,9 +116,12 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     table = write_phantoms(data, tmp_path / "data")
     options = ["-m", "medept", "fit", str(table), "--shots", "2", "--epochs", "3", "--batch-size",
                "3", "--device", "cpu", "--precision", "float32", "--seed", "1"]  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-              "--main_process_port", "29713"]  # fmt: skip
+              "--main_process_port", port]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name, command in (
         ("one", options), ("two", [*launch, *options, "--set-recipe", "micro_batch=1"])

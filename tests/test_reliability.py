@@ -16,6 +16,7 @@ from medept import InputError
 from medept.evaluation import evaluate
 from medept.evaluation.conformal import (
     check_coverage,
+    check_label_coverage,
     conformal_sets,
     conformal_thresholds,
 )
@@ -142,6 +143,25 @@ def test_sets_hold_the_truth_of_every_class_as_often_as_stated(coverage: float) 
         seen += np.bincount(y[200:], minlength=3)
     assert (held / seen >= coverage - 0.01).all()
     assert (held / seen <= coverage + 0.035).all()
+
+
+def test_sets_of_labels_hold_absent_and_present_as_often_as_stated() -> None:
+    """Labels drawn from their probabilities; the second of two columns is *present*."""
+    random = np.random.default_rng(0)
+    p = random.beta(0.5, 1.5, size=(4000, 2))
+    targets = (random.random(p.shape) < p).astype(int)
+    for label, found in enumerate(check_label_coverage(p, targets, coverage=0.9)):
+        assert found is not None
+        assert found.by_class == pytest.approx([0.9, 0.9], abs=0.02)
+        swapped = check_label_coverage(1 - p, 1 - targets, coverage=0.9)[label]
+        assert swapped is not None
+        assert swapped.size == pytest.approx(found.size, abs=0.02)
+    rare = np.r_[np.ones(4, int), np.zeros(400, int)][
+        :, None
+    ]  # too few to hold any out: in all sets
+    (found,) = check_label_coverage(random.random((404, 1)), rare, coverage=0.9)
+    assert found is not None
+    assert found.by_class == pytest.approx([0.9, 1], abs=0.03)
 
 
 def test_thresholds_are_those_of_mapie() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from test_cli import run
 
 from medept import InputError
 from medept.data.slides import write_tiles
@@ -59,6 +61,16 @@ def test_labels_added_to_its_table_stay(slide: Path, tmp_path: Path) -> None:
     assert again["label"].tolist() == ["", *labelled["label"][1:]]
     assert pd.read_csv(file, keep_default_na=False)["label"].tolist() == again["label"].tolist()
     assert again.drop(columns="label").equals(first)
+
+
+def test_the_command_cuts_tissue(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--size", 64, "--mpp", 0.5, "--out", tmp_path / "out"]
+    assert run("tiles", slide, *options, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path / "out"), "tiles": 4}
+    assert run("tiles", slide, *options, "--slide-mpp", 0.5) == 0
+    assert len(pd.read_csv(tmp_path / "out" / "s1.csv")) == 16, "a tile is half as wide"
 
 
 def test_bad_slides_and_numbers(slide: Path, tmp_path: Path) -> None:
