@@ -192,6 +192,50 @@ def test_vpt_is_the_papers_equations(
     torch.testing.assert_close(features, vit.norm(token)[:, 0])
 
 
+def test_adaptformer_is_beside_the_mlp(encoder: Encoder) -> None:
+    """Its equations 2 to 4 written out over the blocks, in float64."""
+    model = adapt(encoder, "adapter", 3, {"reduction": 4, "scale": 0.7})
+    disturb(model)
+    vit, pixels = encoder.model.double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    model.double()
+    features = encoder(pixels)
+    model.remove()
+    x = vit._pos_embed(vit.patch_embed(pixels))
+    for block, bottleneck in zip(vit.blocks, model.bottlenecks, strict=True):
+        x = x + block.attn(block.norm1(x))
+        read = block.norm2(x)
+        hidden = (read @ bottleneck.down.weight.T + bottleneck.down.bias).relu()
+        x = x + block.mlp(read) + 0.7 * (hidden @ bottleneck.up.weight.T + bottleneck.up.bias)
+    torch.testing.assert_close(features, vit.norm(x)[:, 0])
+
+
+@pytest.mark.parametrize(("layers", "chosen"), [("all", [0, 1, 2]), ("1,3", [0, 2])])
+def test_added_prompts_go_into_each_chosen_block(
+    encoder: Encoder, layers: str, chosen: list[int]
+) -> None:
+    model, vit = adapt(encoder, "vp", 3, {"layers": layers}).double(), encoder.model
+    disturb(model)
+    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    features = encoder(pixels)
+    model.remove()
+    x, prompts = (
+        vit._pos_embed(vit.patch_embed(pixels)),
+        dict(zip(chosen, model.prompts, strict=True)),
+    )
+    for i, block in enumerate(vit.blocks):
+        x = block(x + prompts[i] if i in prompts else x)
+    torch.testing.assert_close(features, vit.norm(x)[:, 0])
+
+
+@pytest.mark.parametrize("name", ["vpt", "vp"])
+def test_prompts_of_tokens_start_as_jia_et_al_have_it(encoder: Encoder, name: str) -> None:
+    """Uniform within sqrt(6 / (3 p^2 + D)): p = 8, D = 48."""
+    bound = (6 / (3 * 8**2 + 48)) ** 0.5
+    values = torch.cat([p.flatten() for p in adapt(encoder, name, 3).prompts])
+    assert values.abs().max() <= bound
+    assert values.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
 def test_tokens_and_embedded_prompts_are_both_there(encoder: Encoder) -> None:
     """With its gates wide open it is VPT."""
     vpt, pixels = adapt(encoder, "vpt", 3, {"length": 5}), torch.randn(2, 3, 32, 32)

@@ -30,15 +30,16 @@ class AdaptFormer(AdaptedEncoder):
     """Trains 2 D h + h + D numbers a block, h = D / reduction, in parallel to the frozen MLP.
 
     The bottleneck reads what the MLP reads, after the norm, as in their equation 3 (their code
-    reads what stands before it), and has no dropout (their code: 0.1). Their SGD, without weight
-    decay, at 0.05 for a batch of 256, scaled to batches of 16.
+    reads what stands before it), has no dropout (their code: 0.1), and starts as their code does
+    (Kaiming uniform down, zero up). Their SGD, without weight decay, at 0.05 for a batch of 256
+    (for videos they take 0.1), scaled to batches of 16.
     """
 
     class Settings(MethodSettings):
         """Its bottlenecks."""
 
         reduction: int = Field(default=4, ge=1)
-        """Width of the tokens by that of the bottleneck, D / h."""
+        """Width of the tokens by that of the bottleneck, D / h; Zu et al. compare 1 to 64."""
 
         scale: float = Field(default=0.1, gt=0)
         """Of the bottleneck's output (the paper's 0.1)."""

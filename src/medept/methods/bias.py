@@ -12,7 +12,9 @@ from medept.methods.own_parameters import OwnParameters
 class Bias(OwnParameters):
     """Trains every bias, those of layer norms and of the patch embedding included.
 
-    AdamW, 1e-3: the largest of the rates from 1e-4 to 1e-3 that they search.
+    The original tunes language models, which have no patch embedding; "all bias terms" is read as
+    those of the whole encoder, as Jia et al. (ECCV 2022) do in their comparison. AdamW, 1e-3: the
+    largest of the rates from 1e-4 to 1e-3 that they search.
     """
 
     name = "bias"

@@ -15,7 +15,8 @@ class LoRA(PeftTuner):
     """Low-rank updates of Wq and Wv, 2 r D numbers for each; zero at the start.
 
     Query and value alone, AdamW, 5e-4, rank 8 and alpha = rank are theirs for RoBERTa-base. They
-    fix alpha at the first rank that is tried, which makes the scale alpha / r one.
+    fix alpha at the first rank that is tried, which makes the scale alpha / r one. The paper starts
+    the lower matrix from a Gaussian; their code, and peft, from Kaiming's uniform distribution.
     """
 
     class Settings(MethodSettings):

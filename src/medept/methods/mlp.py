@@ -14,7 +14,9 @@ from medept.methods.base import AdaptedEncoder, Head, MethodSettings, copy_into
 class DeepHead(nn.Sequential):
     """k linear layers with ReLU between them: features (B, D) -> D -> ... -> logits (B, C).
 
-    Hidden layers start as in Jia et al. (Kaiming normal, fan out), the last one as any head.
+    Hidden layers start as in Jia et al. (Kaiming normal, fan out), the last one as any head. Like
+    ``linear`` it learns by the recipe's own rate: they search ten rates of SGD on a validation set,
+    which a few shots do not have.
     """
 
     def __init__(self, width: int, classes: int, k: int) -> None:

@@ -36,7 +36,12 @@ class PrototypeHead(StoredHead):
 
 
 class Prototypes(FeatureMethod):
-    """Nearest class mean (Snell et al. 2017), by cosine."""
+    """Nearest class mean (Snell et al. 2017), by cosine.
+
+    They take squared Euclidean distances in features that were trained for them; those of a frozen
+    encoder are compared by cosine, as is usual (Chen et al., "A closer look at few-shot
+    classification", ICLR 2019). The temperature, 0.1, is ours.
+    """
 
     class Settings(MethodSettings):
         """Its logits."""
