@@ -334,6 +334,8 @@ def test_a_row_is_what_the_classifier_itself_predicts(
     found = evaluate(kept[0].predict_proba(test.images), test.targets, classes=data.classes)
     for name in ("brier", "nll", "auroc", "balanced_accuracy"):
         assert row[name] == pytest.approx(found.metrics[name].value, rel=1e-4), name
+    whole = json.loads(kept[0].model_.settings.model_dump_json())
+    assert json.loads(row["settings"]) == whole, "those that were not given, too"
     if settings:
         plain = adapt(load_encoder(), "linear", 2).encoder
         pixels = torch.rand(1, 3, 64, 64)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,9 +71,13 @@ class AdapterInfo(BaseModel):
 
 
 def current_versions() -> dict[str, str]:
-    """Versions of Python, medept and what computes."""
-    packages = ("medept", "torch", "timm", "torchvision", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    """Versions of Python, medept and what computes, as far as it is installed."""
+    versions = {"python": platform.python_version()}
+    for name in ("medept", "torch", "timm", "torchvision", "numpy", "scikit-learn", "accelerate",
+                 "peft", "transformers", "open-clip-torch", "optuna"):  # fmt: skip
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def save_adapter(folder: Path, state: dict[str, Tensor], info: AdapterInfo) -> None:

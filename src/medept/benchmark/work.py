@@ -117,6 +117,7 @@ def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> d
         "fit_seconds": fitted,
         "trainable_parameters": info.trainable_parameters,
         "encoder_sha256": info.encoder.sha256,
+        "settings": json.dumps(info.settings),
         "recipe": json.dumps(info.recipe),
         "final_loss": classifier.history_[-1]["loss"] if classifier.history_ else None,
     }
