@@ -19,11 +19,20 @@ def test_each_method_is_trained_at_its_own_papers_rate() -> None:
     for method, rate in published.items():
         recipe = make_recipe("medept", method)
         assert (recipe.optimizer, recipe.encoder_lr) == ("adamw", rate)
+        assert recipe.warmup == (0.06 if method == "lora" else 0)
+
+
+def test_what_has_no_paper_of_its_own_here_learns_by_the_recipe() -> None:
+    """Heads as they are; what is tried without a validation set; and prompts that really move."""
+    own = {"norm": 1e-3, "full": 1e-5, "ept": 3e-2, "vpt-ept": 3e-2}
+    for method in ("linear", "mlp-3", *own):
+        recipe, base = make_recipe("medept", method), make_recipe("medept", "linear")
+        assert recipe == base.model_copy(update={"encoder_lr": own.get(method, base.encoder_lr)})
 
 
 def test_adaptformers_rate_is_stated_for_256_images_a_step() -> None:
     recipe = make_recipe("medept", "adapter")
-    assert (recipe.optimizer, recipe.weight_decay) == ("sgd", 0)
+    assert (recipe.optimizer, recipe.weight_decay, recipe.warmup) == ("sgd", 0, 0.2)
     assert recipe.lr == recipe.encoder_lr == 0.05 * recipe.batch_size / 256
 
 

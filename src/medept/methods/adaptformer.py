@@ -32,7 +32,7 @@ class AdaptFormer(AdaptedEncoder):
     The bottleneck reads what the MLP reads, after the norm, as in their equation 3 (their code
     reads what stands before it), has no dropout (their code: 0.1), and starts as their code does
     (Kaiming uniform down, zero up). Their SGD, without weight decay, at 0.05 for a batch of 256
-    (for videos they take 0.1), scaled to batches of 16.
+    (for videos they take 0.1), scaled to batches of 16, after a fifth of the steps to warm up.
     """
 
     class Settings(MethodSettings):
@@ -51,6 +51,7 @@ class AdaptFormer(AdaptedEncoder):
         "lr": 0.05 / 16,
         "encoder_lr": 0.05 / 16,
         "weight_decay": 0,
+        "warmup": 0.2,
     }
     search: ClassVar[dict[str, tuple[Any, ...]]] = {"reduction": (1, 4, 8, 32, 64)}
     settings: Settings
