@@ -1,6 +1,6 @@
 """Make the package's files of a checkpoint: ``encoder.safetensors`` (float16), ``encoder.json``.
 
-    python pretraining/export.py --work WORK --pixels 96
+    python pretraining/export.py --work WORK --pixels 64 --checkpoint last.pt
 
 Weights are the run's moving average. ``--pixels`` is the default input size of the encoder.
 """
@@ -25,11 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pixels", type=int, required=True)
-    parser.add_argument("--checkpoint", default="cooled.pt", help="cooled.pt or last.pt")
+    parser.add_argument("--checkpoint", default="last.pt", help="last.pt or cooled.pt")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.yaml"))
     arguments = parser.parse_args()
     config = yaml.safe_load(arguments.config.read_text())
-    checkpoint = torch.load(arguments.work / arguments.checkpoint, weights_only=True)
+    checkpoint = torch.load(
+        arguments.work / arguments.checkpoint, map_location="cpu", weights_only=True
+    )
     before = checkpoint["before"]  # what the run began with, of the package's encoder
     weights = {
         name.removeprefix("encoder."): tensor.half() if tensor.is_floating_point() else tensor

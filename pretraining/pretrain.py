@@ -181,7 +181,8 @@ def train(
     attention = Divert(attend) if DEVICE == "cpu" else nullcontext()
     settings, first, losses = config["training"], run.step, []
     started = saved = time.monotonic()
-    with (work / ("cooldown.csv" if cooldown else "log.csv")).open("a", newline="") as file:
+    name, mode = ("cooldown.csv", "w") if cooldown else ("log.csv", "a")
+    with (work / name).open(mode, newline="") as file:
         log = csv.writer(file)
         while (elapsed := time.monotonic() - started) < 60 * minutes:
             rate = settings["lr"] * min(1.0, (run.step + 1) / settings["warmup"])

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
 from PIL import Image
 from skimage.feature import hog
 from sklearn.linear_model import LogisticRegressionCV
@@ -52,6 +53,7 @@ def histograms_and_hog(data: LabelledImages) -> np.ndarray:
 def random_encoder(data: LabelledImages) -> np.ndarray:
     """Features of an untrained encoder of the same shape."""
     trained = load_encoder()
+    torch.manual_seed(0)
     model = embedded.build(embedded.load()[1]["architecture"])
     encoder = Encoder(model, "random", trained.preprocessing)
     return predict_logits(encoder, Views(data.images, encoder.preprocessing), make_accelerator())

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from transformers import ViTConfig, ViTModel
 
 from medept.classifier import FewShotClassifier
 from medept.encoders import Encoder, Preprocessing
@@ -22,6 +21,8 @@ from medept.training.loop import train
 from medept.training.prefix import Prefix, find_prefix
 from medept.training.recipes import make_recipe
 from medept.training.views import Views
+
+transformers = pytest.importorskip("transformers")
 
 LIBRARIES = ["timm", "transformers"]
 UPPER = [
@@ -47,8 +48,8 @@ def make_encoder(library: str) -> Encoder:
         model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3,
                                   embed_dim=48, num_heads=3, num_classes=0)  # fmt: skip
     else:
-        model = ViTModel(
-            ViTConfig(hidden_size=48, num_hidden_layers=3, num_attention_heads=3,
+        model = transformers.ViTModel(
+            transformers.ViTConfig(hidden_size=48, num_hidden_layers=3, num_attention_heads=3,
                       intermediate_size=96, image_size=32, patch_size=8)
         )  # fmt: skip
     return Encoder(model, library, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
