@@ -23,6 +23,7 @@ from medept.data.phantoms import make_phantoms
 from medept.loading import load_encoder
 from medept.methods import METHODS
 from medept.training.device import fast_bfloat16
+from medept.training.views import Views
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +254,28 @@ def test_randomness_of_others_is_left_alone(tiles) -> None:
     before = torch.default_generator.get_state()
     quick(method="ept", epochs=1).fit(images, labels)
     assert torch.equal(torch.default_generator.get_state(), before)
+
+
+@pytest.mark.parametrize("method", ["probe", "knn", "prototype", "linear"])
+def test_folds_and_trials_share_the_features_of_images_as_they_are(
+    tiles, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    images, labels = tiles
+    seen, plain = [], Views.plain
+
+    def noting(self: Views, index: int) -> torch.Tensor:
+        seen.append(int(self.numbers[index]))
+        return plain(self, index)
+
+    monkeypatch.setattr(Views, "plain", noting)
+    classifier = quick(method=method, tune=3).fit(images, labels)
+    assert sorted(seen) == list(range(len(images))), "each is encoded once, whatever the folds"
+    assert classifier.calibration_.kind == "temperature"
+    fold = quick(method=method, calibrate="none").fit(images[4:], labels[4:])
+    held_out = fold.logits(images[:4])
+    monkeypatch.setattr(Views, "plain", plain)
+    np.testing.assert_allclose(fold.logits(images[:4]), held_out, rtol=1e-5)
 
 
 def test_a_column_of_labels_is_classes(tiles) -> None:

@@ -40,7 +40,7 @@ from medept.training.cost import duration, estimate_cost, peak_memory
 from medept.training.device import make_accelerator, precision_of
 from medept.training.folds import make_folds
 from medept.training.inputs import Kept
-from medept.training.loop import predict_logits, train
+from medept.training.loop import plain_features, predict_logits, train
 from medept.training.recipes import make_recipe
 from medept.training.tuning import SearchSpace, tune
 from medept.training.views import Views
@@ -320,7 +320,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         fold.task_, fold.classes_ = self.task_, self.classes_
         with quietly():
             fold._fit(support, train)
-        return fold.logits([support.images[i] for i in test])
+            if fold.model_.alters_features:
+                return fold.logits([support.images[i] for i in test])
+            model, recipe = fold.model_, fold.recipe_
+            views = support.views(model.encoder.preprocessing, recipe.crop_scale, self.seed)
+            accelerator = make_accelerator(self.device, self.precision)
+            features = plain_features(model, views.part(test), accelerator, support.kept)
+            return fold._logits_of(features)
 
     def _parameters(self, searched: dict[str, Any]) -> dict[str, Any]:
         """Recipe and settings as they are given, and beside that what a search chose."""
@@ -392,10 +398,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
         """Probabilities (n, C) from features (n, D) that :meth:`embed` gave."""
         check_is_fitted(self, "model_")
-        with torch.inference_mode():
-            device = next(self.model_.parameters()).device
-            logits = self.model_.logits(torch.as_tensor(features).to(device))
-        return self.calibration_.probabilities(logits.float().cpu().numpy(), self.task_)
+        return self.calibration_.probabilities(self._logits_of(features), self.task_)
+
+    @torch.inference_mode()
+    def _logits_of(self, features: np.ndarray) -> np.ndarray:
+        device = next(self.model_.parameters()).device
+        return self.model_.logits(torch.as_tensor(features).to(device)).float().cpu().numpy()
 
     def predict(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Labels (n,), or (n, C) of 0 and 1 (calibrated probability above one half)."""

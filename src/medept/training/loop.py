@@ -69,16 +69,16 @@ def train(
         kept: what fits on other parts of the same set have computed already.
     """
     model.to(accelerator.device)
-    if isinstance(model, FeatureMethod):
-        features = predict_logits(model.encoder, views, accelerator, progress=progress)
-        model.fit_features(features, targets, groups)
-        return []
 
     def encode(function: Callable[[Tensor], State], count: int) -> Iterator[State]:
         return _encode_views(function, views.part(), count, accelerator, progress)
 
     with ExitStack() as stack:
         kept = kept or stack.enter_context(Kept())
+        if isinstance(model, FeatureMethod):
+            features = plain_features(model, views, accelerator, kept, progress)
+            model.fit_features(features, targets, groups)
+            return []
         stack.enter_context(frozen_held(model, accelerator))
         inputs = stack.enter_context(open_inputs(model, views, recipe, accelerator, kept, encode))
         wanted = torch.as_tensor(targets, device=accelerator.device)
@@ -243,6 +243,27 @@ def predict_logits(
             for output in _batches(model, images, len(views), accelerator, "reading", progress)
         ]
     return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
+
+
+def plain_features(
+    model: AdaptedEncoder,
+    views: Views,
+    accelerator: Accelerator,
+    kept: Kept,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """The encoder's own features (n, D) of images as they are evaluated.
+
+    Those of the whole set that ``views`` are a part of are computed once.
+    """
+
+    def encode() -> Iterator[State]:
+        whole = predict_logits(model.encoder, views.part(), accelerator, progress=progress)
+        yield [torch.as_tensor(whole)]
+
+    key = ("plain", model.encoder_identity["sha256"], accelerator.mixed_precision)
+    (features,) = kept.get(key, views.total, encode)
+    return features[views.numbers].numpy()
 
 
 def _encode_views(
