@@ -348,6 +348,25 @@ def test_figure_5s_means_stand_beside_the_papers(finished: Path) -> None:
     assert page.row("concat (paper)", 6)[:2] == ["15.7", "81.0"]
 
 
+def test_table_3_is_change_against_frozen_prompts(finished: Path) -> None:
+    """The paper's: -2.63 (chest) and -3.09 (colon) for linear at 1 shot, +2.71 for VPT's colon."""
+    suite = json.loads((finished / "suite.json").read_text()) | {"table": "table3"}
+    (finished / "suite.json").write_text(json.dumps(suite))
+    names = {"linear": "linear", "ept": "vpt, frozen", "vpt": "vpt", "lora": "lora"}
+    for file in (finished / "runs").glob("*.json"):
+        row = json.loads(file.read_text())
+        file.write_text(json.dumps(row | {"label": names[row["label"]]}))
+    assert run("report", str(finished)) == 0
+    page = Page((finished / "report.html").read_text())
+    theirs = page.row("linear against vpt, frozen (paper)", 6)
+    assert [theirs[0], theirs[2]] == ["-2.6 %", "-3.1 %"]
+    assert page.row("vpt against vpt, frozen (paper)", 6)[2] == "+2.7 %"
+    runs = pd.DataFrame(read_rows(finished))
+    colon = runs[(runs.data == "medfmc-colon") & (runs.shots == 5)].groupby("label").accuracy.mean()
+    ours = 100 * (colon["vpt"] / colon["vpt, frozen"] - 1)
+    assert page.row("vpt against vpt, frozen", 6)[3] == f"{ours:+.1f} %"
+
+
 def test_what_a_kill_left_half_written_is_passed_over(finished: Path) -> None:
     count = len(read_rows(finished))
     (finished / "runs" / ".partial-0123.json").write_text('{"id": "01')

@@ -24,11 +24,13 @@ REAL = 0.05
 
 
 def score_grids(suite: Suite, title: str, table: pd.DataFrame) -> list[Grid]:
-    """Of one encoder; for figure 5 another of the means over shots, which the paper gives."""
+    """Of one encoder; for figure 5 and table 3 another in the form that the paper gives."""
     paper = paper_values(suite.table, drawn=suite.drawn)
     grids = [_grid(title, table, paper)]
     if suite.table == "fig5":
         grids.append(_grid(f"{title}, mean over shots", over_shots(table), paper))
+    if suite.table == "table3":
+        grids.append(_against_frozen(f"{title}, change against frozen prompts", table, paper))
     return grids
 
 
@@ -43,6 +45,26 @@ def _grid(title: str, table: pd.DataFrame, paper: pd.DataFrame) -> Grid:
     groups = (*_spans(table), ("", 3))
     notes = _notes(table, mean, with_paper=len(theirs) > 0)
     return Grid(title, groups, head, tuple(rows), frozenset(best), notes)
+
+
+def _against_frozen(title: str, table: pd.DataFrame, paper: pd.DataFrame) -> Grid:
+    """By how much each task's score differs from that of prompts which stay as they start.
+
+    A method stands against itself with frozen prompts, and one without prompts against VPT.
+    """
+    mean, _ = means(table)
+    rows = []
+    for values, of in ((mean, ""), (paper.reindex(columns=mean.columns), " (paper)")):
+        for label in values.index:
+            own = f"{label}, frozen"
+            against = own if own in values.index else "vpt, frozen"
+            if label.endswith(", frozen") or against not in values.index:
+                continue
+            change = 100 * (values.loc[label] / values.loc[against] - 1)
+            cells = [_number(x, "+.1f", " %") for x in (*change, change.mean())]
+            rows.append((f"{label} against {against}{of}", *cells))
+    head = ("method", *map(_shots_head, mean.columns.get_level_values(1)), "average")
+    return Grid(title, (*_spans(table), ("", 1)), head, tuple(rows))
 
 
 def _lines(
