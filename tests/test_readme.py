@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from test_cli import run
+from typer.main import get_command
 
+from medept.benchmark.suite import read_suite
+from medept.cli.app import app
 from medept.data.phantoms import make_phantoms
 from medept.demo import run_demo, summary
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line
     for block in re.findall(r"^```\n(.*?)^```", README, flags=re.S | re.M)
@@ -61,6 +65,31 @@ def test_the_demo_tells_its_story(tmp_path: Path) -> None:
         assert (tmp_path / "demo" / picture).read_bytes().startswith(b"\x89PNG")
 
 
+GUIDES = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "docs").glob("*.md")}
+SHOWN = [
+    (name, " ".join(command.replace("\\\n", " ").split()))
+    for name, text in GUIDES.items()
+    for command in re.findall(r"^ {0,4}(medept (?:.*\\\n)*.*)$", text, flags=re.M)
+    if not command.startswith("medept as ")
+]
+
+
+@pytest.mark.parametrize(("guide", "command"), SHOWN)
+def test_every_command_of_the_guides_is_one(guide: str, command: str) -> None:
+    """Its verb and options exist; what it names need not be here."""
+    _, verb, *arguments = shlex.split(command, comments=True)
+    get_command(app).commands[verb].make_context(verb, arguments)
+
+
+def test_the_suite_of_the_benchmarks_guide_can_be_read(tmp_path: Path) -> None:
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", GUIDES["benchmark.md"], flags=re.S | re.M)
+    (tmp_path / "mine.yaml").write_text(block)
+    (tmp_path / "vit_tiny.safetensors").write_bytes(b"")
+    suite = read_suite(str(tmp_path / "mine.yaml"))
+    labels = {run.label for run in suite.runs()}
+    assert labels == {"linear", "short", "long", "as in the paper"}
+
+
 def test_the_worked_example_of_a_new_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,10 +97,11 @@ def test_the_worked_example_of_a_new_method(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(METHODS, "block-scale", METHODS["linear"])  # gone when this test ends
-    guide = Path(__file__).parents[1] / "docs" / "adding-a-method.md"
     data = make_phantoms("colon", patients=4, images_per_patient=1, size=64)
     names = {"images": data.images, "labels": data.labels}
-    for block in re.findall(r"^```python\n(.*?)^```", guide.read_text(), flags=re.S | re.M):
+    for block in re.findall(
+        r"^```python\n(.*?)^```", GUIDES["adding-a-method.md"], flags=re.S | re.M
+    ):
         exec(compile(block, "adding-a-method.md", "exec"), names)
     assert names["classifier"].model_.trainable_count() == 8 * 192 + 2 * 192 + 2
     assert names["probabilities"].shape == (4, 2)
