@@ -21,9 +21,9 @@ class EmbeddedPromptTuning(AdaptedEncoder):
 
     Prompts that start near 0 scale every layer down by T / (T + L) before anything is learnt. With
     the paper's L = 100 on 197 tokens that start is most of what changes: SGD at 6e-4 (``--recipe
-    paper``) hardly moves prompts. How good a start it is depends on the encoder, so by default it
-    is a mild one, 10 / 11, from which AdamW moves prompts in earnest (3e-2), after the head has
-    been trained.
+    paper``) moves prompts by some 1e-5. How good a start it is depends on the encoder, so by
+    default it is a mild one, 10 / 11, from which AdamW moves prompts in earnest (3e-2), after the
+    head has been trained.
     """
 
     class Settings(EmbeddedPromptConfig, MethodSettings):
