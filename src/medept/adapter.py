@@ -27,6 +27,12 @@ TENSORS = "adapter.safetensors"
 DESCRIPTION = "adapter.json"
 
 
+LABEL_TYPES: dict[str, Literal["int", "float", "bool"]] = {
+    "i": "int", "u": "int", "f": "float", "b": "bool",
+}  # fmt: skip
+"""What NumPy's kinds of labels are called in an adapter; any other is text."""
+
+
 class EncoderIdentity(BaseModel):
     """What :meth:`medept.encoders.Encoder.identity` says."""
 
@@ -59,9 +65,10 @@ class AdapterInfo(BaseModel):
 
     def labels(self) -> np.ndarray:
         """The classes (C,) as they were given to be learnt."""
-        if self.label_type == "bool":
-            return np.asarray([name == "True" for name in self.classes])
-        return np.asarray(self.classes).astype({"text": "U"}.get(self.label_type, self.label_type))
+        names = np.asarray(self.classes)
+        if self.label_type == "text":
+            return names
+        return names == "True" if self.label_type == "bool" else names.astype(self.label_type)
 
     @model_validator(mode="after")
     def _calibration_fits(self) -> AdapterInfo:

@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from medept.adapter import (
+    LABEL_TYPES,
     AdapterInfo,
     EncoderIdentity,
     current_versions,
@@ -50,12 +51,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
-
-
-_LABEL_TYPES: dict[str, Literal["int", "float", "bool"]] = {
-    "i": "int", "u": "int", "f": "float", "b": "bool",
-}  # fmt: skip
-"""What NumPy's kinds of labels are called in an adapter; any other is text."""
 
 
 @dataclass
@@ -439,7 +434,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             encoder_weights=None if local is None else str(local),
             task=self.task_,
             classes=[str(name) for name in self.classes_],
-            label_type=_LABEL_TYPES.get(self.classes_.dtype.kind, "text"),
+            label_type=LABEL_TYPES.get(self.classes_.dtype.kind, "text"),
             method=self.method,
             settings=self.model_.settings.model_dump(),
             recipe=self.recipe_.model_dump(),

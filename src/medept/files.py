@@ -117,8 +117,19 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
             harmless.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def as_written(cell: str) -> str:
-    """A cell of :func:`write_table` as it was before that made it harmless."""
+def read_written(file: Path) -> pd.DataFrame:
+    """A CSV file of :func:`write_table`: every cell as text, and as it was given.
+
+    Raises:
+        OSError, ValueError: if it is missing or damaged.
+    """
+    import pandas as pd
+
+    return pd.read_csv(file, dtype=str, keep_default_na=False).map(as_given)
+
+
+def as_given(cell: str) -> str:
+    """A cell as it was before :func:`write_table` made it harmless."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from medept.data.images import file_hash
 from medept.data.table import LabelledImages
 from medept.errors import InputError
-from medept.files import as_written
+from medept.files import read_written
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def _seen(data: LabelledImages, folders: Sequence[Path]) -> np.ndarray:
     for folder in folders:
         support = _read(folder / "support.csv")
         names.update(support["image"])
-        groups.update(map(as_written, support.get("group", ())))
+        groups.update(support.get("group", ()))
         hashes.update(support.get("sha256", ()))
     hashes.discard("")  # of images that are no files
     seen = np.zeros(len(data), bool)
@@ -82,7 +82,7 @@ def _read(file: Path) -> pd.DataFrame:
         logger.warning("%s is missing: images it was fitted to cannot be left out", file)
         return pd.DataFrame(columns=["image"])
     try:
-        support = pd.read_csv(file, dtype=str, keep_default_na=False)
+        support = read_written(file)
         return support.assign(image=support["image"].map(normpath))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{file}: damaged ({error}); copy it again, or fit again") from error

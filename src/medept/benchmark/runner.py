@@ -94,8 +94,9 @@ def _refuse_others(out: Path, rows: list[dict[str, Any]], runs: dict[str, Run]) 
     """Results under one name must not be of two kinds, which a report would average."""
     taken = {tuple(row[name] for name in NAMED_BY): row["id"] for row in rows}
     for run in runs.values():
-        name = tuple(describe(run)[part] for part in NAMED_BY)
-        if taken.get(name, run.id) != run.id:
+        row = describe(run)
+        name = tuple(row[part] for part in NAMED_BY)
+        if taken.get(name, row["id"]) != row["id"]:
             raise InputError(
                 f"{out} holds another run of {run.label} on {run.data}: with other settings, from "
                 "another place, or by defaults that have changed since; give another folder with "

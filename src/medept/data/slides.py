@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from medept.data.cells import read_table
 from medept.errors import InputError
-from medept.files import whole_file, write_table
+from medept.files import as_given, whole_file, write_table
 from medept.progress import Progress, silent
 
 CELLS = 8
@@ -73,7 +74,7 @@ def write_tiles(
 
 def _with_columns_of(file: Path, table: pd.DataFrame) -> pd.DataFrame:
     """Tiles with the columns, such as labels, that their earlier table was given."""
-    before = pd.read_csv(file, dtype=str, keep_default_na=False)
+    before = read_table(file).frame.map(as_given)
     added = [name for name in before if name not in table]
     if "path" not in before or not added:
         return table

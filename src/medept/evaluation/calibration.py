@@ -49,9 +49,9 @@ class Calibration(BaseModel):
 
     def fits(self, classes: int) -> bool:
         """Whether it is one for this number of classes."""
-        numbers = len(self.scale), len(self.offset), len(self.steps) or 1
+        numbers = {len(self.scale), len(self.offset)}
         knots = all(len(before) == len(after) > 0 for before, after in self.steps)
-        return knots and all(n in (1, classes) for n in numbers) and len(self.steps) in (0, classes)
+        return knots and numbers <= {1, classes} and len(self.steps) in (0, classes)
 
     def __str__(self) -> str:
         if self.kind == "none":

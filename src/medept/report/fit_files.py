@@ -14,7 +14,7 @@ import pandas as pd
 from medept.adapter import AdapterInfo, read_info
 from medept.errors import InputError
 from medept.evaluation.decisions import confidence, decide, indicators, is_correct
-from medept.files import as_written
+from medept.files import read_written
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _json(file: Path) -> Any:
 def _table(file: Path, *columns: str) -> pd.DataFrame:
     """A CSV file that has these columns, every cell as text."""
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        table = read_written(file)
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: missing or damaged ({error}); fit again") from error
     missing = [name for name in columns if name not in table]
@@ -138,9 +138,9 @@ def _last_row(file: Path) -> dict[str, Any]:
 
 
 def _targets(labels: Iterable[str], info: AdapterInfo, file: Path) -> np.ndarray:
-    """Labels as they stand in a file of the fit."""
+    """Labels of a file of the fit."""
     place = {name: i for i, name in enumerate(info.classes)}
-    rows = list(map(as_written, labels))
+    rows = list(labels)
     targets = np.zeros((len(rows), len(info.classes)), dtype=np.int64)
     for row, text in enumerate(rows):
         for part in [text] if info.task == "multiclass" else filter(None, text.split("|")):
