@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch import nn
 
@@ -83,6 +86,24 @@ def test_probe_chooses_c_where_folds_lack_a_class(encoder: Encoder) -> None:
     model.fit_features(features.astype(np.float32), targets, groups)
     probabilities = torch.from_numpy(logits(model, features.astype(np.float32))).softmax(-1)
     assert probabilities.max(dim=1).values.mean() > 0.8  # the strongest shrinkage gives 1/7
+
+
+def test_probe_passes_over_folds_that_leave_one_class(encoder: Encoder) -> None:
+    """Patients who have both classes: one of two folds has a single class to learn from."""
+    groups = np.array([4, 2, 0, 0, 0, 2, 0, 2, 2, 2, 4, 4, 0, 0])
+    labels = np.array([1, 0, 0, 0, 0, 1, 0, 1, 1, 1, 0, 0, 0, 0])
+    parts = list(
+        StratifiedGroupKFold(2, shuffle=True, random_state=0).split(labels, labels, groups)
+    )
+    assert [len(set(labels[learnt])) for learnt, _ in parts] == [2, 1]
+    features = FEATURES[: len(labels)] + 3 * labels[:, None].astype(np.float32)
+    model = adapt(encoder, "probe", 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FitFailedWarning)
+        model.fit_features(features, labels, groups)
+    found = torch.from_numpy(logits(model, features)).softmax(-1).numpy()[:, 1]
+    assert (found > 0.5).tolist() == labels.astype(bool).tolist()
+    assert min(found[labels == 1]) > 0.8, "it is not shrunk to nothing"
 
 
 def test_neighbours_equal_scikit_learn(encoder: Encoder) -> None:

@@ -12,7 +12,7 @@ class Probe(FeatureMethod):
     """Logistic regression; C chosen by cross-validated log-loss over groups in the support set.
 
     C is one of seven values from 1e-4 to 100. Five folds, or as many as the rarest class has
-    groups; with fewer than two, C = 1.
+    groups, less those that leave a single class to learn from; without any, C = 1.
     """
 
     name = "probe"
@@ -68,9 +68,13 @@ def _logistic_regression(features: np.ndarray, labels: np.ndarray, groups: np.nd
     model = LogisticRegression(max_iter=2000)
     if fewest < 2:
         return model.fit(features, labels)
-    folds = StratifiedGroupKFold(min(5, fewest), shuffle=True, random_state=0)
+    splitter = StratifiedGroupKFold(min(5, fewest), shuffle=True, random_state=0)
+    split = splitter.split(features, labels, groups)
+    folds = [rows for rows in split if len(set(labels[rows[0]].tolist())) > 1]
+    if not folds:  # few patients: each fold leaves a single class to learn from
+        return model.fit(features, labels)
     search = GridSearchCV(model, {"C": np.logspace(-4, 2, 7)}, scoring=_log_likelihood, cv=folds)
-    return search.fit(features, labels, groups=groups).best_estimator_
+    return search.fit(features, labels).best_estimator_
 
 
 def _log_likelihood(model, features: np.ndarray, labels: np.ndarray) -> float:  # type: ignore[no-untyped-def]
