@@ -75,7 +75,7 @@ def test_fit_writes_all_its_files(fitted: Path) -> None:
     support, predictions = (pd.read_csv(fitted / f"{n}.csv") for n in ("support", "predictions"))
     assert len(support) + len(predictions) == 24
     assert not set(support.group) & set(predictions.group)
-    assert len(pd.read_csv(fitted / "history.csv")) == 2
+    assert pd.read_csv(fitted / "history.csv").trained.tolist() == 40 * ["head"] + 2 * ["all"]
     adapter = json.loads((fitted / "adapter.json").read_text())
     assert adapter["classes"] == ["normal", "tumour"]
     assert len(adapter["encoder"]["sha256"]) == 64
@@ -688,7 +688,7 @@ def test_killed_halfway_it_leaves_nothing_half_written_and_goes_on(
     assert run(*arguments) == 0
     assert re.search(r"going on after epoch \d+ of 30", capsys.readouterr().err)
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
-    assert pd.read_csv(out / "history.csv").epoch.tolist() == list(range(1, 31))
+    assert pd.read_csv(out / "history.csv").epoch.tolist() == [*range(1, 41), *range(1, 31)]
 
 
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)

@@ -66,7 +66,7 @@ def test_a_warm_up_slows_the_first_steps() -> None:
             "vit_tiny_patch16_224", "vp", encoder_weights="random", image_size=32, epochs=4,
             recipe_settings={"encoder_lr": 0.01, **changes}, calibrate="none",
         ).fit(images, np.arange(8) % 2)  # fmt: skip
-        return [row["encoder_lr"] for row in classifier.history_]
+        return [row["encoder_lr"] for row in classifier.history_ if row["trained"] == "all"]
 
     cosine = [0.01 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
     assert rates(warmup=0) == pytest.approx(cosine)
@@ -98,18 +98,41 @@ def test_an_unknown_method_is_refused() -> None:
 
 @pytest.mark.parametrize("method", ["ept", "vpt", "lora", "bias", "partial"])
 def test_the_head_is_trained_before_the_encoder_follows_it(method: str) -> None:
-    """The first loss of the encoder's training is what the head alone came to."""
+    """The first loss of the encoder's training is what the head alone came to, and is kept."""
     rng = np.random.default_rng(0)
     images = [(rng.normal(50 + 100 * (i % 2), 30, (32, 32, 3)).clip(0, 255)).astype(np.uint8)
               for i in range(16)]  # fmt: skip
 
-    def losses(method: str, head_epochs: int) -> list[float]:
+    def losses(method: str, head_epochs: int, trained: str = "all") -> list[float]:
         classifier = FewShotClassifier(
             "vit_tiny_patch16_224", method, encoder_weights="random", image_size=32, epochs=30,
             recipe_settings={"head_epochs": head_epochs, "views": 1, "encoder_lr": 1e-12}, lr=1e-2,
             calibrate="none", device="cpu", precision="float32",
         ).fit(images, [i % 2 for i in range(16)])  # fmt: skip
-        return [row["loss"] for row in classifier.history_]
+        return [row["loss"] for row in classifier.history_ if row["trained"] == trained]
 
     assert losses(method, 0)[0] > 0.6  # about log 2: the head knows nothing
-    assert losses(method, 30)[0] <= 1.1 * losses("linear", 0)[-1] + 0.01
+    alone = losses("linear", 0, "head")
+    first, then = losses(method, 30, "head"), losses(method, 30)
+    assert max(first[-1], then[0]) <= 1.1 * alone[-1] + 0.01
+    assert len(first) == len(then) == 30
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weight_decay_inside_the_encoder_pulls_prompts_to_zero_alone(optimizer: str) -> None:
+    """One step with it and one without differ by rate * decay * what the prompts started as."""
+    images = [np.full((32, 32, 3), 100 + i, dtype=np.uint8) for i in range(4)]
+
+    def prompts(decay: float) -> torch.Tensor:
+        classifier = FewShotClassifier(
+            "vit_tiny_patch16_224", "ept", encoder_weights="random", image_size=32, epochs=1,
+            batch_size=4, lr=1e-9, encoder_lr=1e-3,
+            recipe_settings={"optimizer": optimizer, "encoder_weight_decay": decay,
+                             "head_epochs": 0, "standardise": False},
+            calibrate="none", device="cpu", precision="float32",
+        ).fit(images, [0, 1, 0, 1])  # fmt: skip
+        return classifier.model_.parameter_groups()["encoder"][0].detach()
+
+    free, held = prompts(0), prompts(100)
+    start = (free - held) / 0.1
+    assert start.std() == pytest.approx(0.02, rel=0.1)  # of the initial values

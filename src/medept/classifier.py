@@ -116,7 +116,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         classes_: (C,) the classes; for multi-label data the labels' names.
         task_: ``multiclass`` or ``multilabel``.
         model_: the adapted encoder.
-        history_: one dict an epoch.
+        history_: the learning curve, one dict an epoch: what was ``trained`` (``head`` or
+            ``all``), ``epoch``, ``loss``, ``lr``, ``encoder_lr``, ``seconds``.
         calibration_: how logits become probabilities.
         precision_: what was computed in, where ``auto`` left it open.
 

@@ -69,6 +69,18 @@ def scores(
     return good.groupby(keys, sort=False)["score"].mean().reset_index()
 
 
+def repeat_spread(each: pd.DataFrame) -> pd.Series:
+    """By label: standard deviation over the repeats of one episode, pooled over episodes.
+
+    Empty where no episode was repeated.
+
+    Args:
+        each: one row a run, as :func:`scores` gives it.
+    """
+    variances = each.groupby([*KEYS], sort=False)["score"].var().dropna()
+    return variances.groupby("label", sort=False).mean() ** 0.5
+
+
 def over_shots(table: pd.DataFrame) -> pd.DataFrame:
     """Scores with one row for all shots of an episode, their mean; those without all left out."""
     each = table.groupby(["label", "data", "episode"])["shots"].transform("nunique")

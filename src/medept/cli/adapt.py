@@ -136,8 +136,9 @@ def fit(
         typer.Option(
             "--set-recipe",
             metavar="NAME=VALUE",
-            help="Another part of the recipe: optimizer, warmup, weight_decay, head_epochs, "
-            "crop_scale, views, standardise, or micro_batch (images at once); repeatable.",
+            help="Another part of the recipe: optimizer, warmup, weight_decay, "
+            "encoder_weight_decay, head_epochs, crop_scale, views, standardise, or micro_batch "
+            "(images at once); repeatable.",
             rich_help_panel=TRAINING,
         ),
     ] = None,

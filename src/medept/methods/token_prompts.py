@@ -29,6 +29,7 @@ class TokenPrompts(AdaptedEncoder):
         "lr": 1e-3,
         "encoder_lr": 0.05 * 16 / 256,
         "weight_decay": 1e-4,
+        "encoder_weight_decay": 1e-4,
         "warmup": 0.1,
     }
 

@@ -15,6 +15,7 @@ from medept.benchmark.comparison import (
     over_shots,
     paired_tests,
     read_benchmark,
+    repeat_spread,
     scores,
     shots_text,
     task_names,
@@ -45,7 +46,8 @@ def write_benchmark(folder: Path) -> Path:
     grids, costs, figures = [], [], {}
     for encoder, part in table.groupby("encoder", sort=False):
         its_runs = runs[runs["encoder"] == encoder]
-        grids += score_grids(suite, f"{suite.title}: {encoder}", part)
+        repeats = repeat_spread(scores(its_runs, as_in_paper=suite.table is not None, of="run"))
+        grids += score_grids(suite, f"{suite.title}: {encoder}", part, repeats)
         costs.append(cost_grid(suite, f"Cost: {encoder}", its_runs))
         for name, figure in draw(suite, its_runs, part).items():
             figures[name if name not in figures else f"{name}, {encoder}"] = figure

@@ -23,27 +23,38 @@ REAL = 0.05
 """Below this p, corrected, a difference is called real."""
 
 
-def score_grids(suite: Suite, title: str, table: pd.DataFrame) -> list[Grid]:
-    """Of one encoder; for figure 5 and table 3 another in the form that the paper gives."""
+def score_grids(suite: Suite, title: str, table: pd.DataFrame, repeats: pd.Series) -> list[Grid]:
+    """Of one encoder; for figure 5 and table 3 another in the form that the paper gives.
+
+    Args:
+        table: one row an episode.
+        repeats: by label, the spread over repeats of one episode.
+    """
     paper = paper_values(suite.table, drawn=suite.drawn)
-    grids = [_grid(title, table, paper)]
+    grids = [_grid(title, table, paper, repeats)]
     if suite.table == "fig5":
-        grids.append(_grid(f"{title}, mean over shots", over_shots(table), paper))
+        grids.append(_grid(f"{title}, mean over shots", over_shots(table), paper, repeats))
     if suite.table == "table3":
         grids.append(_against_frozen(f"{title}, change against frozen prompts", table, paper))
     return grids
 
 
-def _grid(title: str, table: pd.DataFrame, paper: pd.DataFrame) -> Grid:
-    """Mean ± standard deviation over episodes, in percent; below them the paper's own."""
+def _grid(title: str, table: pd.DataFrame, paper: pd.DataFrame, repeats: pd.Series) -> Grid:
+    """Mean ± standard deviation over episodes, in percent; below them the paper's own.
+
+    Where episodes were repeated, how far apart repeats of one lie stands in the last column.
+    """
     mean, spread = means(table)
     theirs = paper.reindex(columns=mean.columns).dropna(how="all")
     rows = [*_lines(mean, spread), *_lines(theirs, None, of=" (paper)")]
     best = {(int(mean[task].argmax()), c) for c, task in enumerate(mean.columns, start=1)}
     head = ("method", *map(_shots_head, mean.columns.get_level_values(1)))
     head = (*head, "average", f"to {REFERENCE}", "rank")
-    groups = (*_spans(table), ("", 3))
-    notes = _notes(table, mean, with_paper=len(theirs) > 0)
+    if len(repeats):
+        head = (*head, "repeats")
+        rows = [(*row, _spread(repeats.get(row[0], np.nan)).strip()) for row in rows]
+    groups = (*_spans(table), ("", 4 if len(repeats) else 3))
+    notes = _notes(table, mean, with_paper=len(theirs) > 0, repeated=len(repeats) > 0)
     return Grid(title, groups, head, tuple(rows), frozenset(best), notes)
 
 
@@ -97,11 +108,15 @@ def _spans(table: pd.DataFrame) -> list[tuple[str, int]]:
     ]
 
 
-def _notes(table: pd.DataFrame, mean: pd.DataFrame, *, with_paper: bool) -> tuple[str, ...]:
+def _notes(
+    table: pd.DataFrame, mean: pd.DataFrame, *, with_paper: bool, repeated: bool
+) -> tuple[str, ...]:
     counts = table.groupby(["label", "data", "shots"]).size()
     least, most = counts.min(), counts.max()
     episodes = f"{most}" if least == most else f"{least} to {most}"
     notes = [f"Percent; mean ± standard deviation over {episodes} episodes (support sets)."]
+    if repeated:
+        notes.append("An episode counts with the mean of its repeats, which lie ± repeats apart.")
     if mean.isna().any(axis=None):
         notes.append("Average, change and rank are of methods that were run on every task.")
     if least != most:

@@ -32,6 +32,7 @@ class Fit:
         support_targets: as ``targets``, of the support images.
         findings: of the data check; None where there was none.
         shape: of ``distribution.csv``, the row of the adapter; empty where there is none.
+        history: the learning curve, a row an epoch; None for a method that has no epochs.
     """
 
     info: AdapterInfo
@@ -44,6 +45,7 @@ class Fit:
     support_targets: np.ndarray
     findings: list[dict[str, Any]] | None
     shape: dict[str, Any]
+    history: pd.DataFrame | None
 
     @property
     def multilabel(self) -> bool:
@@ -85,6 +87,7 @@ def read_fit(folder: Path) -> Fit:
         "support_targets": _targets(support["label"], info, folder / "support.csv"),
         "findings": _json(folder / "check.json") if (folder / "check.json").exists() else None,
         "shape": _last_row(folder / "distribution.csv"),
+        "history": _history(folder / "history.csv"),
     }
     if not (folder / "metrics.json").exists():
         nothing = np.zeros((0, len(info.classes)))
@@ -135,6 +138,16 @@ def _last_row(file: Path) -> dict[str, Any]:
         return {str(name): value for name, value in pd.read_csv(file).iloc[-1].items()}
     except (OSError, ValueError, IndexError) as error:
         raise InputError(f"{file}: damaged ({error}); fit again") from error
+
+
+def _history(file: Path) -> pd.DataFrame | None:
+    if not file.exists():
+        return None
+    table = _table(file, "trained", "loss")
+    try:
+        return table.astype({"loss": float})
+    except ValueError as error:
+        raise InputError(f"{file}: {error}; fit again") from error
 
 
 def _targets(labels: Iterable[str], info: AdapterInfo, file: Path) -> np.ndarray:

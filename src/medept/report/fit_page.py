@@ -20,6 +20,7 @@ from medept.evaluation.decisions import THRESHOLD, indicators
 from medept.evaluation.reliability import abstention_curve, confidences, reliability_curve
 from medept.evaluation.weighted import BINS
 from medept.files import write_text
+from medept.report import plots as run_plots
 from medept.report import probability_plots as plots
 from medept.report.fit_files import Fit, read_fit
 from medept.report.html import data_uri, picture, render, shown, thumbnail
@@ -102,6 +103,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         examples=_examples(fit, images) if tested else [],
         shape=fit.shape if "shape_factor" in fit.shape else None,
         figures=_figures(folder),
+        curve=_learning_curve(fit),
         support=_support(fit, images),
         needed=_needed(fit),
         settings=_settings(info),
@@ -246,6 +248,18 @@ def _curves(fit: Fit) -> list[dict[str, str]]:
         {"uri": picture(draw(fit.probabilities, truth, classes)), "about": text}
         for text, draw in about.items()
     ]
+
+
+def _learning_curve(fit: Fit) -> dict[str, str] | None:
+    if fit.history is None:
+        return None
+    first, last = fit.history["loss"].iloc[[0, -1]]
+    return {
+        "picture": picture(run_plots.learning_curve(fit.history)),
+        "about": f"Loss on the training images, mean of each of {len(fit.history)} epochs: from "
+        f"{first:.3f} to {last:.3f}. It says whether training came to rest, and nothing of how "
+        "well the adapter works on other images.",
+    }
 
 
 def _reliability(fit: Fit) -> dict[str, str]:

@@ -25,6 +25,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", "-", "--", "-.", ":")
 
+TRAINED = {"head": "head alone", "all": "head and what is inside the encoder"}
+"""Parts of a learning curve."""
+
 
 def contact_sheet(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
     """Images (H, W, 3) in rows, each row with its title."""
@@ -85,6 +88,26 @@ def dots(table: pd.DataFrame, reference: str) -> Figure:
                       color=COLOURS[0], markersize=6)  # fmt: skip
         _beside(axis, labels, mean.get(reference))
         axis.set(title=name, ylabel=_metric(table, name))
+    return figure
+
+
+def learning_curve(history: pd.DataFrame) -> Figure:
+    """Loss against epochs, in the order they were made.
+
+    Args:
+        history: one row an epoch: ``loss``, and what was ``trained`` (``head``, ``all``).
+    """
+    figure = new_figure(5.2, 2.6)
+    axis = figure.subplots()
+    epochs = np.arange(1, len(history) + 1)
+    for i, (trained, label) in enumerate(TRAINED.items()):
+        part = (history["trained"] == trained).to_numpy()
+        if part.any():
+            axis.plot(epochs[part], history["loss"][part], label=label, markevery=[0, -1],
+                      **_style(i))  # fmt: skip
+    axis.set(xlabel="epoch", ylabel="loss", yscale="log")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -34,7 +34,7 @@ class Checkpoint:
         parameters: Sequence[nn.Parameter],
         optimizer: torch.optim.Optimizer,
         order: torch.Generator,
-        history: list[dict[str, float]],
+        history: list[dict[str, Any]],
     ) -> None:
         """Write the state after an epoch, whole or not at all."""
         tensors = {"order": order.get_state()}
@@ -50,7 +50,7 @@ class Checkpoint:
         parameters: Sequence[nn.Parameter],
         optimizer: torch.optim.Optimizer,
         order: torch.Generator,
-    ) -> list[dict[str, float]]:
+    ) -> list[dict[str, Any]]:
         """Put the state back, if there is one of this run; returns the history so far."""
         from safetensors import SafetensorError, safe_open
 

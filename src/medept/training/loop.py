@@ -11,7 +11,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -56,8 +56,11 @@ def train(
     progress: Progress = silent,
     checkpoint: Checkpoint | None = None,
     kept: Kept | None = None,
-) -> list[dict[str, float]]:
-    """Train ``model`` in place; returns one row an epoch: loss, learning rates, seconds.
+) -> list[dict[str, Any]]:
+    """Train ``model`` in place; returns its learning curve.
+
+    A row is an epoch: what was ``trained`` (``head``, or ``all`` that the method trains), its
+    number, mean loss, learning rates at its end, seconds.
 
     Under ``accelerate launch`` the processes share each batch, and end with the same weights.
 
@@ -85,9 +88,9 @@ def train(
         training = _Training(model, inputs, wanted, recipe, accelerator, seed)
         if recipe.standardise:
             model.head.standardise(_features(training, view=0))
-        if recipe.head_epochs and model.trains_encoder:
-            _train_head(training, progress)
-        return _epochs(training, progress, checkpoint)
+        head_first = recipe.head_epochs and model.trains_encoder
+        head_curve = _train_head(training, progress) if head_first else []
+        return head_curve + _epochs(training, progress, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def _features(training: _Training, view: int) -> Tensor:
     return torch.cat(features)
 
 
-def _train_head(training: _Training, progress: Progress) -> None:
+def _train_head(training: _Training, progress: Progress) -> list[dict[str, Any]]:
     """Train the head alone, on the features of every view before the encoder is adapted."""
     views, recipe = [], training.recipe
     for view in range(count := min(recipe.views, recipe.epochs)):
@@ -129,14 +132,15 @@ def _train_head(training: _Training, progress: Progress) -> None:
     inside = training.model.parameter_groups()["encoder"]
     for parameter in inside:
         parameter.requires_grad_(False)
-    _epochs(replace(training, inputs=known, recipe=alone))
+    history = _epochs(replace(training, inputs=known, recipe=alone))
     for parameter in inside:
         parameter.requires_grad_(True)
+    return history
 
 
 def _epochs(
     training: _Training, progress: Progress = silent, checkpoint: Checkpoint | None = None
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     model, recipe, accelerator = training.model, training.recipe, training.accelerator
     images = len(training.targets)
     order = torch.Generator().manual_seed(training.seed)
@@ -164,6 +168,7 @@ def _epochs(
             total += accelerator.reduce(loss, "mean").item() * len(rows)
         history.append(
             {
+                "trained": "all" if model.trains_encoder else "head",
                 "epoch": epoch + 1,
                 "loss": total / images,
                 "lr": optimizer.param_groups[0]["lr"],
@@ -299,15 +304,11 @@ def _batches(
 
 def _optimizer(model: AdaptedEncoder, recipe: Recipe) -> torch.optim.Optimizer:
     groups = model.parameter_groups()
-    adamw = recipe.optimizer == "adamw"
+    head, inside = recipe.weight_decay, recipe.encoder_weight_decay
     parameters = [
-        {"params": groups["head"], "lr": recipe.lr},
-        {
-            "params": groups["encoder"],
-            "lr": recipe.encoder_lr,
-            "weight_decay": 0.0 if adamw else recipe.weight_decay,
-        },
+        {"params": groups["head"], "lr": recipe.lr, "weight_decay": head},
+        {"params": groups["encoder"], "lr": recipe.encoder_lr, "weight_decay": inside},
     ]
-    if adamw:
-        return torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(parameters, momentum=0.9, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters)
+    return torch.optim.SGD(parameters, momentum=0.9)

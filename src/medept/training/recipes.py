@@ -23,7 +23,8 @@ class Recipe(BaseModel):
         lr: learning rate of the head at its highest, from where it falls to 0 along a cosine.
         encoder_lr: learning rate of what is trained inside the encoder (prompts), likewise.
         warmup: part of all steps in which the rates climb, in a line from 0, to their highest.
-        weight_decay: of the head; prompts have none under ``adamw``.
+        weight_decay: of the head.
+        encoder_weight_decay: of what is trained inside the encoder; for prompts, a pull to 0.
         epochs: passes over the support set.
         head_epochs: passes in which the head is trained alone, first, where a method trains inside
             the encoder: on features as they are, which are computed once. What is trained
@@ -45,6 +46,7 @@ class Recipe(BaseModel):
     encoder_lr: float = Field(gt=0, le=1e6)
     warmup: float = Field(default=0, ge=0, lt=1)
     weight_decay: float = Field(ge=0)
+    encoder_weight_decay: float = Field(ge=0)
     epochs: int = Field(ge=1)
     head_epochs: int = Field(ge=0)
     batch_size: int = Field(ge=1)
@@ -65,6 +67,7 @@ PAPER = Recipe(
     lr=6e-4,
     encoder_lr=6e-4,
     weight_decay=1e-4,
+    encoder_weight_decay=1e-4,
     epochs=20,
     head_epochs=0,
     batch_size=4,
@@ -79,6 +82,7 @@ MEDEPT = Recipe(
     lr=3e-3,
     encoder_lr=1e-3,
     weight_decay=1e-2,
+    encoder_weight_decay=0.0,
     epochs=40,
     head_epochs=40,
     batch_size=16,
