@@ -248,7 +248,9 @@ def test_names_cannot_write_into_the_page(tmp_path: Path, folder: Path) -> None:
     assert "&lt;script&gt;" in text
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "predictions.csv", "support.csv", "adapter.json"])
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "predictions.csv", "support.csv", "adapter.json", "history.csv"]
+)
 def test_a_damaged_folder_is_told(
     tmp_path: Path, folder: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,6 +262,13 @@ def test_a_damaged_folder_is_told(
     error = re.sub(r"\s+", "", capsys.readouterr().err)
     assert name in error or "support.csv" in error
     assert (copy / "report.html").read_text() == before
+
+
+def test_the_learning_curve_is_shown(folder: Path) -> None:
+    loss = pd.read_csv(folder / "history.csv").loss
+    shown = [alt for alt in Page((folder / "report.html").read_text()).alts if alt]
+    told = f"42 epochs: from {loss.iloc[0]:.3f} to {loss.iloc[-1]:.3f}"
+    assert any(told in alt for alt in shown)
 
 
 def test_without_a_test_set_it_says_so(tmp_path: Path) -> None:
