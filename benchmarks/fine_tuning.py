@@ -280,7 +280,7 @@ def main() -> None:
     }
     facts = {
         "ratios": ratios,
-        "bf16_fast": fast_bfloat16(),
+        "bf16_fast": fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu"),
         "matmul_gflops": peak / 1e9,
         "share_of_matmul_peak": flop / step["medept, EPT"] / peak,
     }

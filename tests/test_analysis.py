@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from test_cli import run
 
 from medept import FewShotClassifier
@@ -19,6 +21,7 @@ from medept.analysis.looks import look_at
 from medept.analysis.scaling import has_gates
 from medept.data import images
 from medept.data.phantoms import make_phantoms, write_phantoms
+from medept.data.table import read_dataset
 from medept.errors import InputError
 from medept.jobs import fit
 
@@ -127,6 +130,21 @@ def test_analyse_decodes_each_image_once(
     models = [str(folder / "ept-0"), str(folder / "ept-1")]
     assert run("analyse", *models, str(table), "--out", str(folder / "once")) == 0
     assert len(opened) == len(set(opened)) == pd.read_csv(folder / "once/distribution.csv").n[0]
+
+
+def test_encoders_of_one_name_are_told_apart(fitted: tuple[Path, Path], tmp_path: Path) -> None:
+    """By the pixels that they take, where these differ; they are no repeats of each other."""
+    table, weights = fitted[1], tmp_path / "weights.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
+    name = {"encoder": "vit_tiny_patch16_224", "encoder_weights": weights, "calibrate": "none"}
+    for size in (32, 48):
+        classifier = FewShotClassifier(method="prototype", image_size=size, **name)
+        fit(read_dataset(table), tmp_path / str(size), classifier, shots=2)
+    models = [str(tmp_path / str(size)) for size in (32, 48)]
+    assert run("analyse", *models, str(table), "--out", str(tmp_path / "o")) == 0
+    of = [f" vit_tiny_patch16_224, {size} pixels" for size in (32, 48)]
+    found = pd.read_csv(tmp_path / "o" / "distribution.csv").model.tolist()
+    assert found == [f"{kind}{title}" for title in of for kind in ("pretrained", "prototype")]
 
 
 def test_analyse_takes_an_encoder_as_it_comes(fitted: tuple[Path, Path]) -> None:

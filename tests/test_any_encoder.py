@@ -31,7 +31,7 @@ TIMM = {
     "swin_tiny_patch4_window7_224": {"depths": (2,), "num_heads": (3,)},
 }
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3,
-         "intermediate_size": 96, "image_size": 64, "patch_size": 16}  # fmt: skip
+         "intermediate_size": 96, "image_size": 224, "patch_size": 16}  # fmt: skip
 TRANSFORMERS = {
     "ViT": {},
     "Dinov2": {},
@@ -63,12 +63,12 @@ def construct(family: str) -> tuple[nn.Module, int]:
     if library == "transformers":
         transformers = pytest.importorskip("transformers")
         config = getattr(transformers, f"{name}Config")(**SMALL, **TRANSFORMERS[name])
-        return getattr(transformers, f"{name}Model")(config), 64
+        return getattr(transformers, f"{name}Model")(config), 224
     open_clip = pytest.importorskip("open_clip")
     tower = open_clip.model.VisionTransformer(
-        image_size=64, patch_size=16, width=48, layers=2, heads=3, mlp_ratio=2.0, output_dim=32
-    )
-    return tower, 64
+        image_size=224, patch_size=16, width=48, layers=2, heads=4, mlp_ratio=2.0, output_dim=32
+    )  # an even number of heads, which PyTorch has a fast path for
+    return tower, 224
 
 
 FAMILIES = [
@@ -156,6 +156,17 @@ def test_an_attention_of_another_kind_gets_a_clear_error(name: str) -> None:
     model = timm.create_model(name, num_classes=0)
     with pytest.raises(InputError, match="Supported are timm: ViT"):
         attach(model)
+
+
+def test_what_takes_no_image_gets_a_clear_error() -> None:
+    transformers = pytest.importorskip("transformers")
+    parts = {"text_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                             "intermediate_size": 32}, "vision_config": SMALL}  # fmt: skip
+    whole = transformers.CLIPModel(transformers.CLIPConfig(**parts))
+    for model, size in ((whole, 224), (nn.Linear(4, 4), 8), (nn.Identity(), 8)):
+        with pytest.raises(InputError, match="Supported are timm: ViT"):
+            attach(model, image_size=size)
+    assert attach(whole.vision_model).sites
 
 
 def test_eager_transformers_models_are_switched_and_switched_back() -> None:

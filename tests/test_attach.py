@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from medept import EmbeddedPromptConfig, InputError, attach
+from medept import EmbeddedPromptConfig, InputError, attach, attention
+from medept.attention import WAYS
 from medept.prompts import EmbeddedPrompt
 from medept.survey import find_attentions
 
@@ -22,8 +23,20 @@ GUIDE = Path(__file__).parents[1] / "docs" / "own-loop.md"
 ANY_BATCH = ({0: torch.export.Dim("batch")},)
 
 
-def forward_by_formula(model: nn.Module, pixels: Tensor, prompts: dict[int, Tensor]) -> Tensor:
-    """A timm ViT's features with equation 5 written out: concatenate, softmax, drop, multiply."""
+def weights_by_formula(logits: Tensor, prompt: Tensor, way: str) -> Tensor:
+    """Figure 5 of the paper written out, for a prompt (T, L) or (H, T, L)."""
+    prompt = prompt.expand(*logits.shape[:2], -1, -1)
+    if way in ("add", "multiply"):
+        return (logits + prompt if way == "add" else logits * prompt).softmax(-1)
+    if way == "multiply_concat":
+        prompt = prompt * (logits.amax(-1) - logits.amin(-1))[..., None]
+    return torch.cat([prompt, logits], dim=-1).softmax(-1)[..., prompt.shape[-1] :]
+
+
+def forward_by_formula(
+    model: nn.Module, pixels: Tensor, prompts: dict[int, Tensor], way: str = "concat"
+) -> Tensor:
+    """A timm ViT's features with the prompted attention written out."""
     x = model._pos_embed(model.patch_embed(pixels))
     for i, block in enumerate(model.blocks):
         attention = block.attn
@@ -33,8 +46,7 @@ def forward_by_formula(model: nn.Module, pixels: Tensor, prompts: dict[int, Tens
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         if i in prompts:
-            prompt = prompts[i].expand(*logits.shape[:2], -1, -1)
-            weights = torch.cat([prompt, logits], dim=-1).softmax(-1)[..., -tokens:]
+            weights = weights_by_formula(logits, prompts[i], way)
         else:
             weights = logits.softmax(-1)
         x = x + attention.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, width))
@@ -42,16 +54,26 @@ def forward_by_formula(model: nn.Module, pixels: Tensor, prompts: dict[int, Tens
     return model.norm(x)[:, 0]
 
 
-@pytest.mark.parametrize("layers", ["all", "first", "2-3", (1, 3)])
-def test_outputs_and_gradients_equal_the_formula(tiny_vit: nn.Module, layers: object) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"layers": layers} for layers in ("all", "first", "2-3", (1, 3))),
+        *({"way": way, "per_head": each} for way in WAYS for each in (False, True)),
+        *({"collapsed": True, "per_head": each} for each in (False, True)),
+    ],
+    ids=str,
+)
+def test_outputs_and_gradients_equal_the_formula(tiny_vit: nn.Module, options: dict) -> None:
     model = tiny_vit.double()
     pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    handle = attach(model, EmbeddedPromptConfig(length=5, layers=layers, init="uniform"))
+    config = EmbeddedPromptConfig(**{"length": 5, "init": "uniform"} | options)
+    handle = attach(model, config)
     for prompt in handle.prompts.values():
         prompt.double()
     output = model(pixels)
     copies = {i: p.prompt.detach().clone().requires_grad_() for i, p in handle.prompts.items()}
-    expected = forward_by_formula(model, pixels, copies)
+    written = {i: p[..., None] if config.collapsed else p for i, p in copies.items()}
+    expected = forward_by_formula(model, pixels, written, config.way)
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
     weights = torch.randn_like(output)
     (output * weights).sum().backward()
@@ -59,6 +81,53 @@ def test_outputs_and_gradients_equal_the_formula(tiny_vit: nn.Module, layers: ob
     for i, prompt in handle.prompts.items():
         assert prompt.prompt.grad is not None
         torch.testing.assert_close(prompt.prompt.grad, copies[i].grad, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", ["formula", "fused", "extra_key", "flex"])
+def test_the_kernel_that_is_asked_for_runs(
+    tiny_vit: nn.Module, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    for name in ("formula", "fused", "extra_key", "flex"):
+        run = getattr(attention, f"_{name}")
+        spy = lambda *a, _name=name, _run=run: used.append(_name) or _run(*a)  # noqa: E731
+        monkeypatch.setattr(attention, f"_{name}", spy)
+    pixels, found = torch.randn(2, 3, 32, 32), []
+    for asked in ("auto", kernel):
+        used.clear()
+        handle = attach(tiny_vit, EmbeddedPromptConfig(length=5, init="zeros", kernel=asked))
+        with torch.no_grad():
+            found.append(tiny_vit(pixels))
+        handle.detach()
+    assert used == 3 * [kernel]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["normal", "uniform", "zeros", "kaiming"])
+def test_initial_values(tiny_vit: nn.Module, init: str) -> None:
+    """The paper's normal 0.02; uniform within 0.08, or Kaiming's sqrt(6 / L)."""
+    length = 400
+    bound = {"normal": None, "uniform": 0.08, "zeros": 0.0, "kaiming": (6 / length) ** 0.5}[init]
+    for way in ("concat", "multiply"):
+        handle = attach(tiny_vit, EmbeddedPromptConfig(length=length, init=init, way=way))
+        values = torch.cat([p.flatten() for p in handle.parameters()]).detach()
+        values -= float(way == "multiply")
+        handle.detach()
+        if bound is None:
+            assert values.std() == pytest.approx(0.02, rel=0.1)
+        elif way == "concat":
+            assert 0.98 * bound <= values.abs().max() <= bound
+            assert values.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+        else:
+            assert abs(values.mean()) < 0.1
+    torch.manual_seed(0)
+    full = attach(tiny_vit, EmbeddedPromptConfig(length=length, init=init))
+    sums = [p.detach().logsumexp(-1) for p in full.parameters()]
+    full.detach()
+    torch.manual_seed(0)
+    collapsed = attach(tiny_vit, EmbeddedPromptConfig(length=length, init=init, collapsed=True))
+    for ours, expected in zip(collapsed.parameters(), sums, strict=True):
+        torch.testing.assert_close(ours.detach(), expected)
 
 
 def test_one_parameter_of_tokens_by_length_in_each_layer_and_nothing_else_trains(
@@ -247,6 +316,32 @@ def test_several_adapters_are_held_and_switched(tiny_vit: nn.Module) -> None:
             handle.use(name) if name == "missing" else handle.add(name, EmbeddedPromptConfig())
     handle.detach()
     assert torch.equal(tiny_vit(pixels), plain)
+
+
+def test_an_adapter_follows_a_model_that_was_moved(tiny_vit: nn.Module) -> None:
+    handle = attach(tiny_vit)
+    handle.add("other", EmbeddedPromptConfig(length=2))
+    tiny_vit.to("meta")
+    handle.use("other")
+    assert {p.device.type for p in tiny_vit.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize("form", ["full", "merged", "collapsed"])
+def test_prompts_of_another_grid_are_loaded(tiny_vit: nn.Module, per_head: bool, form: str) -> None:
+    """Into a model that is attached at 48 pixels, from one at 32: as they act there."""
+    config = EmbeddedPromptConfig(
+        length=4, init="kaiming", per_head=per_head, collapsed=form == "collapsed"
+    )
+    pixels, twin = torch.randn(2, 3, 48, 48), copy.deepcopy(tiny_vit)
+    handle = attach(tiny_vit, config)
+    if form == "merged":
+        handle.merge()
+    other = attach(twin, config, image_size=48)
+    other.load_state_dict(handle.state_dict())
+    torch.testing.assert_close(twin(pixels), tiny_vit(pixels), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="do not form a grid"):
+        other.load_state_dict({k: t[..., :12] for k, t in other.state_dict().items()})
 
 
 @pytest.mark.slow

@@ -356,6 +356,24 @@ def test_images_beyond_the_room_stay_as_they_are(
     assert kinds == [True, False, True, True, False, False, False, False]
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_an_image_that_cannot_be_read_fails_the_runs_that_need_it(
+    tmp_path: Path, split: str
+) -> None:
+    drawn = make_phantoms("colon", patients=8, images_per_patient=1, size=64)
+    table = write_phantoms(drawn, tmp_path / "data")
+    rows = pd.read_csv(table)
+    rows["split"] = [*["train"] * 4, *["test"] * 3, split]
+    rows.to_csv(table, index=False)
+    run = first_run(data={"colon": str(table)}, methods={"prototype": None}, shots=["all"])
+    data = run.source.read()
+    Path(str(data.images[-1])).write_bytes(b"no image")
+    features = frozen_features(data, run.encoder, run.precision)
+    assert np.isnan(features).any(axis=1).tolist() == [False] * 7 + [True]
+    error = do_run(run, data, features)["error"]
+    assert error == "" if split == "val" else f"{rows.image.iloc[-1]}: not an image" in error
+
+
 # --- fairness --------------------------------------------------------------------------------
 
 

@@ -553,6 +553,52 @@ def test_evaluate_writes_a_folder_with_a_report(
     refuse(capsys, ["evaluate", str(fitted), str(table), "--out", str(out)], "exists already")
 
 
+def test_classes_in_columns_are_classes_to_an_adapter_of_classes(
+    fitted: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One-hot columns, as of ISIC 2018, of data to evaluate on."""
+    rows, columns = pd.read_csv(table), ("--label-column", "normal", "--label-column", "tumour")
+    for name in ("normal", "tumour"):
+        rows[name] = (rows.label == name).astype(int)
+    flags = table.parent / "flags.csv"
+    rows.drop(columns="label").to_csv(flags, index=False)
+    found = []
+    for data in ((table,), (flags, *columns)):
+        assert run("evaluate", fitted, *data, "--json") == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1]
+    rows.assign(normal=1).drop(columns="label").to_csv(flags, index=False)
+    refuse(capsys, ["evaluate", str(fitted), str(flags), *columns], "row 2.*labels are 1")
+    flags.unlink()
+
+
+def test_evaluate_of_an_adapter_without_its_support_set(
+    copied: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied / "support.csv").unlink()
+    assert run("evaluate", copied, table) == 0
+    out = tmp_path / "out"
+    refuse(capsys, ["evaluate", str(copied), str(table), "--out", str(out)], "leave --out out")
+    assert not out.exists()
+
+
+def test_the_working_folder_is_no_new_folder(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refuse(capsys, ["fit", str(table), "--shots", "1", "--out", "."], "name a new folder")
+
+
+def test_names_of_images_it_was_fitted_to_are_told_where_the_files_differ(
+    fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(table.parent, tmp_path / "other")
+    for file in other.glob("*.png"):
+        Image.open(file).rotate(90).save(file)
+    assert run("evaluate", fitted, other / table.name) == 0
+    assert "but are other files: they count as the same" in capsys.readouterr().err
+
+
 def test_evaluate_leaves_out_new_images_of_patients_it_was_fitted_to(
     fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,7 @@ def make(method: str, settings: dict, size: int = 32) -> tuple[AdaptedEncoder, V
     return adapt(encoder, method, 2, settings), Views(images, encoder.preprocessing)
 
 
-def seconds(monkeypatch: pytest.MonkeyPatch, method: str, settings: dict, folds: int = 0) -> float:
+def seconds(monkeypatch: pytest.MonkeyPatch, method: str, settings: dict, *folds: int) -> float:
     """Of ten images, with times that are given."""
     left = list(SECONDS.values())
 
@@ -54,8 +54,10 @@ def test_passes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds(monkeypatch, "probe", {}) == 10
     assert seconds(monkeypatch, "linear", {}) == 10 * (8e3 + 40e6)
     assert seconds(monkeypatch, "ept", {"layers": "9-12"}) == 10 * (8e3 + 8 + 40e6)
-    assert seconds(monkeypatch, "ept", {}, folds=2) == 10 * (1 + 8e3 + 2 * (8 + 40e6))
-    assert seconds(monkeypatch, "probe", {}, folds=3) == 4 * 10
+    assert seconds(monkeypatch, "ept", {}, 2) == 10 * (1 + 8e3 + 2 * (8 + 40e6))
+    assert seconds(monkeypatch, "ept", {}, 3, 3, 2) == 10 * (3 + 8e3 + 6 * (8 + 40e6))
+    assert seconds(monkeypatch, "linear", {}, 3, 3) == 10 * (1 + 8e3 + 5 * 40e6)
+    assert seconds(monkeypatch, "probe", {}, 3) == 10  # features of all are computed once
 
 
 @pytest.mark.parametrize(

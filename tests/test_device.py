@@ -18,9 +18,24 @@ from medept.training import device
 def test_auto_takes_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, fast: bool, mixed: str
 ) -> None:
-    monkeypatch.setattr(device, "fast_bfloat16", lambda: fast)
+    monkeypatch.setattr(device, "fast_bfloat16", lambda kind: fast)
     assert device.make_accelerator("cpu", "auto").mixed_precision == mixed
     assert device.make_accelerator("cpu", "float32").mixed_precision == "no"
+
+
+@pytest.mark.parametrize(("gain", "fast"), [(2.0, True), (1.2, False)])
+def test_fast_is_half_as_fast_again(
+    monkeypatch: pytest.MonkeyPatch, gain: float, fast: bool
+) -> None:
+    """By a clock that a product moves on, in bfloat16 by less."""
+    clock = [0.0]
+
+    def product(tokens: torch.Tensor, weight: torch.Tensor) -> None:
+        clock[0] += 1.0 if tokens.dtype == torch.float32 else 1 / gain
+
+    monkeypatch.setattr(torch.nn.functional, "linear", product)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: clock[0])
+    assert device.fast_bfloat16.__wrapped__("cpu") == fast
 
 
 def test_the_device_asked_for_is_taken_whatever_was_used_before(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.base import clone
 
 from medept import FewShotClassifier
+from medept.analysis.looks import look_at
+from medept.data.table import LabelledImages
 from medept.loading import load_encoder
 from medept.methods import METHODS
 from medept.methods.features import FeatureMethod
@@ -126,7 +130,12 @@ def test_killed_and_taken_up_again_it_ends_at_the_same_weights(
             IMAGES, TARGETS["classes"], checkpoint=file
         )
     assert file.exists()
-    resumed = make(encoders, "timm", method).fit(IMAGES, TARGETS["classes"], checkpoint=file)
+    epochs: list[int] = []
+    seen = lambda what, done, _: epochs.append(done) if "loss" in what else None  # noqa: E731
+    resumed = make(encoders, "timm", method, progress=seen).fit(
+        IMAGES, TARGETS["classes"], checkpoint=file
+    )
+    assert epochs == [2, 3]
 
     def curve(fitted: FewShotClassifier) -> list[tuple]:
         return [(row["trained"], row["epoch"], row["loss"]) for row in fitted.history_]
@@ -151,3 +160,19 @@ def test_tuned(encoders: dict[str, dict], method: str) -> None:
 def test_the_optimiser_can_be_chosen(encoders: dict[str, dict]) -> None:
     classifier = make(encoders, "timm", "vpt", recipe_settings={"optimizer": "sgd"}, epochs=1)
     assert classifier.fit(IMAGES, TARGETS["classes"]).recipe_.optimizer == "sgd"
+
+
+def test_an_adapter_of_transformers_is_copied_and_fitted_again(
+    encoders: dict[str, dict], tmp_path: Path
+) -> None:
+    """Though its encoder takes images of one size only."""
+    fitted = make(encoders, "transformers", "linear").fit(IMAGES, TARGETS["classes"])
+    fitted.save(tmp_path)
+    loaded = FewShotClassifier.load(tmp_path, device="cpu", precision="float32")
+    twin = pickle.loads(pickle.dumps(loaded))
+    np.testing.assert_array_equal(twin.logits(IMAGES), loaded.logits(IMAGES))
+    again = clone(loaded).fit(IMAGES, TARGETS["classes"])
+    np.testing.assert_allclose(again.logits(IMAGES), fitted.logits(IMAGES), rtol=1e-4, atol=1e-5)
+    (look, *_) = look_at([loaded], ["here"], LabelledImages(
+        tuple(IMAGES), tuple("abcdefgh"), np.arange(8) % 2, ("a", "b")))  # fmt: skip
+    assert look.features.shape == (8, 48)

@@ -12,7 +12,7 @@ from torch import nn
 from medept import EmbeddedPromptConfig, InputError, attach
 
 peft = pytest.importorskip("peft")
-bridge = pytest.importorskip("medept.peft_bridge")
+from medept import peft_bridge as bridge  # noqa: E402
 
 
 def test_same_as_attach_and_only_prompts_train(tiny_vit: nn.Module) -> None:
@@ -29,8 +29,13 @@ def test_saved_and_loaded(tiny_vit: nn.Module, tmp_path: Path) -> None:
     pixels = torch.randn(2, 3, 32, 32)
     twin, plain = copy.deepcopy(tiny_vit), tiny_vit(pixels)
     model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    before = model(pixels)
+    assert not torch.allclose(before, plain)
+    (before - plain).square().mean().backward()
+    optimizer.step()
     expected = model(pixels)
-    assert not torch.allclose(expected, plain)
+    assert not torch.allclose(expected, before)
     model.save_pretrained(tmp_path)
     assert (tmp_path / "adapter_model.safetensors").stat().st_size < 5_000
     loaded = peft.PeftModel.from_pretrained(twin, tmp_path)
@@ -43,9 +48,33 @@ def test_switched_off_and_unloaded(tiny_vit: nn.Module) -> None:
     model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
     with model.disable_adapter():
         assert torch.equal(model(pixels), plain)
+    with pytest.raises(InputError, match="cannot become a part of the weights"):
+        model.merge_and_unload()
     restored = model.unload()
     assert torch.equal(restored(pixels), plain)
     assert list(restored.state_dict()) == keys
+
+
+def test_a_head_of_transformers_is_trained_saved_and_left_behind(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=3,
+                                    intermediate_size=96, image_size=32, patch_size=8)  # fmt: skip
+    made = transformers.ViTForImageClassification(config).eval()
+    twin, pixels = copy.deepcopy(made), torch.randn(2, 3, 32, 32)
+    keys = list(made.state_dict())
+    config = bridge.EptConfig(length=3, modules_to_save=["classifier"])
+    model = peft.get_peft_model(made, config)
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter += 0.1
+    expected = model(pixels).logits
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(twin, tmp_path)
+    torch.testing.assert_close(loaded(pixels).logits, expected)
+    restored = model.unload()
+    assert list(restored.state_dict()) == keys
+    assert isinstance(restored.classifier, nn.Linear)
+    assert not torch.allclose(restored(pixels).logits, expected)
 
 
 def test_two_adapters(tiny_vit: nn.Module) -> None:

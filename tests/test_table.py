@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from io import StringIO
 from pathlib import Path
 
@@ -236,6 +237,12 @@ def test_bad_sources(tmp_path: Path) -> None:
         read_dataset(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         read_dataset("x" * 5000)
+    for name in ("Train", "test"):
+        (tmp_path / name / "class").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"\(Train, test\) are parts of a split and no classes"):
+        read_dataset(tmp_path)
+    for name in ("Train", "test"):
+        shutil.rmtree(tmp_path / name)
     (tmp_path / "empty_class").mkdir()
     with pytest.raises(InputError, match=r"empty_class: no image"):
         read_dataset(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from medept import FewShotClassifier, InputError
 from medept.data.phantoms import make_phantoms
 from medept.jobs import fit_episode
+from medept.training.folds import make_folds
 from medept.training.tuning import SearchSpace, tune
 
 pytest.importorskip("optuna")
@@ -158,3 +159,15 @@ def test_through_the_classifier_what_is_given_stays() -> None:
     classifier.fit(data.images, data.labels, groups=data.groups)
     assert classifier.recipe_.lr == 0.02
     assert classifier.recipe_.encoder_lr != 0
+
+
+def test_folds_leave_every_class_to_learn_from() -> None:
+    """Patients with 16 of A, with 9 of B, and with both: some deals take all of a class away."""
+    targets = np.array([0] * 16 + [1] * 9 + [0] * 4 + [1])
+    groups = np.array([0] * 16 + [1] * 9 + [2] * 5)
+    for seed in range(5):
+        found = make_folds(targets, groups, 2, seed)
+        assert all(len(set(targets[rows].tolist())) == 2 for rows, _ in found)
+    never = make_folds(np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), 2, 0)
+    assert len(never) == 2, "both patients have both classes"
+    assert make_folds(np.array([0, 0, 1]), np.array([0, 1, 1]), 2, 0) == []

@@ -70,7 +70,7 @@ class Handle:
         }
 
     def use(self, name: str) -> None:
-        """Switch to an adapter that is held: a pointer a layer, nothing is copied.
+        """Switch to an adapter that is held: a pointer a layer, nothing is copied or computed.
 
         Raises:
             InputError: if none of this name is held.
@@ -78,6 +78,9 @@ class Handle:
         if name not in self.adapters:
             raise InputError(f"no adapter named {name!r} is held, only {', '.join(self.adapters)}")
         self.prompts = self.adapters[name]
+        device = next(self.model.parameters()).device
+        for prompt in self.prompts.values():  # the model may have been moved since
+            prompt.to(device)
         for i, site in enumerate(self.sites):
             if i in self.prompts and not hasattr(site.module, "embedded_prompt"):
                 _embed(site.module, self._undo)

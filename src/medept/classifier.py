@@ -37,13 +37,13 @@ from medept.loading import EMBEDDED, load_encoder
 from medept.methods import AdaptedEncoder, adapt, find_method, read_settings
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint
-from medept.training.cost import duration, estimate_cost, peak_memory
+from medept.training.cost import estimate_cost, spent
 from medept.training.device import make_accelerator, precision_of
 from medept.training.folds import make_folds
 from medept.training.inputs import Kept
 from medept.training.loop import plain_features, predict_logits, train
 from medept.training.recipes import make_recipe
-from medept.training.tuning import SearchSpace, tune
+from medept.training.tuning import FOLDS, SearchSpace, tune
 from medept.training.views import Views
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class _Support:
 
     images: Sequence[ImageLike]
     targets: np.ndarray
-    groups: np.ndarray | None
+    groups: np.ndarray
     kept: Kept
     _views: Views | None = None
 
@@ -81,6 +81,12 @@ def _as_list(X: Sequence[ImageLike]) -> list[ImageLike]:
     if not images:
         raise InputError("no images were given: give one at least")
     return images
+
+
+def _distinct(images: Sequence[ImageLike]) -> np.ndarray:
+    """(n,) numbers, the same for an image that is given twice, as some official lists do."""
+    keys = [str(x) if isinstance(x, str | PathLike) else image_key(x) for x in images]
+    return pd.factorize(np.array(keys, dtype=object))[0]
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):
@@ -178,11 +184,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: n images.
             y: (n,) labels, or (n, C) of 0 and 1 for multi-label data.
-            groups: (n,) patients or studies, which cross-validation inside the support set (of
-                methods that do it) keeps together.
+            groups: (n,) patients or studies, which cross-validation inside the support set keeps
+                together; None: each image is its own.
             classes: names of the labels (default: the sorted labels; ``0``.. for multi-label).
             checkpoint: a file in which the state is kept after each epoch; a fit that was killed
-                goes on from it, to the same final weights.
+                goes on from it, to the same final weights. Remove it when the adapter is saved.
 
         Raises:
             InputError: if an image cannot be read, or the labels leave nothing to learn.
@@ -195,8 +201,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         )
         if len(images) != len(targets):
             raise InputError(f"{len(images)} images but {len(targets)} labels were given")
-        groups = None if groups is None else np.asarray(groups)
-        if groups is not None and groups.shape != (len(images),):
+        groups = _distinct(images) if groups is None else np.asarray(groups)
+        if groups.shape != (len(images),):
             raise InputError(f"groups of shape {groups.shape} for {len(images)} images")
         read_settings(self.method, self.settings)  # before anything takes time
         with Kept() as kept:
@@ -211,26 +217,27 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         checkpoint: str | Path | None = None,
     ) -> None:
         """Train on some rows of the support set."""
-        targets = support.targets[rows]
-        groups = None if support.groups is None else support.groups[rows]
-        held = rows if groups is None else groups
+        targets, groups = support.targets[rows], support.groups[rows]
         accelerator = make_accelerator(self.device, self.precision)
-        found = self._tuned(support, held) if self.tune else {}
         self.precision_ = precision_of(accelerator)
-        self._build(**self._parameters(found))
         self.support_images_ = len(rows)
         self.calibration_ = Calibration()
+        self._build(**self._parameters({}))
+        self.model_.to(accelerator.device)
+        folds = self._folds(targets, groups)
+        preprocessing = self.model_.encoder.preprocessing
+        views = support.views(preprocessing, self.recipe_.crop_scale, self.seed).part(rows)
+        self._announce(views, accelerator, len(folds))
+        began = time.perf_counter()
+        found: dict[str, Any] = {}
+        if self.tune:
+            found = self._tuned(support, groups)
+            self._build(**self._parameters(found))
         state = None
         if checkpoint is not None:
             content = [image_key(image) for image in support.images]
             key = [self.info().model_dump(), content, targets.tolist()]
             state = Checkpoint(Path(checkpoint), key)
-        folds = self._folds(targets, held)
-        self.model_.to(accelerator.device)
-        preprocessing = self.model_.encoder.preprocessing
-        views = support.views(preprocessing, self.recipe_.crop_scale, self.seed).part(rows)
-        self._announce(views, accelerator, len(folds))
-        began = time.perf_counter()
         self.history_ = train(
             self.model_,
             views,
@@ -246,12 +253,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         diverged = not is_finite(self.model_.trained_state())
         if self.calibrate != "none" and not diverged:
             self.calibration_ = self._calibrated(support, folds, found)
-        if state and accelerator.is_main_process:
-            state.remove()
         if diverged:
+            if state and accelerator.is_main_process:
+                state.remove()
             raise InputError("training diverged: give a smaller lr (--lr) or encoder_lr")
-        took, most = time.perf_counter() - began, peak_memory() / 1e9
-        logger.info("fitted in %s, with %.1f GB of memory at most", duration(took), most)
+        logger.info("fitted in %s", spent(time.perf_counter() - began, support.kept.bytes))
 
     @property
     def _report(self) -> Progress:
@@ -286,15 +292,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _announce(self, views: Views, accelerator: Accelerator, folds: int) -> None:
         if not logger.isEnabledFor(logging.INFO):
             return
+        validations = [FOLDS] * self.tune + ([folds] if folds else [])
         with quietly():
-            cost = estimate_cost(self.model_, views, self.recipe_, accelerator, folds)
+            cost = estimate_cost(self.model_, views, self.recipe_, accelerator, validations)
         logger.info(
-            "%s: %s trained parameters beside %s frozen ones; %d support images%s%s; about %s",
+            "%s: %s trained parameters beside %s frozen ones; %d support images%s%s%s; about %s",
             self.method,
             f"{self.model_.trainable_count():,}",
             f"{self.model_.encoder_identity['parameters']:,}",
             len(views),
             f", {self.recipe_.epochs} epochs" if self.model_.rates else "",
+            f", {self.tune} trials of {FOLDS} folds first" if self.tune else "",
             f", and again for {folds} folds" if folds else "",
             cost,
         )
@@ -438,7 +446,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             label_type=LABEL_TYPES.get(self.classes_.dtype.kind, "text"),
             method=self.method,
             settings=self.model_.settings.model_dump(),
-            recipe=self.recipe_.model_dump(),
+            recipe=self.recipe_.model_dump() if self.model_.rates else {},  # else not trained by it
             seed=self.seed,
             precision=self.precision_,
             calibration=self.calibration_,
@@ -484,7 +492,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             image_size=size[0],
             settings=info.settings,
             recipe_settings=info.recipe,
-            calibrate=info.calibration.kind,
+            calibrate=info.calibration.kind if not info.calibration.note else "temperature",
             seed=info.seed,
             device=device,
             precision=precision,

@@ -76,11 +76,11 @@ def fit(
     Raises:
         InputError: if ``out`` exists already, or the data cannot be used.
     """
-    checkpoint = out.with_name(f".{out.name}.checkpoint.safetensors")
+    checkpoint = out.absolute().with_name(f".{out.name}.checkpoint.safetensors")
     support, test = draw(data, classifier, shots, episode)
     _say_what_is_unused(data)
     if not len(test):
-        logger.warning("no test images, and so no metrics: %s", _why_no_test(shots))
+        logger.warning("no test images, and so no metrics: %s", _why_no_test(shots, episode))
     _warn_of_unlearnt(support)
     if not is_main_process():
         fit_support(classifier, support, checkpoint)
@@ -100,6 +100,7 @@ def fit(
         write_text(folder / "README.md", model_card(info, support.groups, evaluation))
         write_text(folder / "check.json", json.dumps(findings, indent=2) + "\n")
         write_fit_page(folder, dict(zip(data.names, data.images, strict=True)))
+    checkpoint.unlink(missing_ok=True)
     return FitResult(out, info, evaluation, len(support), len(test))
 
 
@@ -145,8 +146,8 @@ def _say_what_is_unused(data: LabelledImages) -> None:
         logger.info("%d val images are not used: settings are chosen inside the support set", count)
 
 
-def _why_no_test(shots: int | float | None) -> str:
-    if shots is None:
+def _why_no_test(shots: int | float | None, episode: Path | None) -> str:
+    if shots is None and episode is None:
         return "give --shots K, or a table with a `split` column"
     return "every image, or another of its group, is a support image"
 
@@ -206,6 +207,11 @@ def evaluate_unseen(
     Raises:
         InputError: if no image is left, or ``out`` exists.
     """
+    if out is not None and not (folder / "support.csv").is_file():
+        raise InputError(
+            f"{folder / 'support.csv'} is missing, and a report needs it: leave --out out, or give "
+            "the folder that medept fit wrote"
+        )
     data = unseen(data, [folder])
     if out is None:
         return _evaluated(classifier, data)[1]

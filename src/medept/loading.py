@@ -52,7 +52,9 @@ def load_encoder(
         encoder = _load_open_clip(rest, weights)
     else:
         encoder = _load_timm(name, weights)
-    return encoder if image_size is None else resized(encoder, image_size)
+    if image_size is None or encoder.preprocessing.size == (image_size, image_size):
+        return encoder
+    return resized(encoder, image_size)
 
 
 def resized(encoder: Encoder, image_size: int) -> Encoder:

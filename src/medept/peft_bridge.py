@@ -29,7 +29,9 @@ from medept.survey import AttentionSite, find_attentions, use_sdpa
 
 @dataclass
 class EptConfig(PeftConfig):
-    """peft's configuration of EPT; the fields are those of ``EmbeddedPromptConfig``.
+    """peft's configuration of EPT; fields are those of ``EmbeddedPromptConfig`` that are saved.
+
+    Frozen prompts are peft's ``inference_mode``.
 
     Args:
         length: see :class:`medept.prompts.EmbeddedPromptConfig`, as the rest.
@@ -96,6 +98,13 @@ class EptLayer(nn.Module, BaseTunerLayer):
         with Divert(self.ept_prompts[active[0]]):
             return self.base_layer(*args, **kwargs)
 
+    def merge(self, *_: Any, **__: Any) -> None:
+        """There is no weight that a prompt inside the softmax could be merged into."""
+        raise InputError(
+            "prompts act inside the softmax and cannot become a part of the weights: keep the "
+            "adapter beside the model, or unload() it"
+        )
+
 
 class EptModel(BaseTuner):
     """peft's tuner: wraps each chosen attention in an :class:`EptLayer`."""
@@ -136,13 +145,15 @@ class EptModel(BaseTuner):
             target.ept_prompts[adapter_name].requires_grad_(False)
 
     def unload(self) -> nn.Module:
-        """The model as it was."""
-        for name, module in list(self.model.named_modules()):
-            if isinstance(module, EptLayer):
-                parent, _, last = name.rpartition(".")
-                setattr(self.model.get_submodule(parent), last, module.base_layer)
+        """The model as it was, but for modules to save, which stay as they were trained."""
+        model = super().unload()
         self._undo.close()
-        return self.model
+        return model
+
+    def _replace_module(
+        self, parent: nn.Module, name: str, module: nn.Module, _: nn.Module
+    ) -> None:
+        setattr(parent, name, module)
 
 
 def _register() -> None:

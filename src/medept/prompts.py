@@ -249,11 +249,20 @@ class EmbeddedPrompt(nn.Module):
     def load(self, values: Tensor) -> None:
         """Take saved values: of this prompt's own shape, or merged.
 
+        Those of the way ``concat`` that were made for another token grid come merged, resized to
+        this one.
+
         Raises:
-            InputError: if they were made for another number of tokens, heads or length.
+            InputError: if they were made for other heads, another length, or a grid of other
+                proportions.
         """
-        merged = values.shape == self.prompt.shape[:-1] and not self.collapsed
-        if merged:
+        full = self.prompt.ndim + self.collapsed  # dimensions, with the length
+        merged = values.ndim == full - 1
+        tokens = self.prompt.shape[-1 if self.collapsed else -2]
+        fits = values.ndim not in (full - 1, full) or values.shape[full - 2] == tokens
+        if self.way == "concat" and not fits:
+            values, merged = self._from_other_grid(values, merged), True
+        if merged and not self.collapsed:
             self.merge()
         if values.shape != self.prompt.shape:
             raise InputError(
@@ -261,6 +270,13 @@ class EmbeddedPrompt(nn.Module):
                 f"prompts have shape {tuple(self.prompt.shape)}"
             )
         self.prompt.copy_(values)
+
+    def _from_other_grid(self, values: Tensor, merged: bool) -> Tensor:
+        """s for this prompt's grid, from values for another."""
+        s = values.to(torch.promote_types(values.dtype, torch.float32))
+        s = s if merged else s.logsumexp(-1)
+        old = _new_grid(self.grid, max(0, s.shape[-1] - self.prefix))
+        return _resize(s[..., None], self.prefix, old, self.grid)[..., 0]
 
     @torch.no_grad()
     def merged(self) -> Tensor:

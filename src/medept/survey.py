@@ -43,7 +43,13 @@ class AttentionSite:
 def find_attentions(
     model: nn.Module, image_size: int | tuple[int, int] | None = None
 ) -> tuple[AttentionSite, ...]:
-    """Every self-attention of ``model`` in order of execution, by one trial forward pass."""
+    """Every self-attention of ``model`` in order of execution, by one trial forward pass.
+
+    Raises:
+        InputError: if it has none that can be prompted, or takes no images.
+    """
+    if next(model.parameters(), None) is None:
+        raise InputError(_none_found(model))
     size = image_size or _own_image_size(model)
     height, width = (size, size) if isinstance(size, int) else size
     reference = next(model.parameters())
@@ -53,14 +59,23 @@ def find_attentions(
         model.eval()
         try:
             model(pixels)
+        except (AttributeError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+            raise InputError(
+                f"{type(model).__name__} does not take an image of {height} x {width} pixels "
+                f"({error}): give its vision part, or image_size=. Supported are {SUPPORTED}"
+            ) from error
         finally:
             model.train(training)
     if not survey.sites:
-        raise InputError(
-            f"no self-attention that can be prompted was found in {type(model).__name__}. "
-            f"Supported are {SUPPORTED}"
-        )
+        raise InputError(_none_found(model))
     return tuple(_with_grid(site, survey.grids) for site in survey.sites)
+
+
+def _none_found(model: nn.Module) -> str:
+    return (
+        f"no self-attention that can be prompted was found in {type(model).__name__}. "
+        f"Supported are {SUPPORTED}"
+    )
 
 
 class _Survey(TorchFunctionMode):

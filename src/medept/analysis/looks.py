@@ -81,11 +81,12 @@ def look_at(
     Raises:
         InputError: if fewer than two classes have images.
     """
-    several = len({classifier.encoder for classifier in classifiers}) > 1
+    identities = [_identity(classifier) for classifier in classifiers]
+    keys = [json.dumps(identity, sort_keys=True) for identity in identities]
+    titles = _titles(dict(zip(keys, identities, strict=True)))
     plain: dict[str, Look] = {}
-    for classifier, source in zip(classifiers, sources, strict=True):
-        of_encoder = f" {classifier.encoder}" if several else ""
-        key = json.dumps(_identity(classifier), sort_keys=True)
+    for classifier, source, key in zip(classifiers, sources, keys, strict=True):
+        of_encoder = titles[key]
         if key not in plain:
             plain[key] = _as_it_came(_unfitted(classifier), PRETRAINED + of_encoder, data)
             yield plain[key]
@@ -112,6 +113,24 @@ def score_of(evaluation: Evaluation) -> dict[str, float]:
     name = "map" if "map" in evaluation.metrics else "balanced_accuracy"
     value = evaluation.metrics[name].value
     return {} if value is None else {name: value}
+
+
+def _titles(identities: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What encoders are called: nothing where there is one, else what tells them apart."""
+    for count in range(4):
+        titles = {
+            key: "".join(
+                [
+                    f" {identity['name']}",
+                    f", {identity['preprocessing']['size'][0]} pixels",
+                    f", weights {identity['sha256'][:8]}",
+                ][:count]
+            )
+            for key, identity in identities.items()
+        }
+        if len(set(titles.values())) == len(titles):
+            break
+    return titles
 
 
 def _identity(classifier: FewShotClassifier) -> dict[str, Any]:

@@ -63,9 +63,15 @@ def _seen(data: LabelledImages, folders: Sequence[Path]) -> np.ndarray:
         groups.update(support.get("group", ()))
         hashes.update(support.get("sha256", ()))
     hashes.discard("")  # of images that are no files
-    seen = np.zeros(len(data), bool)
-    for i, (name, image) in enumerate(zip(data.names, data.images, strict=True)):
-        seen[i] = normpath(name) in names or (bool(hashes) and file_hash(image) in hashes)
+    named = np.array([normpath(name) in names for name in data.names])
+    same = np.array([bool(hashes) and file_hash(image) in hashes for image in data.images])
+    if hashes and (count := int((named & ~same).sum())):
+        logger.warning(
+            "%d images have the names of images it was fitted to, but are other files: they count "
+            "as the same; rename them, and their groups, if they are not",
+            count,
+        )
+    seen = named | same
     if data.groups is None:
         if groups:
             logger.warning(

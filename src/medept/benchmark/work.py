@@ -21,7 +21,7 @@ from medept.adapter import current_versions
 from medept.benchmark.run import EncoderSpec, Run
 from medept.classifier import FewShotClassifier
 from medept.data.episodes import Episode, draw_episode, read_episode
-from medept.data.images import decoded
+from medept.data.images import decoded, read_image, read_images
 from medept.data.sources import official_list
 from medept.data.table import LabelledImages
 from medept.evaluation import evaluate
@@ -40,8 +40,16 @@ def decode(data: LabelledImages) -> LabelledImages:
 
 
 def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) -> np.ndarray:
-    """Features (n, D) of the encoder as it came, for methods that leave it so."""
-    return _classifier(encoder, precision=precision).embed(data.images)
+    """Features (n, D) of the encoder as it came, for methods that leave it so.
+
+    Those of images that cannot be read are NaN.
+    """
+    problems = read_images(data.images, lambda _: None)
+    good = [i for i, problem in enumerate(problems) if problem is None]
+    found = _classifier(encoder, precision=precision).embed([data.images[i] for i in good])
+    features = np.full((len(data), found.shape[1]), np.nan, dtype=found.dtype)
+    features[good] = found
+    return features
 
 
 def _classifier(encoder: EncoderSpec, **options: Any) -> FewShotClassifier:
@@ -108,7 +116,10 @@ def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> d
     if classifier.model_.alters_features:
         probabilities = classifier.predict_proba(test.images)
     else:
-        probabilities = classifier.predict_proba_of_features(features[episode.test])
+        known = features[episode.test]
+        for row in np.flatnonzero(np.isnan(known).any(axis=1)):
+            read_image(test.images[row])  # raises what is wrong with it
+        probabilities = classifier.predict_proba_of_features(known)
     result = evaluate(probabilities, test.targets, classes=data.classes, resamples=1)
     info = classifier.info()
     return {name: metric.value for name, metric in result.metrics.items()} | {

@@ -70,10 +70,11 @@ def draw_episode(data: LabelledImages, shots: int | float | None, seed: int = 0)
 def write_episode(
     data: LabelledImages, episode: Episode, folder: Path, stem: str, name: str
 ) -> Path:
-    """Write ``STEM_train_NAME.txt`` and ``STEM_test_NAME.txt``; returns the first."""
+    """Write ``STEM_train_NAME.txt`` and, if there is any, ``STEM_test_NAME.txt``; the first."""
     train, test = folder / f"{stem}_train_{name}.txt", folder / f"{stem}_test_{name}.txt"
-    for file, rows in ((test, episode.test), (train, episode.support)):
-        write_list(file, [data.names[i] for i in rows], data.targets[rows])
+    if len(episode.test):
+        write_list(test, [data.names[i] for i in episode.test], data.targets[episode.test])
+    write_list(train, [data.names[i] for i in episode.support], data.targets[episode.support])
     return train
 
 

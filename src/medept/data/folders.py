@@ -10,6 +10,10 @@ from medept.data.images import is_image
 from medept.data.labels import natural
 from medept.errors import InputError
 
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val",
+          "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
+"""What parts of a split are called, and which they are."""
+
 
 def images_by_class(folder: Path) -> dict[str, list[Path]]:
     """The images in and below each subfolder, by its name; numbers in the order of their values.
@@ -27,6 +31,12 @@ def images_by_class(folder: Path) -> dict[str, list[Path]]:
         raise InputError(
             f"{folder}: no subfolders; put the images of each class into a folder named after it, "
             "or give a table"
+        )
+    if all(sub.name.lower() in SPLITS for sub in subfolders):
+        names = ", ".join(sub.name for sub in subfolders)
+        raise InputError(
+            f"{folder}: its subfolders ({names}) are parts of a split and no classes; give a table "
+            "with columns image, label and split"
         )
     found = {sub.name: images_below(folder, sub) for sub in subfolders}
     empty = [name for name, images in found.items() if not images]

@@ -191,9 +191,16 @@ def file_hash(source: ImageLike) -> str:
 
 
 def image_key(source: ImageLike) -> str:
-    """What tells one image from another: a file's path, or the SHA-256 of the pixels."""
+    """What tells one image from another: a file's path and SHA-256, or the SHA-256 of the pixels.
+
+    Raises:
+        InputError: if the file cannot be opened.
+    """
     if isinstance(source, str | os.PathLike):
-        return str(source)
+        try:
+            return f"{source} {file_hash(source)}"
+        except OSError as error:
+            raise InputError(f"{source}: {error.strerror}; check the path") from error
     pixels = np.asarray(source)
     digest = hashlib.sha256(np.ascontiguousarray(pixels).data)
     return f"{pixels.shape} {pixels.dtype} {digest.hexdigest()}"

@@ -29,13 +29,15 @@ def read_targets(
     Args:
         columns: one of classes or of labels joined by ``|``, or several of 0 and 1.
         classes: the only ones allowed, in this order; default: those found.
-        task: what one column means; default: ``multilabel`` if a ``|`` stands anywhere in it.
+        task: what they mean; default: ``multilabel`` if there are several columns, or a ``|``
+            stands anywhere in the one.
 
     Raises:
         InputError: for a label that is missing, unknown, or cannot be used.
     """
     if len(columns) > 1:
-        return _targets_of_flags(table, columns, classes)
+        flags, names = _targets_of_flags(table, columns, classes)
+        return (_one_hot(table, flags) if task == "multiclass" else flags), names
     path, texts = table.path, {row: label(text) for row, text in table.texts(columns[0]).items()}
     if task == "multilabel" or (task is None and any("|" in text for text in texts.values())):
         return _targets_of_lists(path, texts, classes)
@@ -137,6 +139,16 @@ def _targets_of_flags(
                 )
             targets[i, c] = label(text) == "1"
     return targets, names
+
+
+def _one_hot(table: Table, flags: np.ndarray) -> np.ndarray:
+    """Class indices (n,), from columns of which one is 1 in each row."""
+    for row, count in zip(table.frame.index.tolist(), flags.sum(axis=1), strict=True):
+        if count != 1:
+            raise InputError(
+                f"{table.path}, row {row}: {count} of its labels are 1; of classes it is one"
+            )
+    return flags.argmax(axis=1)
 
 
 def _unknown_label(path: Path, row: int, label: str, names: Sequence[str]) -> InputError:

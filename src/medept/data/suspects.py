@@ -44,7 +44,8 @@ def find_suspects(
     groups: np.ndarray | None,
     progress: Callable[[int, int], None],
 ) -> Suspects | None:
-    """Suspects among n labelled images; None where fewer than two classes have two groups.
+    """Suspects among n labelled images; None where fewer than two classes have two groups,
+    or groups of several classes cannot be dealt out.
 
     Classes of a single group cannot be cross-validated, and take no part.
 
@@ -60,6 +61,8 @@ def find_suspects(
     if len(classes) < 2:
         return None
     probabilities = out_of_fold(features[usable], codes, groups[usable], progress)
+    if probabilities is None:
+        return None
     right = probabilities.argmax(axis=1) == codes
     accuracy = float(np.mean([right[codes == c].mean() for c in range(len(classes))]))
     if (accuracy - 1 / len(classes)) / (1 - 1 / len(classes)) < USEFUL:
@@ -95,8 +98,10 @@ def out_of_fold(
     targets: np.ndarray,
     groups: np.ndarray,
     progress: Callable[[int, int], None],
-) -> np.ndarray:
+) -> np.ndarray | None:
     """Probabilities (n, C) of a logistic regression that never saw the image's group.
+
+    None where patients of several classes leave a fold without one of them to learn from.
 
     Its strength is the one of :data:`STRENGTHS` with the least log-loss out of fold.
     """
@@ -107,13 +112,14 @@ def out_of_fold(
     from sklearn.preprocessing import StandardScaler
 
     fewest = min(len(set(groups[targets == c].tolist())) for c in set(targets.tolist()))
-    folds = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
+    splitter = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
+    folds = list(splitter.split(features, targets, groups))
+    if any(len(set(targets[rows].tolist())) < len(set(targets.tolist())) for rows, _ in folds):
+        return None
     best, least = np.zeros(0), np.inf
     for done, strength in enumerate(STRENGTHS, start=1):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
-        found = cross_val_predict(
-            model, features, targets, groups=groups, cv=folds, method="predict_proba"
-        )
+        found = cross_val_predict(model, features, targets, cv=folds, method="predict_proba")
         if (loss := log_loss(targets, found)) < least:
             best, least = found, loss
         progress(done, len(STRENGTHS))

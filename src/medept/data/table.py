@@ -13,7 +13,7 @@ import numpy as np
 
 from medept.data.cells import Table, read_table
 from medept.data.dicom import DICOM_SUFFIXES, groups_of, split_frame
-from medept.data.folders import images_by_class
+from medept.data.folders import SPLITS, images_by_class
 from medept.data.images import IMAGE_SUFFIXES, ImageLike
 from medept.data.labels import class_names, label, read_targets
 from medept.errors import InputError
@@ -22,8 +22,6 @@ IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename", "file_name",
 LABEL_COLUMNS = ("label", "labels", "class", "target", "diagnosis", "dx", "finding", "findings")
 GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "study", "study_id",
                  "lesion", "lesion_id", "case", "case_id")  # fmt: skip
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val",
-          "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
 MASK_COLUMNS = ("mask", "masks", "mask_path", "segmentation")
 
 
@@ -128,7 +126,8 @@ def read_dataset(
             default: the table's. Paths that lead out of it, ``../images/1.png``, are tried from
             where the table is. A path without a suffix finds the one image of that name.
         classes: the only classes allowed, in this order (default: those found, sorted).
-        task: what one label column means; default: multi-label if a ``|`` stands anywhere in it.
+        task: what labels mean; default: multi-label if there are several columns of them, or a
+            ``|`` stands anywhere in the one.
 
     Raises:
         InputError: for whatever cannot be used; the message names file, row and remedy.

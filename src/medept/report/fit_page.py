@@ -177,7 +177,7 @@ def _settings(info: AdapterInfo) -> list[tuple[str, str]]:
         if info.task == "multilabel"
         else "the most probable class"
     )
-    recipe = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in info.recipe.items())
+    recipe = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in info.recipe.items()) or "none"
     return [
         ("encoder", f"{encoder.name}, {encoder.parameters:,} frozen parameters"),
         ("its weights", f"SHA-256 {encoder.sha256}"),

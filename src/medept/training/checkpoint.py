@@ -74,5 +74,5 @@ class Checkpoint:
         return json.loads(metadata["history"])
 
     def remove(self) -> None:
-        """The run is finished."""
+        """There is nothing to go on to."""
         self.file.unlink(missing_ok=True)

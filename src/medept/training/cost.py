@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,9 +65,16 @@ class Cost:
 
 
 def estimate_cost(
-    model: AdaptedEncoder, views: Views, recipe: Recipe, accelerator: Accelerator, folds: int = 0
+    model: AdaptedEncoder,
+    views: Views,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    folds: Sequence[int] = (),
 ) -> Cost:
     """Of training on all images of ``views``, once whole and once for each fold without its part.
+
+    Args:
+        folds: of each cross-validation, the number of its parts.
 
     Images that are slow to decode, and cores that others use too, make it an underestimate.
     """
@@ -75,13 +82,13 @@ def estimate_cost(
     at_once = min(recipe.micro_batch or recipe.batch_size, recipe.batch_size, images)
     tried = at_once if accelerator.device.type == "cuda" else min(at_once, TRIED)
     pixels = encoder.example().expand(tried, -1, -1, -1)
-    again = max(0, folds - 1)  # each fold trains on all images but its own part
+    again = sum(parts - 1 for parts in folds)  # each fold trains on all images but its own part
     with frozen_held(model, accelerator):
         memory = LIBRARIES + views.decoded_bytes() + 2 * _held_in_bfloat16(model)
         largest, forward = _timed(lambda: _forward(encoder, pixels, accelerator))
         encoding = AT_ONCE * largest * EVALUATION_BATCH // tried
         if isinstance(model, FeatureMethod):
-            return Cost(images / tried * forward * (1 + folds), memory + encoding, 0)
+            return Cost(images / tried * forward, memory + encoding, 0)  # which folds share
         plan, count = make_plan(model, recipe, accelerator), min(recipe.views, recipe.epochs)
         state: State = [pixels]
         once, stored = 0.0, 0
@@ -92,7 +99,8 @@ def estimate_cost(
             saved, step = _timed(lambda: _step(model, feed(state), accelerator))
     head_first = count * forward if recipe.head_epochs and model.trains_encoder else 0.0
     each = head_first + recipe.epochs * step
-    held_out = forward if folds else 0.0
+    evaluated = len(folds) if model.alters_features else bool(folds)
+    held_out = evaluated * forward
     seconds = count * once + (1 + again) * each + held_out
     moments = 3 if recipe.optimizer == "adamw" else 2  # and the gradient
     memory += max(encoding, saved * at_once // tried + 4 * moments * model.trainable_count())
@@ -154,6 +162,18 @@ def _timed(run: Callable[[], T]) -> tuple[T, float]:
         if seconds > 1:
             break
     return result, seconds
+
+
+def spent(seconds: float, stored: int) -> str:
+    """What a fit took: as :class:`Cost`, but the memory is the most that the process has held."""
+    if torch.cuda.is_initialized():
+        on_gpu = f" ({torch.cuda.max_memory_allocated() / 1e9:.1f} GB on the GPU)"
+    else:
+        on_gpu = ""
+    return (
+        f"{duration(seconds)}, with {peak_memory() / 1e9:.1f} GB of memory at most{on_gpu}, and "
+        f"{stored / 1e9:.1f} GB of encoded views"
+    )
 
 
 def duration(seconds: float) -> str:

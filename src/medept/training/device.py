@@ -27,9 +27,9 @@ PRECISIONS = ("auto", *MIXED)
 def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
     """An accelerator on ``device``: ``auto``, ``cpu``, ``cuda`` (the first of several) or ``mps``.
 
-    ``precision`` ``auto`` is bfloat16 on a GPU that computes in it and on a CPU that is found to
-    be faster in it, and float32 elsewhere. The encoder runs in this precision under autocast;
-    prompts, head and whatever else is trained stay in float32.
+    ``precision`` ``auto`` is bfloat16 on a CPU or CUDA GPU that is found to be faster in it, and
+    float32 elsewhere. The encoder runs in this precision under autocast; prompts, head and whatever
+    else is trained stay in float32.
 
     Raises:
         InputError: if the device is not there or does not offer the precision.
@@ -52,10 +52,7 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
     best = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
     kind = best if device == "auto" else device
     if precision == "auto":
-        fast = (
-            fast_bfloat16() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
-        )
-        precision = "bfloat16" if fast else "float32"
+        precision = "bfloat16" if kind != "mps" and fast_bfloat16(kind) else "float32"
     if precision == "float16" and kind != "cuda":
         raise InputError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
     # accelerate keeps the first settings for the life of the process unless told to forget them
@@ -100,18 +97,22 @@ def is_main_process() -> bool:
 
 
 @cache
-def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 half as fast again as in float32: measured.
+def fast_bfloat16(kind: str) -> bool:
+    """Whether ``cpu`` or ``cuda`` multiplies matrices in bfloat16 half as fast again as in float32.
 
-    One layer's product of a ViT-B, some twenty times: a few hundredths of a second, once.
+    It is measured: one layer's product of a ViT-B, some twenty times, on a GPU of a whole batch; a
+    few hundredths of a second, once. GPUs that have no bfloat16 emulate it, which is slow.
     """
-    seconds = {}
+    seconds, rows = {}, 256 if kind == "cpu" else 8192
     for dtype in (torch.float32, torch.bfloat16):
-        tokens, weight = torch.ones(256, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
+        tokens = torch.ones(rows, 768, dtype=dtype, device=kind)
+        weight = torch.ones(768, 768, dtype=dtype, device=kind)
         times = []
         for _ in range(10):
             began = time.perf_counter()
             torch.nn.functional.linear(tokens, weight)
+            if kind == "cuda":
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
         seconds[dtype] = min(times)
     return seconds[torch.float32] > 1.5 * seconds[torch.bfloat16]

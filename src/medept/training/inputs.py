@@ -62,6 +62,11 @@ class Kept:
         self._stores.clear()
         self._files.close()
 
+    @property
+    def bytes(self) -> int:
+        """That are kept, in memory and in files."""
+        return sum(store.nbytes for stores in self._stores.values() for store in stores)
+
     def get(self, key: Hashable, rows: int, batches: Callable[[], Iterable[State]]) -> list[Tensor]:
         """Tensors (rows, ...) that the batches make up, one after the other.
 

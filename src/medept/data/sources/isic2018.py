@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medept.data.folders import SPLITS
 from medept.data.sources.base import Source, require
-from medept.data.table import SPLITS, LabelledImages
+from medept.data.table import LabelledImages
 from medept.errors import InputError
 
 ORIGIN = "ISIC 2018 task 3 is at https://challenge.isic-archive.com/data/#2018"
