@@ -190,7 +190,10 @@ def test_lists(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(verb) == 0
     assert {"encoders": "embedded", "methods": "ept"}[verb] in capsys.readouterr().out
     assert run(verb, "--json") == 0
-    json.loads(capsys.readouterr().out)
+    listed = json.loads(capsys.readouterr().out)
+    if verb == "methods":
+        compared = "full linear partial mlp bias lora adapter vp vpt ept probe knn prototype"
+        assert {*compared.split(), "dora", "ia3", "norm"} <= set(listed)
 
 
 def test_shots_beside_a_list_are_refused(
@@ -557,7 +560,7 @@ def test_classes_in_columns_are_classes_to_an_adapter_of_classes(
     fitted: Path, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One-hot columns, as of ISIC 2018, of data to evaluate on."""
-    rows, columns = pd.read_csv(table), ("--label-column", "normal", "--label-column", "tumour")
+    rows, columns = pd.read_csv(table), ("--label-column", "normal,tumour")
     for name in ("normal", "tumour"):
         rows[name] = (rows.label == name).astype(int)
     flags = table.parent / "flags.csv"
@@ -568,7 +571,7 @@ def test_classes_in_columns_are_classes_to_an_adapter_of_classes(
         found.append(json.loads(capsys.readouterr().out))
     assert found[0] == found[1]
     rows.assign(normal=1).drop(columns="label").to_csv(flags, index=False)
-    refuse(capsys, ["evaluate", str(fitted), str(flags), *columns], "row 2.*labels are 1")
+    refuse(capsys, ["evaluate", str(fitted), str(flags), *columns], "row 4: 2 of its labels are 1")
     flags.unlink()
 
 
@@ -577,6 +580,7 @@ def test_evaluate_of_an_adapter_without_its_support_set(
 ) -> None:
     (copied / "support.csv").unlink()
     assert run("evaluate", copied, table) == 0
+    capsys.readouterr()
     out = tmp_path / "out"
     refuse(capsys, ["evaluate", str(copied), str(table), "--out", str(out)], "leave --out out")
     assert not out.exists()

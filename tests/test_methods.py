@@ -130,7 +130,9 @@ def test_every_method_trains_a_transformers_encoder(name: str) -> None:
     model = adapt(encoder, name, 3)
     disturb(model)
     model(pixels).square().sum().backward()
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    trainable = {id(p) for group in model.parameter_groups().values() for p in group}
+    for n, p in model.named_parameters():
+        assert (p.grad is not None and bool(p.grad.abs().sum() > 0)) == (id(p) in trainable), n
     model.remove()
     torch.testing.assert_close(encoder(pixels), before)
     assert list(encoder.state_dict()) == keys
@@ -151,9 +153,11 @@ def test_merged_equals_unmerged(encoder: Encoder, name: str) -> None:
     pixels = torch.randn(2, 3, 32, 32)
     model = adapt(encoder, name, 3)
     disturb(model)
-    expected = model(pixels)
+    expected, before = model(pixels), [p.clone() for p in model.parameters()]
     model.merge()
     torch.testing.assert_close(model(pixels), expected, rtol=1e-4, atol=1e-5)
+    merged = not all(map(torch.equal, model.parameters(), before))
+    assert merged
 
 
 @pytest.mark.parametrize(
@@ -234,6 +238,24 @@ def test_prompts_of_tokens_start_as_jia_et_al_have_it(encoder: Encoder, name: st
     values = torch.cat([p.detach().flatten() for p in adapt(encoder, name, 3).prompts])
     assert values.abs().max() <= bound
     assert float(values.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
+    for init, deviation in (("normal", 0.02), ("zeros", 0)):
+        prompts = adapt(encoder, name, 3, {"init": init}).prompts
+        values = torch.cat([p.detach().flatten() for p in prompts])
+        assert float(values.std()) == pytest.approx(deviation, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("init", "deviation"), [("kaiming", (1 / 48) ** 0.5 / 3**0.5), ("gaussian", 1 / 8)]
+)
+def test_loras_lower_matrix_starts_as_its_code_or_its_paper_has_it(
+    encoder: Encoder, init: str, deviation: float
+) -> None:
+    """Kaiming's uniform with a slope of sqrt(5), within 1 / sqrt(D); peft's Gaussian of 1 / r."""
+    model = adapt(encoder, "lora", 3, {"init": init})
+    parts = {end: torch.cat([p.detach().flatten() for n, p in model.named_parameters() if end in n])
+             for end in ("lora_A", "lora_B")}  # fmt: skip
+    assert float(parts["lora_A"].std()) == pytest.approx(deviation, rel=0.1)
+    assert not parts["lora_B"].any()
 
 
 def test_tokens_and_embedded_prompts_are_both_there(encoder: Encoder) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from medept.classifier import FewShotClassifier
 from medept.encoders import Encoder, Preprocessing
@@ -65,6 +66,68 @@ def test_going_on_from_stored_tokens_gives_the_features(library: str, first: int
     with prefix.resumed() as feed:
         torch.testing.assert_close(encoder(feed(state)), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(encoder(pixels), expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "first"),
+    [("partial", {}, 2), ("vpt", {"layers": "2-3"}, 1), ("ept", {"layers": "2-3"}, 1),
+     ("ept", {}, 0)],
+)  # fmt: skip
+def test_what_is_kept_is_not_computed_again(method: str, settings: dict, first: int) -> None:
+    """By PyTorch's count of operations, module by module."""
+    model = adapt(make_encoder("timm"), method, 3, settings)
+    prefix = find_prefix(model)
+    assert prefix is not None
+    state = prefix.encode(torch.randn(4, 3, 32, 32))
+
+    def operations(batch: torch.Tensor) -> dict[str, int]:
+        with FlopCounterMode(display=False) as counter:
+            model.features(batch)
+        counted = counter.get_flop_counts().items()
+        return {name.partition("model.")[2]: sum(each.values()) for name, each in counted}
+
+    whole = operations(torch.randn(4, 3, 32, 32))
+    with prefix.resumed() as feed:
+        operations(feed(state))
+        found = operations(feed(state))
+    kept = ["patch_embed", *(f"blocks.{i}" for i in range(first))]
+    kept += [f"blocks.{first}.attn.qkv"] if method == "ept" else []
+    assert all(whole[name] > 0 and not found.get(name, 0) for name in kept)
+    assert found["blocks.2"] > 0
+
+
+@pytest.mark.parametrize(("pool", "rows"), [("token", 1), ("avg", 17)])
+def test_the_last_block_computes_what_is_read(pool: str, rows: int) -> None:
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3,
+        num_classes=0, global_pool=pool,
+    )  # fmt: skip
+    encoder, seen = Encoder(model, pool, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)), []
+    last = model.blocks[-1]
+    for part in (last.attn.proj, last.mlp.fc1):
+        part.register_forward_hook(lambda m, given, out: seen.append(given[0].shape[1]))
+    encoder(torch.randn(2, 3, 32, 32))
+    assert seen == [rows, rows]
+
+
+@pytest.mark.parametrize(("method", "settings"), [("partial", {}), ("ept", {"layers": "3"})])
+def test_nothing_is_kept_for_gradients_that_nobody_asks_for(
+    method: str, settings: dict[str, Any]
+) -> None:
+    """No autograd below the lowest trained layer, and none of a frozen layer's inputs."""
+    model = adapt(make_encoder("timm"), method, 3, settings)
+    blocks, inputs_seen, saved = model.encoder.model.blocks, {}, []
+    for name, module in (("block", blocks[2]), ("fc1", blocks[2].mlp.fc1)):
+        module.register_forward_pre_hook(lambda m, given, name=name: inputs_seen.update(
+            {name: given[0]}))  # fmt: skip
+    keep = lambda tensor: saved.append(tensor.data_ptr()) or tensor  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(torch.randn(2, 3, 32, 32)).sum()
+    assert loss.requires_grad
+    assert not inputs_seen["block"].requires_grad
+    frozen = method == "ept"
+    assert inputs_seen["fc1"].requires_grad
+    assert (inputs_seen["fc1"].data_ptr() in saved) != frozen
 
 
 def train_once(library: str, method: str, settings: dict[str, Any]) -> dict[str, torch.Tensor]:

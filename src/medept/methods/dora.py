@@ -10,7 +10,8 @@ from medept.methods.lora import LoRA
 class DoRA(LoRA):
     """Weight-decomposed LoRA: direction by LoRA, magnitude by a vector.
 
-    Trains 2 r D + D numbers for each of Wq and Wv; AdamW, 2e-4, theirs for LLaMA-7B.
+    Trains 2 r D + D numbers for each of Wq and Wv, as LoRA does, so that both can be compared;
+    theirs are of more layers. AdamW, 2e-4, theirs for LLaMA-7B.
     """
 
     name = "dora"

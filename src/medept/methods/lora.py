@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ class LoRA(PeftTuner):
     Query and value alone, AdamW, 5e-4 after 6 % of the steps to warm up, rank 8 and alpha = rank
     are theirs for RoBERTa-base (but that their rate falls along a line). They fix alpha at the
     first rank that is tried, which makes the scale alpha / r one. The paper starts the lower matrix
-    from a Gaussian; their code, and peft, from Kaiming's uniform distribution.
+    from a Gaussian; their code, and peft, from Kaiming's uniform distribution, as here by default.
     """
 
     class Settings(MethodSettings):
@@ -28,6 +28,9 @@ class LoRA(PeftTuner):
 
         alpha: float | None = Field(default=None, gt=0)
         """Updates are scaled by alpha / r; None: alpha is r."""
+
+        init: Literal["kaiming", "gaussian"] = "kaiming"
+        """Initial values of the lower matrix: ``kaiming`` (uniform), or ``gaussian``."""
 
     name = "lora"
     summary = "low-rank updates of query and value projections"
@@ -46,5 +49,6 @@ class LoRA(PeftTuner):
             r=self.settings.rank,
             lora_alpha=self.settings.alpha or self.settings.rank,
             target_modules=targets,
+            init_lora_weights="gaussian" if self.settings.init == "gaussian" else True,
             use_dora=self.decomposed,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ class TokenPrompts(AdaptedEncoder):
         layers: Layers = "all"
         """The chosen blocks: ``all``, ``first``, or numbers counted from 1 (``9-12``, ``1,3``)."""
 
+        init: Literal["uniform", "normal", "zeros"] = "uniform"
+        """Initial values: ``uniform``, the authors'; ``normal``, standard deviation 0.02; zeros."""
+
         frozen: bool = False
         """Keep the prompts at their initial values (Zu et al., table 3)."""
 
@@ -51,10 +54,13 @@ class TokenPrompts(AdaptedEncoder):
         patch = self.encoder.preprocessing.size[0] // max(1, site.grid[0])
         width = _block_width(self.encoder.blocks[0])
         bound = math.sqrt(6 / (3 * patch**2 + width))
-        self.prompts = nn.ParameterList(
-            torch.empty(self.prompt_length(layer), width).uniform_(-bound, bound)
-            for layer in self.layers
-        )
+        values = [torch.zeros(self.prompt_length(layer), width) for layer in self.layers]
+        for value in values:
+            if self.settings.init == "uniform":
+                nn.init.uniform_(value, -bound, bound)
+            elif self.settings.init == "normal":
+                nn.init.normal_(value, std=0.02)
+        self.prompts = nn.ParameterList(values)
         self.prompts.requires_grad_(not self.settings.frozen)
 
     def prompt_length(self, layer: int) -> int:
