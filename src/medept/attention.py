@@ -11,7 +11,7 @@ So any kernel that returns its logsumexp computes it without a T x (T + L) matri
 that kernel's own, called with the gated output and logaddexp(z, s) in place of its output and
 logsumexp, and ds_i = -(dO . O)_i exp(s_i - logaddexp(z_i, s_i)). The same numbers come from
 
-- ``formula``: equation 5 written out; dense, any dtype: the reference;
+- ``formula``: the softmax over logits and sink, written out; dense, any dtype: the reference;
 - ``fused``: flash attention of the CPU, flash or memory-efficient attention of CUDA;
 - ``extra_key``: one more key whose logit is s and whose value is zero, on plain
   ``scaled_dot_product_attention``: any device, dropout, export;
@@ -63,7 +63,8 @@ def prompted_attention(
         way: ``concat`` (equation 5); ``multiply_concat``, the prompt's row i multiplied by
             max_j u_ij - min_j u_ij first; ``add``, u + P; ``multiply``, u * P (both L = S).
             ``multiply_concat`` leaves masked keys out of its extremes, finds them in blocks of
-            keys, never holding T x S logits, and is differentiable to q and k; ``add`` and
+            :data:`KEYS_AT_ONCE` keys (no kernel gives them: this many columns of logits are held,
+            which for short inputs are all), and is differentiable to q and k; ``add`` and
             ``multiply`` change the logits themselves and are dense. With ``multiply`` a float
             mask is added after the multiplication. A row whose keys are all masked gives zeros.
         attn_mask: as in ``torch.nn.functional.scaled_dot_product_attention``, as are the next

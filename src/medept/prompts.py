@@ -85,7 +85,8 @@ class EmbeddedPromptConfig(BaseModel):
     """Keep the prompts at their initial values (the experiment of the paper's Table 3)."""
 
     kernel: Kernel = Field(default="auto", exclude=True)
-    """Which attention kernel runs; ``auto`` chooses (see :mod:`medept.attention`)."""
+    """Which attention kernel runs; ``auto`` chooses (see :mod:`medept.attention`). The ways ``add``
+    and ``multiply`` have one alone."""
 
     @field_validator("length")
     @classmethod
