@@ -15,8 +15,10 @@ from test_cli import run
 
 from medept.data.check import Check, check
 from medept.data.findings import predicted_by_size
+from medept.data.phantoms import make_phantoms
 from medept.data.suspects import confident_disagreements, find_suspects
 from medept.data.table import LabelledImages, read_dataset
+from medept.jobs import warned
 
 
 def picture(seed: int) -> Image.Image:
@@ -174,3 +176,8 @@ def test_copies_in_a_public_set_are_found() -> None:
     found = look(shared_data("data", "brain-mri", "labels.csv"))
     copies = [f for f in found.findings if f.flatters]
     assert sum(len(rows) - 1 for f in copies for rows in f.sets) >= 19
+
+
+def test_an_image_that_a_list_names_twice_is_no_copy() -> None:
+    data = make_phantoms("colon", patients=4, images_per_patient=1, size=48)
+    assert warned(data.subset(np.array([0, 1, 0])), data.subset(np.array([2, 3]))) == []

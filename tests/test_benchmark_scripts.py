@@ -1,0 +1,40 @@
+"""The scripts of ``benchmarks/`` run, and print what they say they print."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "benchmarks"
+
+
+def printed(script: str, *options: str) -> dict:
+    command = [sys.executable, str(SCRIPTS / script), "--quick", "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("script", ["attention.py", "train_step.py"])
+def test_ways_stand_side_by_side(script: str) -> None:
+    found = printed(script)
+    assert found["machine"]["threads"] > 0
+    assert len(found["rows"]) > 3
+
+
+@pytest.mark.long
+def test_fine_tuning_has_its_ratios() -> None:
+    found = printed("fine_tuning.py", "--float32")
+    ratios = found["ratios"]
+    assert set(ratios) == {
+        "ept_deep_vs_formula",
+        "ept_9_12_vs_formula",
+        "linear_cached_vs_uncached",
+    }
+    assert all(ratio > 0 for ratio in ratios.values())
+    assert isinstance(found["bf16_fast"], bool)
