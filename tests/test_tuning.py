@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from medept import FewShotClassifier, InputError
 from medept.data.phantoms import make_phantoms
 from medept.jobs import fit_episode
+from medept.training.checkpoint import remove_checkpoint
 from medept.training.folds import make_folds
 from medept.training.tuning import SearchSpace, tune
 
@@ -171,3 +176,36 @@ def test_folds_leave_every_class_to_learn_from() -> None:
     never = make_folds(np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), 2, 0)
     assert len(never) == 2, "both patients have both classes"
     assert make_folds(np.array([0, 0, 1]), np.array([0, 1, 1]), 2, 0) == []
+
+
+def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    data = make_phantoms("colon", patients=6, images_per_patient=1, size=64, difficulty=0.1)
+    file, trials = tmp_path / "state.safetensors", tmp_path / "state.trials.json"
+
+    def fit(stop_at: int | None, checkpoint: Path | None) -> tuple[FewShotClassifier, list[int]]:
+        folds: list[int] = []
+
+        class Watched(FewShotClassifier):
+            def _fold(self, *arguments):
+                if len(folds) == stop_at:
+                    raise KeyboardInterrupt
+                folds.append(1)
+                return super()._fold(*arguments)
+
+        classifier = Watched("test_vit", "lora", encoder_weights="random", image_size=32, epochs=1,
+                             tune=4, calibrate="none", device="cpu")  # fmt: skip
+        with suppress(KeyboardInterrupt):
+            classifier.fit(data.images, data.labels, checkpoint=checkpoint)
+        return classifier, folds
+
+    whole, folds = fit(None, None)
+    assert len(folds) == 4 * 3
+    fit(7, file)  # in the third trial
+    assert len(json.loads(trials.read_text())["losses"]) == 2
+    resumed, folds = fit(None, file)
+    assert len(folds) == 2 * 3
+    assert resumed.recipe_ == whole.recipe_
+    state = resumed.model_.trained_state()
+    assert all(torch.equal(state[k], t) for k, t in whole.model_.trained_state().items())
+    remove_checkpoint(file)
+    assert list(tmp_path.iterdir()) == []

@@ -36,7 +36,7 @@ from medept.evaluation.decisions import decide
 from medept.loading import EMBEDDED, load_encoder
 from medept.methods import AdaptedEncoder, adapt, find_method, read_settings
 from medept.progress import Progress, quietly, silent
-from medept.training.checkpoint import Checkpoint
+from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
 from medept.training.cost import estimate_cost, spent
 from medept.training.device import make_accelerator, precision_of
 from medept.training.folds import make_folds
@@ -188,7 +188,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 together; None: each image is its own.
             classes: names of the labels (default: the sorted labels; ``0``.. for multi-label).
             checkpoint: a file in which the state is kept after each epoch; a fit that was killed
-                goes on from it, to the same final weights. Remove it when the adapter is saved.
+                goes on from it, to the same final weights, and a search (``tune``) from a file
+                beside it. When the adapter is saved,
+                :func:`~medept.training.checkpoint.remove_checkpoint` removes them.
 
         Raises:
             InputError: if an image cannot be read, or the labels leave nothing to learn.
@@ -230,14 +232,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self._announce(views, accelerator, len(folds))
         began = time.perf_counter()
         found: dict[str, Any] = {}
+        content = [image_key(image) for image in support.images] if checkpoint else []
+
+        def key() -> list[Any]:
+            return [self.info().model_dump(), content, targets.tolist(), groups.tolist()]
+
         if self.tune:
-            found = self._tuned(support, groups)
+            done = Trials(Path(checkpoint), key()) if checkpoint else None
+            found = self._tuned(support, groups, done)
             self._build(**self._parameters(found))
-        state = None
-        if checkpoint is not None:
-            content = [image_key(image) for image in support.images]
-            key = [self.info().model_dump(), content, targets.tolist()]
-            state = Checkpoint(Path(checkpoint), key)
+        state = Checkpoint(Path(checkpoint), key()) if checkpoint else None
         self.history_ = train(
             self.model_,
             views,
@@ -254,8 +258,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if self.calibrate != "none" and not diverged:
             self.calibration_ = self._calibrated(support, folds, found)
         if diverged:
-            if state and accelerator.is_main_process:
-                state.remove()
+            if checkpoint and accelerator.is_main_process:
+                remove_checkpoint(Path(checkpoint))
             raise InputError("training diverged: give a smaller lr (--lr) or encoder_lr")
         logger.info("fitted in %s", spent(time.perf_counter() - began, support.kept.bytes))
 
@@ -371,7 +375,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self._report("calibrating", len(folds), len(folds))
         return fit_calibration(self.calibrate, logits, support.targets)
 
-    def _tuned(self, support: _Support, groups: np.ndarray) -> dict[str, Any]:
+    def _tuned(self, support: _Support, groups: np.ndarray, done: Trials | None) -> dict[str, Any]:
         """The best parameters that a search inside the support set finds."""
         return tune(
             partial(self._fold, support),
@@ -381,6 +385,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             trials=self.tune,
             seed=self.seed,
             progress=self._report,
+            done=done,
         )
 
     def logits(self, X: Sequence[ImageLike]) -> np.ndarray:

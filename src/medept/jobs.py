@@ -37,6 +37,7 @@ from medept.loading import load_encoder
 from medept.progress import Progress, silent
 from medept.report.fit_page import write_fit_page
 from medept.report.model_card import model_card
+from medept.training.checkpoint import remove_checkpoint
 from medept.training.device import is_main_process, make_accelerator
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def fit(
         write_text(folder / "README.md", model_card(info, support.groups, evaluation))
         write_text(folder / "check.json", json.dumps(findings, indent=2) + "\n")
         write_fit_page(folder, dict(zip(data.names, data.images, strict=True)))
-    checkpoint.unlink(missing_ok=True)
+    remove_checkpoint(checkpoint)
     return FitResult(out, info, evaluation, len(support), len(test))
 
 

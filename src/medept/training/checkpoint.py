@@ -1,4 +1,4 @@
-"""Where a fit that was killed goes on: after its last finished epoch, to the same final weights.
+"""Where a fit that was killed goes on: after its last trial or epoch, to the same final weights.
 
 In float16, whose loss is scaled by a factor that is not kept, they are nearly the same.
 """
@@ -14,7 +14,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medept.files import write_tensors
+from medept.files import write_tensors, write_text
+from medept.training.device import is_main_process
+
+TRIALS = ".trials.json"
+"""In place of a checkpoint's suffix."""
+
+
+def remove_checkpoint(file: Path) -> None:
+    """The fit is finished: remove its checkpoint, and that of its search."""
+    for one in (file, file.with_suffix(TRIALS)):
+        one.unlink(missing_ok=True)
+
+
+def _digest(key: Any) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Trials:
+    """A JSON file, beside a checkpoint, of the losses of a search's trials.
+
+    A search proposes the same each time: one that was killed looks its first losses up. Arguments
+    are those of :class:`Checkpoint`.
+    """
+
+    def __init__(self, checkpoint: Path, key: Any) -> None:
+        self.file, self.key = checkpoint.with_suffix(TRIALS), _digest(key)
+        self.losses: list[float | None] = []
+        """None: that trial came to nothing."""
+        try:
+            found = json.loads(self.file.read_text(encoding="utf-8"))
+            if found["key"] == self.key:
+                self.losses = found["losses"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+
+    def add(self, loss: float | None) -> None:
+        """Keep one more."""
+        self.losses.append(loss)
+        if is_main_process():
+            write_text(self.file, json.dumps({"key": self.key, "losses": self.losses}) + "\n")
 
 
 class Checkpoint:
@@ -26,8 +65,7 @@ class Checkpoint:
     """
 
     def __init__(self, file: Path, key: Any) -> None:
-        self.file = file
-        self.key = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+        self.file, self.key = file, _digest(key)
 
     def save(
         self,
@@ -72,7 +110,3 @@ class Checkpoint:
                 place = "cpu" if part == "step" else parameter.device
                 optimizer.state[parameter][part] = tensor.to(place)
         return json.loads(metadata["history"])
-
-    def remove(self) -> None:
-        """There is nothing to go on to."""
-        self.file.unlink(missing_ok=True)

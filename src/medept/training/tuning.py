@@ -17,6 +17,7 @@ from medept.errors import InputError
 from medept.evaluation.calibration import negative_log_likelihood
 from medept.methods import find_method, named_settings, read_settings
 from medept.progress import Progress
+from medept.training.checkpoint import Trials
 from medept.training.folds import make_folds
 from medept.training.recipes import make_recipe
 
@@ -76,11 +77,15 @@ def tune(
     trials: int,
     seed: int,
     progress: Progress,
+    done: Trials | None = None,
 ) -> Parameters:
     """The best of ``trials`` settings.
 
     The first trial is the defaults, so that a search never does worse than them on its own score.
     Where there is nothing to search over, nothing is tried.
+
+    Args:
+        done: what trials came to before the search was killed.
 
     Raises:
         InputError: if a class has a single group, optuna is missing, or the defaults cannot be
@@ -101,20 +106,29 @@ def tune(
         logger.info("%s has nothing to search over that is not given", space.method)
         return {"settings": {}}
 
+    def tried(parameters: Parameters) -> float:
+        losses = [
+            negative_log_likelihood(fit_and_score(parameters, train, test), targets[test])
+            for train, test in folds
+        ]
+        return float(np.mean(losses))
+
     def objective(trial: optuna.Trial) -> float:
         progress("tuning", trial.number, trials)
+        known = done.losses if done else []
         try:
             parameters = space.propose(trial)
             trial.set_user_attr("parameters", parameters)
-            losses = [
-                negative_log_likelihood(fit_and_score(parameters, train, test), targets[test])
-                for train, test in folds
-            ]
-        except InputError as error:  # settings that do not go together, or training that diverges
+            loss = known[trial.number] if trial.number < len(known) else tried(parameters)
+        except InputError:  # settings that do not go together, or training that diverges
             if trial.number == 0:
                 raise
-            raise optuna.TrialPruned from error
-        return float(np.mean(losses))
+            loss = None
+        if done and trial.number == len(known):
+            done.add(loss)
+        if loss is None:
+            raise optuna.TrialPruned
+        return loss
 
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial(space.default)
