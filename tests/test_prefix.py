@@ -17,7 +17,7 @@ from medept.encoders import Encoder, Preprocessing
 from medept.errors import InputError
 from medept.methods import adapt
 from medept.training import inputs, views
-from medept.training.device import make_accelerator
+from medept.training.device import frozen_held, make_accelerator
 from medept.training.loop import train
 from medept.training.prefix import Prefix, find_prefix
 from medept.training.recipes import make_recipe
@@ -152,6 +152,17 @@ def test_training_is_the_same_with_and_without(
     whole = train_once(library, method, settings)
     for name, tensor in whole.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(("method", "settings"), UPPER)
+def test_in_bfloat16_as_much_is_computed_once(
+    library: str, method: str, settings: dict[str, Any]
+) -> None:
+    model = adapt(make_encoder(library), method, 3, settings)
+    accelerator = make_accelerator("cpu", "bfloat16")
+    with frozen_held(model, accelerator), accelerator.autocast():
+        assert find_prefix(model) is not None
 
 
 @pytest.mark.parametrize(("method", "settings"), [("linear", {}), ("partial", {}), ("ept", {})])

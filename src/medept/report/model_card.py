@@ -31,7 +31,7 @@ def model_card(info: AdapterInfo, groups: np.ndarray | None, evaluation: Evaluat
         f"SHA-256 of its weights {info.encoder.sha256[:16]}...",
         f"- method: {info.method}, {info.trainable_parameters:,} trained parameters; "
         f"settings {json.dumps(info.settings)}",
-        f"- recipe: {json.dumps(info.recipe)}, seed {info.seed}",
+        f"- recipe: {json.dumps(info.recipe) if info.recipe else 'none'}, seed {info.seed}",
         f"- probabilities: {info.calibration}",
         f"- support set: {info.support_images} images{of_groups} (`support.csv`)",
         "",
