@@ -24,7 +24,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def bfloat16_pays() -> bool:
     """Whether to compute in bfloat16 here."""
-    return DEVICE == "cuda" or fast_bfloat16()
+    return DEVICE == "cuda" or fast_bfloat16("cpu")
 
 
 def decode(data: Path, work: Path) -> None:

@@ -340,8 +340,26 @@ def test_prompts_of_another_grid_are_loaded(tiny_vit: nn.Module, per_head: bool,
     other = attach(twin, config, image_size=48)
     other.load_state_dict(handle.state_dict())
     torch.testing.assert_close(twin(pixels), tiny_vit(pixels), rtol=1e-5, atol=1e-6)
-    with pytest.raises(InputError, match="do not form a grid"):
-        other.load_state_dict({k: t[..., :12] for k, t in other.state_dict().items()})
+    before = other.state_dict()
+    for wrong in ([3, 12], [3, 13], [6, 17]):  # no grid, one of other proportions, other heads
+        if not per_head and wrong[-1] == 17:
+            continue
+        values = dict.fromkeys(before, torch.zeros(wrong if per_head else wrong[1:]))
+        with pytest.raises(InputError, match="grid|do not fit"):
+            other.load_state_dict(values)
+    assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_a_refused_prompt_changes_nothing(tiny_vit: nn.Module) -> None:
+    """Of other heads: shared into one a head, and the other way."""
+    for per_head, shape in ((True, (2, 17)), (False, (3, 17)), (False, (3, 17, 4))):
+        handle = attach(tiny_vit, EmbeddedPromptConfig(length=4, per_head=per_head))
+        before = {name: tensor.clone() for name, tensor in handle.state_dict().items()}
+        with pytest.raises(InputError):
+            handle.load_state_dict(dict.fromkeys(before, torch.zeros(shape)))
+        after = handle.state_dict()
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        handle.detach()
 
 
 @pytest.mark.slow

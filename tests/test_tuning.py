@@ -172,6 +172,7 @@ def test_folds_leave_every_class_to_learn_from() -> None:
     groups = np.array([0] * 16 + [1] * 9 + [2] * 5)
     for seed in range(5):
         found = make_folds(targets, groups, 2, seed)
+        assert len(found) == 2
         assert all(len(set(targets[rows].tolist())) == 2 for rows, _ in found)
     never = make_folds(np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), 2, 0)
     assert len(never) == 2, "both patients have both classes"

@@ -70,7 +70,9 @@ class Handle:
         }
 
     def use(self, name: str) -> None:
-        """Switch to an adapter that is held: a pointer a layer, nothing is copied or computed.
+        """Switch to an adapter that is held: a pointer a layer.
+
+        Nothing is computed, and nothing copied unless the model was moved to another device.
 
         Raises:
             InputError: if none of this name is held.

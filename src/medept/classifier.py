@@ -229,7 +229,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         folds = self._folds(targets, groups)
         preprocessing = self.model_.encoder.preprocessing
         views = support.views(preprocessing, self.recipe_.crop_scale, self.seed).part(rows)
-        self._announce(views, accelerator, len(folds))
+        search = self._search_folds(targets, groups) if self.tune else []
+        self._announce(views, accelerator, search, [len(folds)] if folds else [])
         began = time.perf_counter()
         found: dict[str, Any] = {}
         content = [image_key(image) for image in support.images] if checkpoint else []
@@ -238,7 +239,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             return [self.info().model_dump(), content, targets.tolist(), groups.tolist()]
 
         if self.tune:
-            done = Trials(Path(checkpoint), key()) if checkpoint else None
+            given = [self._changes, self.settings]  # which are not searched over
+            done = Trials(Path(checkpoint), [*key(), *given]) if checkpoint else None
             found = self._tuned(support, groups, done)
             self._build(**self._parameters(found))
         state = Checkpoint(Path(checkpoint), key()) if checkpoint else None
@@ -293,12 +295,23 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _encoder(self) -> Encoder:
         return load_encoder(self.encoder, weights=self.encoder_weights, image_size=self.image_size)
 
-    def _announce(self, views: Views, accelerator: Accelerator, folds: int) -> None:
+    @property
+    def _space(self) -> SearchSpace:
+        return SearchSpace(self.method, self.recipe, self._changes, self.settings or {})
+
+    def _search_folds(self, targets: np.ndarray, groups: np.ndarray) -> list[int]:
+        """Of each trial of a search, the number of parts that it is cross-validated on."""
+        parts = len(make_folds(targets, groups, FOLDS, self.seed)) if self._space.default else 0
+        return [parts] * self.tune if parts else []
+
+    def _announce(
+        self, views: Views, accelerator: Accelerator, search: list[int], folds: list[int]
+    ) -> None:
+        """Say what a fit will cost, which is cross-validated on so many parts each time."""
         if not logger.isEnabledFor(logging.INFO):
             return
-        validations = [FOLDS] * self.tune + ([folds] if folds else [])
         with quietly():
-            cost = estimate_cost(self.model_, views, self.recipe_, accelerator, validations)
+            cost = estimate_cost(self.model_, views, self.recipe_, accelerator, [*search, *folds])
         logger.info(
             "%s: %s trained parameters beside %s frozen ones; %d support images%s%s%s; about %s",
             self.method,
@@ -306,8 +319,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             f"{self.model_.encoder_identity['parameters']:,}",
             len(views),
             f", {self.recipe_.epochs} epochs" if self.model_.rates else "",
-            f", {self.tune} trials of {FOLDS} folds first" if self.tune else "",
-            f", and again for {folds} folds" if folds else "",
+            f", {len(search)} trials of {search[0]} folds first" if search else "",
+            f", and again for {folds[0]} folds" if folds else "",
             cost,
         )
 
@@ -379,7 +392,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """The best parameters that a search inside the support set finds."""
         return tune(
             partial(self._fold, support),
-            SearchSpace(self.method, self.recipe, self._changes, self.settings or {}),
+            self._space,
             support.targets,
             groups,
             trials=self.tune,

@@ -263,13 +263,16 @@ class EmbeddedPrompt(nn.Module):
         fits = values.ndim not in (full - 1, full) or values.shape[full - 2] == tokens
         if self.way == "concat" and not fits:
             values, merged = self._from_other_grid(values, merged), True
-        if merged and not self.collapsed:
-            self.merge()
-        if values.shape != self.prompt.shape:
+        shape = self.prompt.shape
+        if merged and not self.collapsed and self.way == "concat":
+            shape = shape[:-1]
+        if values.shape != shape:
             raise InputError(
                 f"saved prompts of shape {tuple(values.shape)} do not fit this encoder, whose "
                 f"prompts have shape {tuple(self.prompt.shape)}"
             )
+        if merged and not self.collapsed:
+            self.merge()
         self.prompt.copy_(values)
 
     def _from_other_grid(self, values: Tensor, merged: bool) -> Tensor:
@@ -277,6 +280,11 @@ class EmbeddedPrompt(nn.Module):
         s = values.to(torch.promote_types(values.dtype, torch.float32))
         s = s if merged else s.logsumexp(-1)
         old = _new_grid(self.grid, max(0, s.shape[-1] - self.prefix))
+        if old[0] * self.grid[1] != old[1] * self.grid[0]:
+            raise InputError(
+                f"saved prompts of shape {tuple(values.shape)} are of no grid like the "
+                f"{self.grid[0]} x {self.grid[1]} of this encoder"
+            )
         return _resize(s[..., None], self.prefix, old, self.grid)[..., 0]
 
     @torch.no_grad()

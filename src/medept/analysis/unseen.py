@@ -64,8 +64,9 @@ def _seen(data: LabelledImages, folders: Sequence[Path]) -> np.ndarray:
         hashes.update(support.get("sha256", ()))
     hashes.discard("")  # of images that are no files
     named = np.array([normpath(name) in names for name in data.names])
-    same = np.array([bool(hashes) and file_hash(image) in hashes for image in data.images])
-    if hashes and (count := int((named & ~same).sum())):
+    found = np.array([file_hash(image) if hashes else "" for image in data.images])
+    same = np.isin(found, list(hashes))
+    if count := int((named & ~same & (found != "")).sum()):
         logger.warning(
             "%d images have the names of images it was fitted to, but are other files: they count "
             "as the same; rename them, and their groups, if they are not",

@@ -194,14 +194,17 @@ def image_key(source: ImageLike) -> str:
     """What tells one image from another: a file's path and SHA-256, or the SHA-256 of the pixels.
 
     Raises:
-        InputError: if the file cannot be opened.
+        InputError: if it cannot be read.
     """
     if isinstance(source, str | os.PathLike):
         try:
             return f"{source} {file_hash(source)}"
         except OSError as error:
             raise InputError(f"{source}: {error.strerror}; check the path") from error
-    pixels = np.asarray(source)
+    try:
+        pixels = np.asarray(source)
+    except OSError as error:  # a picture that Pillow opened, and cannot read
+        raise InputError(f"an image is damaged ({error}); remove or replace it") from error
     digest = hashlib.sha256(np.ascontiguousarray(pixels).data)
     return f"{pixels.shape} {pixels.dtype} {digest.hexdigest()}"
 

@@ -33,7 +33,7 @@ def score_grids(suite: Suite, title: str, table: pd.DataFrame, repeats: pd.Serie
     paper = paper_values(suite.table, drawn=suite.drawn)
     grids = [_grid(title, table, paper, repeats)]
     if suite.table == "fig5":
-        grids.append(_grid(f"{title}, mean over shots", over_shots(table), paper, repeats))
+        grids.append(_grid(f"{title}, mean over shots", over_shots(table), paper, pd.Series()))
     if suite.table == "table3":
         grids.append(_against_frozen(f"{title}, change against frozen prompts", table, paper))
     return grids

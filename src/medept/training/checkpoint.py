@@ -40,18 +40,18 @@ class Trials:
 
     def __init__(self, checkpoint: Path, key: Any) -> None:
         self.file, self.key = checkpoint.with_suffix(TRIALS), _digest(key)
-        self.losses: list[float | None] = []
-        """None: that trial came to nothing."""
+        self.losses: dict[int, float] = {}
+        """By the trial's number; those that came to nothing are tried again."""
         try:
             found = json.loads(self.file.read_text(encoding="utf-8"))
             if found["key"] == self.key:
-                self.losses = found["losses"]
-        except (OSError, ValueError, KeyError, TypeError):
+                self.losses = {int(number): loss for number, loss in found["losses"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
 
-    def add(self, loss: float | None) -> None:
+    def add(self, number: int, loss: float) -> None:
         """Keep one more."""
-        self.losses.append(loss)
+        self.losses[number] = loss
         if is_main_process():
             write_text(self.file, json.dumps({"key": self.key, "losses": self.losses}) + "\n")
 

@@ -103,16 +103,19 @@ def fast_bfloat16(kind: str) -> bool:
     It is measured: one layer's product of a ViT-B, some twenty times, on a GPU of a whole batch; a
     few hundredths of a second, once. GPUs that have no bfloat16 emulate it, which is slow.
     """
-    seconds, rows = {}, 256 if kind == "cpu" else 8192
+    seconds, rows, device = {}, 256, kind
+    if kind == "cuda":  # that of this process, of those that `accelerate launch` began
+        rows = 8192
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     for dtype in (torch.float32, torch.bfloat16):
-        tokens = torch.ones(rows, 768, dtype=dtype, device=kind)
-        weight = torch.ones(768, 768, dtype=dtype, device=kind)
+        tokens = torch.ones(rows, 768, dtype=dtype, device=device)
+        weight = torch.ones(768, 768, dtype=dtype, device=device)
         times = []
         for _ in range(10):
             began = time.perf_counter()
             torch.nn.functional.linear(tokens, weight)
             if kind == "cuda":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
             times.append(time.perf_counter() - began)
         seconds[dtype] = min(times)
     return seconds[torch.float32] > 1.5 * seconds[torch.bfloat16]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
@@ -13,8 +15,8 @@ DEALS = 20
 def make_folds(targets: np.ndarray, groups: np.ndarray, count: int, seed: int) -> Folds:
     """At most ``count`` pairs of rows to learn from and to hold out; empty where there is no way.
 
-    Of classes, each is among the rows to learn from: where groups of several classes take one away
-    whole, they are dealt out anew.
+    Of classes, each is among the rows to learn from: where stratified folds take one away whole, as
+    they may where groups have several classes, groups are dealt out by chance.
 
     Args:
         targets: (n,) class indices, each class of which needs two groups, or (n, C) of 0 and 1.
@@ -30,8 +32,10 @@ def make_folds(targets: np.ndarray, groups: np.ndarray, count: int, seed: int) -
     count = min(count, *(len(set(groups[targets == c].tolist())) for c in set(targets.tolist())))
     if count < 2:
         return []
-    for deal in range(DEALS):
-        folds = StratifiedGroupKFold(count, shuffle=True, random_state=(seed + deal) % 2**32)
+    stratified = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    seeds = [(seed + deal) % 2**32 for deal in range(DEALS)]
+    others = (GroupKFold(count, shuffle=True, random_state=other) for other in seeds)
+    for folds in chain([stratified], others):
         found = list(folds.split(targets, targets, groups))
         if all(set(targets[rows].tolist()) == set(targets.tolist()) for rows, _ in found):
             return found

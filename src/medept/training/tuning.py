@@ -100,7 +100,8 @@ def tune(
     folds = make_folds(targets, groups, FOLDS, seed)
     if not folds:
         raise InputError(
-            "--tune cross-validates inside the support set: each class needs at least two shots"
+            "--tune cross-validates inside the support set: each class needs at least two shots, "
+            "that can be dealt out so that each part leaves every class to learn from"
         )
     if not space.default:
         logger.info("%s has nothing to search over that is not given", space.method)
@@ -115,19 +116,18 @@ def tune(
 
     def objective(trial: optuna.Trial) -> float:
         progress("tuning", trial.number, trials)
-        known = done.losses if done else []
         try:
             parameters = space.propose(trial)
             trial.set_user_attr("parameters", parameters)
-            loss = known[trial.number] if trial.number < len(known) else tried(parameters)
-        except InputError:  # settings that do not go together, or training that diverges
+            if done and trial.number in done.losses:
+                return done.losses[trial.number]
+            loss = tried(parameters)
+        except InputError as error:  # settings that do not go together, or training that diverges
             if trial.number == 0:
                 raise
-            loss = None
-        if done and trial.number == len(known):
-            done.add(loss)
-        if loss is None:
-            raise optuna.TrialPruned
+            raise optuna.TrialPruned from error
+        if done:
+            done.add(trial.number, loss)
         return loss
 
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
