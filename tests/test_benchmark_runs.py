@@ -76,7 +76,7 @@ def test_work_is_shared_and_what_fails_is_a_row(
     def work(one: Run, data: Any, features: np.ndarray) -> dict[str, Any]:
         assert len(data) == len(features) == 24
         note(f"{one.label} {one.encoder.title} {one.shots} {one.episode}")
-        if one.label == "knn" and one.episode == 0:
+        if one.label == "knn" and one.episode == 0 and one.encoder.image_size is None:
             os._exit(1)  # as the system does where memory runs out
         return describe(one)
 
@@ -98,17 +98,17 @@ def test_work_is_shared_and_what_fails_is_a_row(
     assert len(rows) == 24
     bad = rows[rows.error != ""]
     assert set(zip(bad.label, bad.episode, strict=True)) == {("knn", "0")}
-    assert len(bad) == 4
+    assert len(bad) == 2
     assert (bad.attempts == 2).all()
     assert bad.error.str.contains("Traceback").all()
     lines = log.read_text().splitlines()
     good = [line for line in lines if "linear" in line or line.endswith(("1", "2"))]
     assert len(good) == len(set(good)) == 20, "no run is done twice"
-    assert sum(line.startswith("knn") and line.endswith(" 0") for line in lines) == 8
-    # once each, and once more after each of the four runs whose worker died twice
-    assert lines.count("encoded embedded") + lines.count("encoded embedded, 32 pixels") <= 2 + 8
+    assert sum(line.startswith("knn") and line.endswith(" 0") for line in lines) == 2 * 2 + 2
+    # once each, and once more after each of the two runs whose worker died twice
+    assert lines.count("encoded embedded") + lines.count("encoded embedded, 32 pixels") <= 2 + 4
     assert [done for _, done, _ in seen] == list(range(25))
-    assert seen[-1][0] == "runs (4 failed)"
+    assert seen[-1][0] == "runs (2 failed)"
     assert set(range(1, 20)) < set(readable), "results can be read while it runs"
 
     before = len(lines)
@@ -117,9 +117,7 @@ def test_work_is_shared_and_what_fails_is_a_row(
     monkeypatch.setattr(runner, "do_run", lambda one, data, features: describe(one))
     again = run_suite(suite, out, workers=1, retry=True)
     assert (again.error == "").all()
-    assert log.read_text().splitlines()[before:] == [
-        "decoded", "encoded embedded", "encoded embedded, 32 pixels"
-    ]  # fmt: skip
+    assert log.read_text().splitlines()[before:] == ["decoded", "encoded embedded"]
 
     other = read_suite(str(suite_file), encoders=encoders, recipe="paper")
     with pytest.raises(InputError, match="holds another run of linear on colon"):
@@ -417,8 +415,10 @@ def test_every_method_trains_on_the_same_views_in_the_same_order(fed: list) -> N
     asked = {}
     for method in (name for name, kind in METHODS.items() if kind.rates):
         fed.clear()
-        FewShotClassifier(method=method, image_size=32, epochs=3, batch_size=4, calibrate="none",
-                          seed=5).fit(data.images, data.labels)  # fmt: skip
+        FewShotClassifier(
+            method=method, image_size=32, epochs=3, batch_size=4, calibrate="none", seed=5,
+            recipe_settings={"head_epochs": 1},
+        ).fit(data.images, data.labels)  # fmt: skip
         asked[method] = [(view, rows) for view, rows in fed if len(rows) <= 4]  # no statistics
     assert len(asked["linear"]) == 3 * 2  # 8 images in batches of 4
     assert all(steps == asked["linear"] for steps in asked.values())
@@ -471,12 +471,16 @@ def test_a_method_may_change_any_part_of_the_recipe(suite_file: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("epochs", [2, pytest.param(20, marks=pytest.mark.long)])
-def test_a_row_of_table_1_at_its_real_size(epochs: int) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "patients"), [(1, 12), pytest.param(20, 20, marks=pytest.mark.long)]
+)
+def test_a_row_of_table_1_at_its_real_size(epochs: int, patients: int) -> None:
     """EPT on ViT-B/16 at 224 pixels, 1 shot, the paper's recipe; random weights."""
     suite = read_suite(
         "paper-table1",
-        data={f"medfmc-{task}": f"phantoms:{task}:20" for task in ("chest", "colon", "endo")},
+        data={
+            f"medfmc-{task}": f"phantoms:{task}:{patients}" for task in ("chest", "colon", "endo")
+        },
         encoders=[{"name": "vit_base_patch16_224", "weights": "random"}],
         methods={
             "ept": {"method": "ept", "settings": {"length": 100}, "recipe": {"epochs": epochs}}

@@ -721,7 +721,7 @@ def test_killed_halfway_it_leaves_nothing_half_written_and_goes_on(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, checkpoint = tmp_path / "o", tmp_path / ".o.checkpoint.safetensors"
-    arguments = ["fit", str(table), "--out", str(out), "--shots", "2", "--epochs", "30",
+    arguments = ["fit", str(table), "--out", str(out), "--shots", "2", "--epochs", "10",
                  "--calibrate", "none", "--device", "cpu"]  # fmt: skip
     process = subprocess.Popen([sys.executable, "-m", "medept", *arguments],
                                stderr=subprocess.DEVNULL)  # fmt: skip
@@ -736,9 +736,9 @@ def test_killed_halfway_it_leaves_nothing_half_written_and_goes_on(
         process.wait()
     assert not out.exists()
     assert run(*arguments) == 0
-    assert re.search(r"going on after epoch \d+ of 30", capsys.readouterr().err)
+    assert re.search(r"going on after epoch \d+ of 10", capsys.readouterr().err)
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
-    assert pd.read_csv(out / "history.csv").epoch.tolist() == [*range(1, 41), *range(1, 31)]
+    assert pd.read_csv(out / "history.csv").epoch.tolist() == [*range(1, 41), *range(1, 11)]
 
 
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
