@@ -203,3 +203,37 @@ def test_prompts_made_at_one_resolution_serve_another(
     handle.detach()
     monkeypatch.setattr(F, "scaled_dot_product_attention", attention_by_formula(prompts))
     torch.testing.assert_close(output, features(model(pixels, **options)), rtol=1e-4, atol=1e-5)
+
+
+def other_size(family: str) -> nn.Module:
+    """One that takes images of one size only, made for 112 pixels."""
+    if family.startswith("open_clip"):
+        open_clip = pytest.importorskip("open_clip")
+        return open_clip.model.VisionTransformer(
+            image_size=112, patch_size=16, width=48, layers=2, heads=4, mlp_ratio=2.0, output_dim=32
+        )
+    name = family.partition(":")[2]
+    depth = {} if "depths" in TIMM[name] else {"depth": 2}
+    return timm.create_model(name, num_classes=0, img_size=112, **depth, **TIMM[name])
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(ELSEWHERE)))
+def test_prompts_are_taken_to_a_model_of_another_size(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are, where attention is within windows; else resized with the grid, and merged."""
+    first = attach(build(family)[0], EmbeddedPromptConfig(length=3, init="kaiming"))
+    model = other_size(family).eval()
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = True
+    pixels = torch.randn(1, 3, 112, 112)
+    handle = attach(model, EmbeddedPromptConfig(length=3), image_size=112)
+    handle.load_state_dict(first.state_dict())
+    output = features(model(pixels)).detach()
+    tokens = [site.tokens for site in handle.sites]
+    prompts = [p.sink(t)[:, None] for p, t in zip(first.prompts.values(), tokens, strict=True)]
+    assert (tokens[0] < first.sites[0].tokens) == ("swin" not in family)
+    handle.detach()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention_by_formula(prompts))
+    torch.testing.assert_close(output, features(model(pixels)), rtol=1e-4, atol=1e-5)
