@@ -360,7 +360,7 @@ def test_a_folded_head_is_the_same_head() -> None:
     ("name", "settings", "message"),
     [("nothing", {}, "use one of adapter, bias"),
      ("linear", {"length": 3}, "no setting length .*none.*one of ept, vpt"),
-     ("lora", {"ranks": 3}, "no setting ranks .*rank, alpha.$"),
+     ("lora", {"ranks": 3}, "no setting ranks .*rank, alpha, init.$"),
      ("ept", {"length": 0}, "at least 1"), ("ept", {"way": "divide"}, "concat"),
      ("ept", {"layers": "2-9"}, "layers 1 to 3"), ("ept", {"layers": "x"}, "cannot be read"),
      ("vpt", {"layers": "4"}, "layers 1 to 3"),
