@@ -302,7 +302,8 @@ class EmbeddedPrompt(nn.Module):
                 f"a prompt embedded by {self.way!r} does not collapse to one number per token: "
                 "only 'concat' does. Save the prompt itself instead"
             )
-        return self.prompt.cpu().double().logsumexp(-1).to(self.prompt)  # MPS has no float64
+        values = self.prompt.cpu() if self.prompt.is_mps else self.prompt  # MPS has no float64
+        return values.double().logsumexp(-1).to(self.prompt)
 
     def merge(self) -> None:
         """Collapse the prompt in place to :meth:`merged`."""
