@@ -44,3 +44,8 @@ def shared_data(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {'/'.join(parts)}, which is not on this machine")
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The README's commands, which take longest, begin first: the other worker runs the rest."""
+    items.sort(key=lambda item: item.name != "test_every_command_works_as_printed")
