@@ -42,9 +42,13 @@ TRANSFORMERS = {
 }
 
 
-def build(family: str) -> tuple[nn.Module, int]:
-    """A model of two layers that calls SDPA, and its image size; layer scales are made one."""
-    model, size = construct(family)
+def build(family: str, size: int | None = None) -> tuple[nn.Module, int]:
+    """A model of two layers that calls SDPA, and its image size; layer scales are made one.
+
+    Args:
+        size: pixels, of those that take images of one size only.
+    """
+    model, size = construct(family, size)
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = True
@@ -54,11 +58,12 @@ def build(family: str) -> tuple[nn.Module, int]:
     return model.eval(), size
 
 
-def construct(family: str) -> tuple[nn.Module, int]:
+def construct(family: str, asked: int | None) -> tuple[nn.Module, int]:
     library, name = family.split(":")
     if library == "timm":
         depth = {} if "depths" in TIMM[name] else {"depth": 2}
-        model = timm.create_model(name, num_classes=0, **depth, **TIMM[name])
+        sized = {"img_size": asked} if asked else {}
+        model = timm.create_model(name, num_classes=0, **depth, **TIMM[name], **sized)
         return model, 224 if "img_size" in TIMM[name] else model.pretrained_cfg["input_size"][1]
     if library == "transformers":
         transformers = pytest.importorskip("transformers")
@@ -66,9 +71,10 @@ def construct(family: str) -> tuple[nn.Module, int]:
         return getattr(transformers, f"{name}Model")(config), 224
     open_clip = pytest.importorskip("open_clip")
     tower = open_clip.model.VisionTransformer(
-        image_size=224, patch_size=16, width=48, layers=2, heads=4, mlp_ratio=2.0, output_dim=32
-    )  # an even number of heads, which PyTorch has a fast path for
-    return tower, 224
+        image_size=asked or 224, patch_size=16, width=48, layers=2, heads=4, mlp_ratio=2.0,
+        output_dim=32,
+    )  # fmt: skip
+    return tower, asked or 224  # an even number of heads, which PyTorch has a fast path for
 
 
 FAMILIES = [
@@ -205,28 +211,13 @@ def test_prompts_made_at_one_resolution_serve_another(
     torch.testing.assert_close(output, features(model(pixels, **options)), rtol=1e-4, atol=1e-5)
 
 
-def other_size(family: str) -> nn.Module:
-    """One that takes images of one size only, made for 112 pixels."""
-    if family.startswith("open_clip"):
-        open_clip = pytest.importorskip("open_clip")
-        return open_clip.model.VisionTransformer(
-            image_size=112, patch_size=16, width=48, layers=2, heads=4, mlp_ratio=2.0, output_dim=32
-        )
-    name = family.partition(":")[2]
-    depth = {} if "depths" in TIMM[name] else {"depth": 2}
-    return timm.create_model(name, num_classes=0, img_size=112, **depth, **TIMM[name])
-
-
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(ELSEWHERE)))
 def test_prompts_are_taken_to_a_model_of_another_size(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As they are, where attention is within windows; else resized with the grid, and merged."""
     first = attach(build(family)[0], EmbeddedPromptConfig(length=3, init="kaiming"))
-    model = other_size(family).eval()
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = True
+    model, _ = build(family, 112)
     pixels = torch.randn(1, 3, 112, 112)
     handle = attach(model, EmbeddedPromptConfig(length=3), image_size=112)
     handle.load_state_dict(first.state_dict())

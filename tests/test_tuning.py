@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from medept import FewShotClassifier, InputError
+from medept.data.folds import make_folds
 from medept.data.phantoms import make_phantoms
 from medept.jobs import fit_episode
 from medept.training.checkpoint import remove_checkpoint
-from medept.training.folds import make_folds
 from medept.training.tuning import SearchSpace, tune
 
 pytest.importorskip("optuna")

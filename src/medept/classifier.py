@@ -27,6 +27,7 @@ from medept.adapter import (
     load_adapter,
     save_adapter,
 )
+from medept.data.folds import make_folds
 from medept.data.images import ImageLike, image_key
 from medept.data.labels import encode_labels
 from medept.encoders import Encoder, Preprocessing
@@ -39,7 +40,6 @@ from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
 from medept.training.cost import estimate_cost, spent
 from medept.training.device import make_accelerator, precision_of
-from medept.training.folds import make_folds
 from medept.training.inputs import Kept
 from medept.training.loop import plain_features, predict_logits, train
 from medept.training.recipes import make_recipe

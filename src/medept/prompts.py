@@ -217,9 +217,7 @@ class EmbeddedPrompt(nn.Module):
         It is s that is resized, not the prompt, whose L entries have no order: so merging changes
         nothing at any resolution.
         """
-        s: Tensor = self.prompt
-        if not self.collapsed:
-            s = s.to(torch.promote_types(s.dtype, torch.float32)).logsumexp(-1)
+        s = self.prompt if self.collapsed else _sum(self.prompt)
         return s if s.shape[-1] == tokens else self._resized(s[..., None], tokens)[..., 0]
 
     def gate(self, attended: Tensor, logsumexp: Tensor, tokens: int) -> Tensor:
@@ -258,34 +256,28 @@ class EmbeddedPrompt(nn.Module):
                 proportions.
         """
         full = self.prompt.ndim + self.collapsed  # dimensions, with the length
-        merged = values.ndim == full - 1
-        tokens = self.prompt.shape[-1 if self.collapsed else -2]
-        fits = values.ndim not in (full - 1, full) or values.shape[full - 2] == tokens
-        if self.way == "concat" and not fits:
-            values, merged = self._from_other_grid(values, merged), True
-        shape = self.prompt.shape
-        if merged and not self.collapsed and self.way == "concat":
-            shape = shape[:-1]
-        if values.shape != shape:
+        known = self.way == "concat" and values.ndim in (full - 1, full)
+        if known and values.shape[full - 2] != self.prompt.shape[full - 2]:
+            values = self._from_other_grid(values if values.ndim < full else _sum(values))
+        merges = known and values.ndim < self.prompt.ndim
+        if values.shape != (self.prompt.shape[:-1] if merges else self.prompt.shape):
             raise InputError(
                 f"saved prompts of shape {tuple(values.shape)} do not fit this encoder, whose "
                 f"prompts have shape {tuple(self.prompt.shape)}"
             )
-        if merged and not self.collapsed:
+        if merges:
             self.merge()
         self.prompt.copy_(values)
 
-    def _from_other_grid(self, values: Tensor, merged: bool) -> Tensor:
-        """s for this prompt's grid, from values for another."""
-        s = values.to(torch.promote_types(values.dtype, torch.float32))
-        s = s if merged else s.logsumexp(-1)
+    def _from_other_grid(self, s: Tensor) -> Tensor:
+        """s for this prompt's grid, from that for another."""
         old = _new_grid(self.grid, max(0, s.shape[-1] - self.prefix))
         if old[0] * self.grid[1] != old[1] * self.grid[0]:
             raise InputError(
-                f"saved prompts of shape {tuple(values.shape)} are of no grid like the "
+                f"saved prompts of {s.shape[-1]} tokens are of no grid like the "
                 f"{self.grid[0]} x {self.grid[1]} of this encoder"
             )
-        return _resize(s[..., None], self.prefix, old, self.grid)[..., 0]
+        return _resize(_precise(s)[..., None], self.prefix, old, self.grid)[..., 0]
 
     @torch.no_grad()
     def merged(self) -> Tensor:
@@ -309,6 +301,15 @@ class EmbeddedPrompt(nn.Module):
         """Collapse the prompt in place to :meth:`merged`."""
         self.prompt = nn.Parameter(self.merged(), requires_grad=self.prompt.requires_grad)
         self.collapsed = True
+
+
+def _sum(prompt: Tensor) -> Tensor:
+    """s of a prompt (..., T, L)."""
+    return _precise(prompt).logsumexp(-1)
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _initial(config: EmbeddedPromptConfig, shape: tuple[int, ...]) -> Tensor:

@@ -48,11 +48,11 @@ def find_attentions(
     Raises:
         InputError: if it has none that can be prompted, or takes no images.
     """
-    if next(model.parameters(), None) is None:
+    reference = next(model.parameters(), None)
+    if reference is None:
         raise InputError(_none_found(model))
     size = image_size or _own_image_size(model)
     height, width = (size, size) if isinstance(size, int) else size
-    reference = next(model.parameters())
     pixels = torch.zeros(1, 3, height, width, device=reference.device, dtype=reference.dtype)
     with _Survey(model) as survey, torch.no_grad():
         training = model.training

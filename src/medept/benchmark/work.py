@@ -24,6 +24,7 @@ from medept.data.episodes import Episode, draw_episode, read_episode
 from medept.data.images import decoded, read_image, read_images
 from medept.data.sources import official_list
 from medept.data.table import LabelledImages
+from medept.errors import InputError
 from medept.evaluation import evaluate
 from medept.training.cost import peak_memory
 
@@ -44,9 +45,13 @@ def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) 
 
     Those of images that cannot be read are NaN.
     """
-    problems = read_images(data.images, lambda _: None)
-    good = [i for i, problem in enumerate(problems) if problem is None]
-    found = _classifier(encoder, precision=precision).embed([data.images[i] for i in good])
+    classifier = _classifier(encoder, precision=precision)
+    try:
+        return classifier.embed(data.images)
+    except InputError:
+        problems = read_images(data.images, lambda _: None)
+        good = [i for i, problem in enumerate(problems) if problem is None]
+    found = classifier.embed([data.images[i] for i in good])
     features = np.full((len(data), found.shape[1]), np.nan, dtype=found.dtype)
     features[good] = found
     return features

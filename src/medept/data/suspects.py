@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medept.data.folds import make_folds
+
 FOLDS = 5
 IMPROBABLE = 0.1
 """A label is suspect only where the probe gives it less than this."""
@@ -101,20 +103,18 @@ def out_of_fold(
 ) -> np.ndarray | None:
     """Probabilities (n, C) of a logistic regression that never saw the image's group.
 
-    None where patients of several classes leave a fold without one of them to learn from.
+    None where patients of several classes cannot be dealt out to folds.
 
     Its strength is the one of :data:`STRENGTHS` with the least log-loss out of fold.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.model_selection import cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    fewest = min(len(set(groups[targets == c].tolist())) for c in set(targets.tolist()))
-    splitter = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
-    folds = list(splitter.split(features, targets, groups))
-    if any(len(set(targets[rows].tolist())) < len(set(targets.tolist())) for rows, _ in folds):
+    folds = make_folds(targets, groups, FOLDS, seed=0)
+    if not folds:
         return None
     best, least = np.zeros(0), np.inf
     for done, strength in enumerate(STRENGTHS, start=1):

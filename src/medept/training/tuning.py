@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medept.data.folds import make_folds
 from medept.errors import InputError
 from medept.evaluation.calibration import negative_log_likelihood
 from medept.methods import find_method, named_settings, read_settings
 from medept.progress import Progress
 from medept.training.checkpoint import Trials
-from medept.training.folds import make_folds
 from medept.training.recipes import make_recipe
 
 if TYPE_CHECKING:
