@@ -153,7 +153,7 @@ class EptModel(BaseTuner):
     def _replace_module(
         self, parent: nn.Module, name: str, module: nn.Module, _: nn.Module
     ) -> None:
-        """Put the attention itself back: peft's own would give it the weight of one linear layer."""
+        """Put the module itself back; peft's own gives it the weight of a linear layer."""
         setattr(parent, name, module)
 
 
