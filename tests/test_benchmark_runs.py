@@ -332,7 +332,7 @@ def test_a_row_is_what_the_classifier_itself_predicts(
             return kept[-1]
 
     monkeypatch.setattr("medept.benchmark.work.FewShotClassifier", Noting)
-    recipe = {"epochs": 1, "head_epochs": 1}
+    recipe = {"epochs": 2}
     one = first_run(methods={method: {"method": method, "settings": settings, "recipe": recipe}})
     data = one.source.read()
     row = do_run(one, data, frozen_features(data, one.encoder, one.precision))
@@ -384,50 +384,51 @@ def test_an_image_that_cannot_be_read_fails_the_runs_that_need_it(
 # --- fairness --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
-    """(view, rows) of every training step, as methods ask for them."""
+@pytest.mark.parametrize(("recipe", "views"), [("medept", [0, 1, 0]), ("paper", [0, 1, 2])])
+def test_every_method_trains_on_the_same_views_in_the_same_order(
+    recipe: str, views: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[tuple[int, list[int]]] = []
-    original = loop.open_inputs
+    original = loop._read_share
 
-    class Noting:
-        def __init__(self, *arguments: Any) -> None:
-            self.inner = original(*arguments)
+    def noting(inputs: Inputs, view: int, accelerator: Any, rows: Any) -> Any:
+        steps.append((view, rows.tolist()))
+        return original(inputs, view, accelerator, rows)
 
-        def __enter__(self) -> Inputs:
-            inputs = self.inner.__enter__()
-
-            def noting(view: int, rows: Any) -> Any:
-                steps.append((view, rows.tolist()))
-                return inputs.read(view, rows)
-
-            return Inputs(noting, inputs.enter)
-
-        def __exit__(self, *what: Any) -> None:
-            self.inner.__exit__(*what)
-
-    monkeypatch.setattr(loop, "open_inputs", Noting)
-    return steps
-
-
-def test_every_method_trains_on_the_same_views_in_the_same_order(fed: list) -> None:
+    monkeypatch.setattr(loop, "_read_share", noting)
     data = make_phantoms("colon", patients=4, images_per_patient=2, size=64)
     asked = {}
     for method in (name for name, kind in METHODS.items() if kind.rates):
-        fed.clear()
+        steps.clear()
         FewShotClassifier(
-            method=method, image_size=32, epochs=3, batch_size=4, calibrate="none", seed=5,
-            recipe_settings={"head_epochs": 1},
+            method=method, image_size=32, recipe=recipe, epochs=3, batch_size=4, calibrate="none",
+            seed=5, recipe_settings={"views": len(set(views))},
         ).fit(data.images, data.labels)  # fmt: skip
-        asked[method] = [(view, rows) for view, rows in fed if len(rows) <= 4]  # no statistics
-    assert len(asked["linear"]) == 3 * 2  # 8 images in batches of 4
+        asked[method] = list(steps)
     assert all(steps == asked["linear"] for steps in asked.values())
-    assert [view for view, _ in asked["ept"]] == [0, 0, 1, 1, 2, 2]
+    assert [view for view, _ in asked["linear"]] == [view for view in views for _ in range(2)]
+    assert all(len(rows) == 4 for _, rows in asked["linear"])
+
+
+def test_a_method_that_is_not_let_learn_is_linear() -> None:
+    """Whatever is trained inside the encoder, the head is trained alike."""
+    data = make_phantoms("colon", patients=4, images_per_patient=2, size=64)
+
+    def curve(method: str, **settings: Any) -> list[float]:
+        classifier = FewShotClassifier(
+            method=method, image_size=32, epochs=6, calibrate="none", precision="float32",
+            recipe_settings=settings,
+        ).fit(data.images, data.labels)  # fmt: skip
+        return [row["loss"] for row in classifier.history_]
+
+    still = curve("bias", encoder_lr=1e-12)
+    assert still == pytest.approx(curve("linear"), rel=1e-4)
+    assert curve("bias") != pytest.approx(still, rel=1e-4)
 
 
 @pytest.mark.parametrize("recipe", ["medept", "paper"])
 def test_every_method_has_the_same_budget(recipe: str) -> None:
-    budget = ("epochs", "batch_size", "views", "crop_scale", "standardise")
+    budget = ("epochs", "head_first", "batch_size", "views", "crop_scale", "standardise")
     found = {
         tuple(getattr(make_recipe(recipe, method), name) for name in budget) for method in METHODS
     }

@@ -25,7 +25,7 @@ from medept.training.device import frozen_held, make_accelerator
 from medept.training.recipes import make_recipe
 from medept.training.views import Views
 
-RECIPE = make_recipe("medept").model_copy(update={"epochs": 40, "views": 8})
+RECIPE = make_recipe("medept").model_copy(update={"epochs": 80, "views": 8})
 SECONDS = {"forward": 1.0, "encode": 1e3, "step": 1e6}
 """Of one image, told apart by their digits."""
 
@@ -52,11 +52,11 @@ def seconds(monkeypatch: pytest.MonkeyPatch, method: str, settings: dict, *folds
 
 def test_passes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seconds(monkeypatch, "probe", {}) == 10
-    assert seconds(monkeypatch, "linear", {}) == 10 * (8e3 + 40e6)
+    assert seconds(monkeypatch, "linear", {}) == 10 * (8e3 + 80e6)
     assert seconds(monkeypatch, "ept", {"layers": "9-12"}) == 10 * (8e3 + 8 + 40e6)
     assert seconds(monkeypatch, "ept", {}, 2) == 10 * (1 + 8e3 + 2 * (8 + 40e6))
     assert seconds(monkeypatch, "ept", {}, 3, 3, 2) == 10 * (3 + 8e3 + 6 * (8 + 40e6))
-    assert seconds(monkeypatch, "linear", {}, 3, 3) == 10 * (1 + 8e3 + 5 * 40e6)
+    assert seconds(monkeypatch, "linear", {}, 3, 3) == 10 * (1 + 8e3 + 5 * 80e6)
     assert seconds(monkeypatch, "probe", {}, 3) == 10  # features of all are computed once
 
 

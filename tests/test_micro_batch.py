@@ -33,7 +33,7 @@ def trained(
     model = adapt(encoder, method, 3)
     recipe = make_recipe(
         "medept", method, optimizer="sgd", lr=0.01, encoder_lr=0.01, epochs=3, views=views,
-        head_epochs=1, batch_size=4, micro_batch=micro_batch,
+        head_first=0.4, batch_size=4, micro_batch=micro_batch,
     )  # fmt: skip
     sizes: set[int] = set()
     model.head.register_forward_hook(

@@ -114,7 +114,12 @@ def fit(
     ] = "medept",
     epochs: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Passes over the support set.", rich_help_panel=TRAINING),
+        typer.Option(
+            metavar="N",
+            help="Passes over the support set; where the encoder is adapted, the first half of "
+            "them train the head alone (--set-recipe head_first=0: none).",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images per step.", rich_help_panel=TRAINING)
@@ -137,7 +142,7 @@ def fit(
             "--set-recipe",
             metavar="NAME=VALUE",
             help="Another part of the recipe: optimizer, warmup, weight_decay, "
-            "encoder_weight_decay, head_epochs, crop_scale, views, standardise, or micro_batch "
+            "encoder_weight_decay, head_first, crop_scale, views, standardise, or micro_batch "
             "(images at once); repeatable.",
             rich_help_panel=TRAINING,
         ),

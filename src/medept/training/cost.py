@@ -97,8 +97,9 @@ def estimate_cost(
             stored = sum(part[0].numel() * part.element_size() for part in state) * count * images
         with plan.resumed() as feed:
             saved, step = _timed(lambda: _step(model, feed(state), accelerator))
-    head_first = count * forward if recipe.head_epochs and model.trains_encoder else 0.0
-    each = head_first + recipe.epochs * step
+    alone, together = recipe.head_epochs, recipe.epochs - recipe.head_epochs
+    head_first = min(recipe.views, alone) * forward if model.trains_encoder else alone * step
+    each = head_first + together * step
     evaluated = len(folds) if model.alters_features else bool(folds)
     held_out = evaluated * forward
     seconds = count * once + (1 + again) * each + held_out

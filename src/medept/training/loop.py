@@ -88,9 +88,9 @@ def train(
         training = _Training(model, inputs, wanted, recipe, accelerator, seed)
         if recipe.standardise:
             model.head.standardise(_features(training, view=0))
-        head_first = recipe.head_epochs and model.trains_encoder
-        head_curve = _train_head(training, progress) if head_first else []
-        return head_curve + _epochs(training, progress, checkpoint)
+        alone, together = range(recipe.head_epochs), range(recipe.head_epochs, recipe.epochs)
+        head_curve = _train_head(training, alone, progress) if alone else []
+        return head_curve + _epochs(training, together, progress, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -121,26 +121,29 @@ def _features(training: _Training, view: int) -> Tensor:
     return torch.cat(features)
 
 
-def _train_head(training: _Training, progress: Progress) -> list[dict[str, Any]]:
+def _train_head(training: _Training, epochs: range, progress: Progress) -> list[dict[str, Any]]:
     """Train the head alone, on the features of every view before the encoder is adapted."""
-    views, recipe = [], training.recipe
-    for view in range(count := min(recipe.views, recipe.epochs)):
+    views = []
+    for view in range(count := min(training.recipe.views, len(epochs))):
         views.append(_features(training, view))
         progress("encoding for the head", view + 1, count)
     known = Inputs(lambda view, rows: [views[view][rows]], lambda state: state[0])
-    alone = recipe.model_copy(update={"epochs": recipe.head_epochs, "views": count})
     inside = training.model.parameter_groups()["encoder"]
     for parameter in inside:
         parameter.requires_grad_(False)
-    history = _epochs(replace(training, inputs=known, recipe=alone))
+    history = _epochs(replace(training, inputs=known), epochs)
     for parameter in inside:
         parameter.requires_grad_(True)
     return history
 
 
 def _epochs(
-    training: _Training, progress: Progress = silent, checkpoint: Checkpoint | None = None
+    training: _Training,
+    epochs: range,
+    progress: Progress = silent,
+    checkpoint: Checkpoint | None = None,
 ) -> list[dict[str, Any]]:
+    """Train for those of the recipe's epochs, in which the rates fall from their highest to 0."""
     model, recipe, accelerator = training.model, training.recipe, training.accelerator
     images = len(training.targets)
     order = torch.Generator().manual_seed(training.seed)
@@ -150,16 +153,17 @@ def _epochs(
     steps = math.ceil(images / recipe.batch_size)
     history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
     if history:
-        logger.info("going on after epoch %d of %d", len(history), recipe.epochs)
+        logger.info("going on after epoch %d of %d", history[-1]["epoch"], recipe.epochs)
     step_model = accelerator.prepare(model) if accelerator.num_processes > 1 else model
     stepper = accelerator.prepare(optimizer)
-    for epoch in range(len(history), recipe.epochs):
+    for done in range(len(history), len(epochs)):
+        epoch = epochs[done]
         started, total = time.perf_counter(), 0.0
         batches = torch.randperm(images, generator=order).split(recipe.batch_size)
         read = partial(_read_share, training.inputs, epoch % recipe.views, accelerator)
         read_ahead = zip(batches, ahead(read, batches), strict=True)
-        for step, (rows, batch) in enumerate(read_ahead, start=epoch * steps):
-            part = recipe.schedule(step / (steps * recipe.epochs))
+        for step, (rows, batch) in enumerate(read_ahead, start=done * steps):
+            part = recipe.schedule(step / (steps * len(epochs)))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * part
             stepper.zero_grad(set_to_none=True)

@@ -26,9 +26,11 @@ class Recipe(BaseModel):
         weight_decay: of the head.
         encoder_weight_decay: of what is trained inside the encoder; for prompts, a pull to 0.
         epochs: passes over the support set.
-        head_epochs: passes in which the head is trained alone, first, where a method trains inside
-            the encoder: on features as they are, which are computed once. What is trained
-            afterwards does not follow a head that knows nothing (Kumar et al., ICLR 2022).
+        head_first: part of them, the first, in which the head is trained alone: on features as
+            they are, which are computed once. What is trained inside the encoder afterwards does
+            not follow a head that knows nothing (Kumar et al., ICLR 2022). With a method that
+            trains nothing there the head begins anew as well, at the highest rate: methods differ
+            in what they put into the encoder, and in nothing else.
         batch_size: images a step.
         micro_batch: how many of them are computed at once, where all do not fit into memory (None:
             all); the gradient is that of the whole batch.
@@ -48,12 +50,17 @@ class Recipe(BaseModel):
     weight_decay: float = Field(ge=0)
     encoder_weight_decay: float = Field(ge=0)
     epochs: int = Field(ge=1)
-    head_epochs: int = Field(ge=0)
+    head_first: float = Field(ge=0, lt=1)
     batch_size: int = Field(ge=1)
     micro_batch: int | None = Field(default=None, ge=1)
     crop_scale: float = Field(gt=0, le=1)
     views: int = Field(ge=1)
     standardise: bool
+
+    @property
+    def head_epochs(self) -> int:
+        """The number of ``epochs`` in which the head is trained alone."""
+        return int(self.head_first * self.epochs)
 
     def schedule(self, done: float) -> float:
         """A learning rate, by its highest, when ``done`` (from 0 to 1) of all steps are made."""
@@ -69,7 +76,7 @@ PAPER = Recipe(
     weight_decay=1e-4,
     encoder_weight_decay=1e-4,
     epochs=20,
-    head_epochs=0,
+    head_first=0,
     batch_size=4,
     crop_scale=0.08,
     views=20,
@@ -83,8 +90,8 @@ MEDEPT = Recipe(
     encoder_lr=1e-3,
     weight_decay=1e-2,
     encoder_weight_decay=0.0,
-    epochs=40,
-    head_epochs=40,
+    epochs=80,
+    head_first=0.5,
     batch_size=16,
     crop_scale=0.5,
     views=8,
