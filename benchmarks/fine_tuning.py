@@ -234,14 +234,23 @@ def step_flop(model: AdaptedEncoder, pixels: torch.Tensor) -> int:
 
 
 def rows(jobs: dict[str, Job], bench: Bench) -> Iterator[dict[str, object]]:
-    """The job, extrapolated from each way's times."""
+    """The job, extrapolated from each way's times.
+
+    What is encoded once is decoded once; else every epoch decodes and encodes in its steps.
+    """
     steps = JOB_EPOCHS * -(-SUPPORT // BATCH)
     decode = bench.decode()
     for name, job in jobs.items():
-        train_s, evaluate_s = job.median("step") * steps, job.median("evaluate") * TEST
-        once = job.median("once")  # to decode an image and encode one view; nothing where in steps
-        decode_s = SUPPORT * min(once, decode)
-        encode_s = SUPPORT * max(0.0, once - decode) * MEDEPT.views
+        once = job.median("once")  # to decode an image and encode one view of it
+        if name.startswith("medept"):
+            decode_s = SUPPORT * decode
+            encode_s = SUPPORT * MEDEPT.views * max(0.0, once - decode)
+            train_s = steps * job.median("step")
+        else:
+            decode_s, encode_s = SUPPORT * JOB_EPOCHS * decode, 0.0
+            train_s = steps * job.median("step") - decode_s
+        evaluate_s = TEST * job.median("evaluate")
+        minutes = (decode_s + encode_s + train_s + evaluate_s) / 60
         yield {
             "way": name,
             "step (s)": job.median("step"),
@@ -249,8 +258,8 @@ def rows(jobs: dict[str, Job], bench: Bench) -> Iterator[dict[str, object]]:
             "encode (s)": encode_s,
             "train (s)": train_s,
             "evaluate (s)": evaluate_s,
-            "whole job (min)": (decode_s + encode_s + train_s + evaluate_s) / 60,
-            "cores used": job.median("cpu"),
+            "whole job (min)": minutes,
+            "CPU (min)": minutes * job.median("cpu"),
             "peak MB": job.median("peak") / 1e6,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -270,6 +271,31 @@ def test_folds_share_what_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
         counts[calibrate] = sum(n for n in seen if n > 1)  # without the black example images
     assert counts["none"] == 8 * len(IMAGES)
     assert counts["temperature"] == counts["none"] + len(IMAGES)
+
+
+@pytest.mark.parametrize("method", ["linear", "ept", "partial"])
+def test_seeds_share_what_is_computed_once(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is what it would be by itself; others train on its views, which are drawn once."""
+    drawn: list[int] = []
+    original = Views._draw
+
+    def noting(self: Views, number: int, which: Iterable[int]) -> list[torch.Tensor]:
+        drawn.append(number)
+        return original(self, number, which)
+
+    monkeypatch.setattr(Views, "_draw", noting)
+    classifier = FewShotClassifier(
+        method=method, image_size=32, epochs=10, calibrate="none", device="cpu",
+        precision="float32", seed=3,
+    )  # fmt: skip
+    alone = classifier.fit(IMAGES, TARGETS).logits(IMAGES)
+    once = len(drawn)
+    three = classifier.fit_seeds(IMAGES, TARGETS, [3, 4, 5])
+    assert len(drawn) == 2 * once
+    assert [one.seed for one in three] == [3, 4, 5]
+    first, *others = [one.logits(IMAGES) for one in three]
+    assert np.array_equal(first, alone)
+    assert not any(np.allclose(other, alone, atol=1e-3) for other in others)
 
 
 @pytest.mark.parametrize("method", ["linear", "partial", "full"])

@@ -195,6 +195,49 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: if an image cannot be read, or the labels leave nothing to learn.
         """
+        with Kept() as kept:
+            support = self._read(X, y, groups, classes, kept)
+            self._fit(support, np.arange(len(support.targets)), checkpoint)
+        return self
+
+    def fit_seeds(
+        self,
+        X: Sequence[ImageLike],
+        y: Any,
+        seeds: Sequence[int],
+        *,
+        groups: np.ndarray | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> list[FewShotClassifier]:
+        """Fitted classifiers that differ in their seed: to compare them, or to average.
+
+        All are trained on the random views of the first seed, of which what they share is computed
+        once: the others differ from it in initial values, in the order of images, and in folds.
+
+        Args:
+            X: as in :meth:`fit`, and so are the others.
+            seeds: one for each classifier, in place of this one's.
+
+        Raises:
+            InputError: as :meth:`fit`.
+        """
+        with Kept() as kept:
+            support = self._read(X, y, groups, classes, kept)
+            fitted = [self._alike(seed=seed) for seed in seeds]
+            for one in fitted:
+                one._check()
+                one._fit(support, np.arange(len(support.targets)))
+        return fitted
+
+    def _read(
+        self,
+        X: Sequence[ImageLike],
+        y: Any,
+        groups: np.ndarray | None,
+        classes: Sequence[str] | None,
+        kept: Kept,
+    ) -> _Support:
+        """The support set, which has been looked at; sets ``classes_`` and ``task_``."""
         self._check()
         images = _as_list(X)
         targets, self.classes_ = encode_labels(y, classes)
@@ -207,10 +250,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if groups.shape != (len(images),):
             raise InputError(f"groups of shape {groups.shape} for {len(images)} images")
         read_settings(self.method, self.settings)  # before anything takes time
-        with Kept() as kept:
-            support = _Support(images, targets, groups, kept)
-            self._fit(support, np.arange(len(targets)), checkpoint)
-        return self
+        return _Support(images, targets, groups, kept)
+
+    def _alike(self, **changes: Any) -> FewShotClassifier:
+        """Another classifier of the same data, not fitted, with other parameters."""
+        other = type(self)(**(self.get_params(deep=False) | changes))
+        other.task_, other.classes_ = self.task_, self.classes_
+        return other
 
     def _fit(
         self,
@@ -336,9 +382,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Args:
             parameters: what a search chose.
         """
-        alike = self.get_params(deep=False) | self._parameters(parameters)
-        fold = type(self)(**(alike | {"tune": 0, "calibrate": "none", "progress": None}))
-        fold.task_, fold.classes_ = self.task_, self.classes_
+        given = self._parameters(parameters)
+        fold = self._alike(**given, tune=0, calibrate="none", progress=None)
         with quietly():
             fold._fit(support, train)
             if fold.model_.alters_features:
