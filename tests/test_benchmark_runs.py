@@ -193,9 +193,12 @@ def test_a_cluster_is_joined_by_its_address(
     assert len(set(log.read_text().split())) == 2
 
 
-def test_a_cluster_that_does_not_answer_is_told(suite_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"127\.0\.0\.1:9.*RAY_AUTH_MODE=token"):
-        run_suite(read_suite(str(suite_file)), tmp_path / "out", address="127.0.0.1:9")
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
+def test_a_cluster_that_does_not_answer_is_told(
+    suite_file: Path, tmp_path: Path, address: str
+) -> None:
+    with pytest.raises(InputError, match=rf"{address} \(.*refused.*RAY_AUTH_MODE=token"):
+        run_suite(read_suite(str(suite_file)), tmp_path / "out", address=address)
 
 
 def test_data_that_cannot_be_read_are_told_before_anything_runs(

@@ -75,7 +75,7 @@ def test_fit_writes_all_its_files(fitted: Path) -> None:
     support, predictions = (pd.read_csv(fitted / f"{n}.csv") for n in ("support", "predictions"))
     assert len(support) + len(predictions) == 24
     assert not set(support.group) & set(predictions.group)
-    assert pd.read_csv(fitted / "history.csv").trained.tolist() == 40 * ["head"] + 2 * ["all"]
+    assert pd.read_csv(fitted / "history.csv").trained.tolist() == ["head", "all"]
     adapter = json.loads((fitted / "adapter.json").read_text())
     assert adapter["classes"] == ["normal", "tumour"]
     assert len(adapter["encoder"]["sha256"]) == 64
@@ -301,6 +301,7 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
         (["fit", "TABLE", "--lr", "0"], "lr: .*greater than 0"),
         (["fit", "TABLE", "--lr", "inf"], "lr: .*less than"),
         (["fit", "TABLE", "--method", "linear", "--encoder-lr", "1"], "linear has no encoder_lr"),
+        (["fit", "TABLE", "--method", "linear", "--set-recipe", "encoder_lr=1"], "no encoder_lr"),
         (["fit", "TABLE", "--method", "probe", "--lr", "1"], "probe has no lr.*no rate at all"),
         (["fit", "TABLE", "--episode", "exp1"], "exp1: no such list"),
         (
@@ -407,6 +408,18 @@ def test_an_adapter_that_does_not_say_its_encoder(
     del content["encoder"][part]
     file.write_text(json.dumps(content))
     refuse(capsys, ["evaluate", str(copied), str(table)], f"encoder.{part}: Field required")
+
+
+@pytest.mark.parametrize("part", ["recipe", "settings"])
+def test_an_adapter_of_another_version_says_so(
+    copied: Path, table: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    file = copied / "adapter.json"
+    content = json.loads(file.read_text())
+    content[part]["brand_new"] = 1
+    file.write_text(json.dumps(content))
+    error = f"{copied.name}: it was fitted by another version of medept .*brand_new.*fit again"
+    refuse(capsys, ["evaluate", str(copied), str(table)], error)
 
 
 def test_other_encoder_weights_are_noticed(
@@ -689,7 +702,7 @@ def test_stopped_it_says_how_to_go_on_and_does(
 ) -> None:
     from medept.training.checkpoint import Checkpoint
 
-    arguments = ("fit", table, "--out", tmp_path / "o", "--shots", 1, "--epochs", 3,
+    arguments = ("fit", table, "--out", tmp_path / "o", "--shots", 1, "--epochs", 6,
                  "--method", "linear", "--calibrate", "none", "--device", "cpu")  # fmt: skip
     save, saved = Checkpoint.save, []
 
@@ -704,8 +717,9 @@ def test_stopped_it_says_how_to_go_on_and_does(
     assert "Give the same command again to go on" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
     assert run(*arguments) == 0
-    assert "going on after epoch 2 of 3" in capsys.readouterr().err
-    assert len(pd.read_csv(tmp_path / "o" / "history.csv")) == len(saved) == 3
+    assert "going on after epoch 5 of 6" in capsys.readouterr().err
+    assert len(saved) == 3  # the first three epochs are of the head alone
+    assert len(pd.read_csv(tmp_path / "o" / "history.csv")) == 6
 
 
 def test_no_image_to_test_on_is_said_before_training(
@@ -738,7 +752,7 @@ def test_killed_halfway_it_leaves_nothing_half_written_and_goes_on(
     assert run(*arguments) == 0
     assert re.search(r"going on after epoch \d+ of 10", capsys.readouterr().err)
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
-    assert pd.read_csv(out / "history.csv").epoch.tolist() == [*range(1, 41), *range(1, 11)]
+    assert pd.read_csv(out / "history.csv").epoch.tolist() == [*range(1, 11)]
 
 
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)

@@ -144,6 +144,53 @@ def test_open_clip_hub_weights_are_safetensors_and_nothing_else(
     assert all(torch.equal(t, source.visual.state_dict()[n]) for n, t in state.items())
 
 
+def test_an_open_clip_tower_computes_as_its_weights_were_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what open_clip knows of them: OpenAI's take another activation, SigLIP's other means."""
+    open_clip = pytest.importorskip("open_clip")
+    source = open_clip.create_model("ViT-S-32", force_quick_gelu=True).eval()
+    save_file(source.state_dict(), tmp_path / "open_clip_model.safetensors")
+    config = {"hf_hub": "somebody/clip/", "quick_gelu": True, "mean": (0.1, 0.2, 0.3),
+              "std": (0.5, 0.6, 0.7), "interpolation": "bilinear"}  # fmt: skip
+    monkeypatch.setattr("open_clip.list_pretrained_tags_by_model", lambda _: ["tag"])
+    monkeypatch.setattr("open_clip.get_pretrained_cfg", lambda *_: config)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda r, f: str(tmp_path / f))
+    encoder = load_encoder("open_clip:ViT-S-32")
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(pixels), source.visual(pixels), rtol=1e-4, atol=1e-5)
+    seen = encoder.preprocessing
+    assert (seen.mean, seen.std, seen.interpolation) == (*list(config.values())[2:4], "bilinear")
+
+
+def test_a_transformers_processor_is_followed(tmp_path: Path) -> None:
+    """Its interpolation, and what part of an image is cut out: pixels as it makes them."""
+    transformers = pytest.importorskip("transformers")
+    saved_vit("ViTModel", tmp_path)
+    processor = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}, resample=2
+    )
+    processor.save_pretrained(tmp_path)
+    seen = load_encoder(f"transformers:{tmp_path}").preprocessing
+    assert (seen.size, seen.interpolation, seen.crop_pct) == ((32, 32), "bilinear", 0.8)
+    ramp = np.linspace(0, 255, 80).astype(np.uint8)
+    image = Image.fromarray(np.stack([np.tile(ramp, (80, 1))] * 3, axis=-1))
+    theirs = processor(image, return_tensors="pt").pixel_values[0]
+    torch.testing.assert_close(seen.evaluation()(image), theirs, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("name", [NAME, "open_clip:ViT-S-32"])
+def test_random_weights_are_the_same_at_each_call(name: str) -> None:
+    if name.startswith("open_clip"):
+        pytest.importorskip("open_clip")
+    torch.manual_seed(1)
+    first = load_encoder(name, weights="random")
+    state = torch.get_rng_state()
+    assert load_encoder(name, weights="random").fingerprint == first.fingerprint
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_an_unreachable_hub_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(repository: str, file: str) -> str:
         raise OSError("no route to host")

@@ -273,9 +273,19 @@ def test_folds_share_what_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert counts["temperature"] == counts["none"] + len(IMAGES)
 
 
-@pytest.mark.parametrize("method", ["linear", "ept", "partial"])
-def test_seeds_share_what_is_computed_once(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is what it would be by itself; others train on its views, which are drawn once."""
+@pytest.mark.parametrize(
+    ("method", "settings", "shared"),
+    [
+        ("linear", {}, True),
+        ("ept", {}, True),
+        ("partial", {}, True),
+        ("ept", {"frozen": True}, False),
+    ],
+)
+def test_seeds_share_what_is_computed_once(
+    method: str, settings: dict[str, Any], shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is what it would be by itself, on images whose views are all alike."""
     drawn: list[int] = []
     original = Views._draw
 
@@ -284,18 +294,21 @@ def test_seeds_share_what_is_computed_once(method: str, monkeypatch: pytest.Monk
         return original(self, number, which)
 
     monkeypatch.setattr(Views, "_draw", noting)
+    halves = np.random.default_rng(0).integers(0, 255, (6, 32, 16, 3), dtype=np.uint8)
+    images = list(np.concatenate([halves, halves[:, :, ::-1]], axis=2))
     classifier = FewShotClassifier(
-        method=method, image_size=32, epochs=10, calibrate="none", device="cpu",
-        precision="float32", seed=3,
+        method=method, settings=settings, image_size=32, epochs=10, calibrate="none", device="cpu",
+        precision="float32", recipe_settings={"crop_scale": 1},
     )  # fmt: skip
-    alone = classifier.fit(IMAGES, TARGETS).logits(IMAGES)
-    once = len(drawn)
-    three = classifier.fit_seeds(IMAGES, TARGETS, [3, 4, 5])
-    assert len(drawn) == 2 * once
-    assert [one.seed for one in three] == [3, 4, 5]
-    first, *others = [one.logits(IMAGES) for one in three]
-    assert np.array_equal(first, alone)
-    assert not any(np.allclose(other, alone, atol=1e-3) for other in others)
+    three = classifier.fit_seeds(images, TARGETS, [3, 4, 5])
+    assert [one.info().views_seed for one in three] == [3, 3, 3]
+    together, alone = len(drawn), []
+    for one in three:
+        drawn.clear()
+        alone.append(classifier.set_params(seed=one.seed).fit(images, TARGETS).logits(images))
+        np.testing.assert_allclose(one.logits(images), alone[-1], rtol=1e-4, atol=1e-4)
+    assert together == (1 if shared else 3) * len(drawn)
+    assert not np.allclose(alone[0], alone[1], atol=1e-2)
 
 
 @pytest.mark.parametrize("method", ["linear", "partial", "full"])

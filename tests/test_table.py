@@ -197,6 +197,11 @@ def test_a_flag_that_is_neither_0_nor_1(folder: Path) -> None:
         read(folder, "image,mass,fluid\na.png,1,0\nb.png,0,maybe\n", label_column="mass,fluid")
 
 
+def test_a_column_is_no_label_that_reads_as_two(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"'fluid\|mass' holds a \|"):
+        read(folder, "image,fluid|mass,air\na.png,1,0\nb.png,0,1\n", label_column="fluid|mass,air")
+
+
 def test_columns_that_cannot_be_labels(folder: Path) -> None:
     text = "image,mass,fluid\na.png,1,0\nb.png,0,1\n"
     with pytest.raises(InputError, match="a label is named twice in mass, mass"):

@@ -57,6 +57,7 @@ class AdapterInfo(BaseModel):
     settings: dict[str, Any]
     recipe: dict[str, Any]
     seed: int
+    views_seed: int
     precision: str
     calibration: Calibration = Calibration()
     trainable_parameters: int

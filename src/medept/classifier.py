@@ -187,10 +187,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             groups: (n,) patients or studies, which cross-validation inside the support set keeps
                 together; None: each image is its own.
             classes: names of the labels (default: the sorted labels; ``0``.. for multi-label).
-            checkpoint: a file in which the state is kept after each epoch; a fit that was killed
-                goes on from it, to the same final weights, and a search (``tune``) from a file
-                beside it. When the adapter is saved,
-                :func:`~medept.training.checkpoint.remove_checkpoint` removes them.
+            checkpoint: a file in which the state is kept after each epoch, but for those of the
+                head alone, which take seconds; a fit that was killed goes on from it, to the same
+                final weights, and a search (``tune``) from a file beside it. When the adapter is
+                saved, :func:`~medept.training.checkpoint.remove_checkpoint` removes them.
 
         Raises:
             InputError: if an image cannot be read, or the labels leave nothing to learn.
@@ -211,8 +211,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     ) -> list[FewShotClassifier]:
         """Fitted classifiers that differ in their seed: to compare them, or to average.
 
-        All are trained on the random views of the first seed, of which what they share is computed
-        once: the others differ from it in initial values, in the order of images, and in folds.
+        All are trained on the random views of the first seed (``views_seed`` in their
+        ``adapter.json``), of which what they share is computed once: the others differ from it in
+        initial values, in the order of images, and in folds.
 
         Args:
             X: as in :meth:`fit`, and so are the others.
@@ -226,6 +227,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             fitted = [self._alike(seed=seed) for seed in seeds]
             for one in fitted:
                 one._check()
+            for one in fitted:
                 one._fit(support, np.arange(len(support.targets)))
         return fitted
 
@@ -275,6 +277,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         folds = self._folds(targets, groups)
         preprocessing = self.model_.encoder.preprocessing
         views = support.views(preprocessing, self.recipe_.crop_scale, self.seed).part(rows)
+        self.views_seed_ = views.seed
         search = self._search_folds(targets, groups) if self.tune else []
         self._announce(views, accelerator, search, [len(folds)] if folds else [])
         began = time.perf_counter()
@@ -325,7 +328,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"tune={self.tune}: give the number of trials, or 0 for none")
         rates = find_method(self.method).rates
         for name in ("lr", "encoder_lr"):
-            if getattr(self, name) is not None and name not in rates:
+            if name in self._changes and name not in rates:
                 raise InputError(
                     f"{self.method} has no {name}: it learns by "
                     + (", ".join(rates) or "no rate at all")
@@ -511,6 +514,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             settings=self.model_.settings.model_dump(),
             recipe=self.recipe_.model_dump() if self.model_.rates else {},  # else not trained by it
             seed=self.seed,
+            views_seed=self.views_seed_,
             precision=self.precision_,
             calibration=self.calibration_,
             trainable_parameters=self.model_.trainable_count(),
@@ -542,6 +546,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 trained on.
         """
         state, info = load_adapter(Path(folder))
+        try:
+            read_settings(info.method, info.settings)
+            recipe = make_recipe(**info.recipe)
+        except InputError as error:
+            raise InputError(
+                f"{folder}: it was fitted by another version of medept ({error}); fit again"
+            ) from error
         weights = encoder_weights or info.encoder_weights
         size = info.encoder.preprocessing.size
         encoder = load_encoder(info.encoder.name, weights=weights)
@@ -564,8 +575,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.task_ = info.task
         self.classes_ = info.labels()
         self.support_images_ = info.support_images
+        self.views_seed_ = info.views_seed
         self.precision_ = info.precision
-        self.recipe_ = make_recipe(**info.recipe)
+        self.recipe_ = recipe
         self.calibration_ = info.calibration
         self.model_ = model
         return self

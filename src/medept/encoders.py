@@ -162,13 +162,18 @@ class Encoder(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the names and bytes of all weights, in the order of their names."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            data = tensor.detach().cpu().contiguous()
-            digest.update(data.reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """SHA-256 of all weights."""
+        return fingerprint(self.model.state_dict())
+
+
+def fingerprint(state: dict[str, Tensor]) -> str:
+    """SHA-256 over the names and bytes of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        data = tensor.detach().cpu().contiguous()
+        digest.update(data.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _enclosing_block(name: str) -> str:

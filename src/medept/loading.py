@@ -16,6 +16,7 @@ from textwrap import shorten
 from typing import Any
 
 import torch
+from PIL.Image import Resampling
 from torch import nn
 
 from medept.encoders import Encoder, Preprocessing
@@ -35,26 +36,32 @@ def load_encoder(
 
     Args:
         name: ``embedded``, a timm name, ``transformers:NAME`` or ``open_clip:NAME``.
-        weights: a local safetensors file; ``"random"`` for untrained weights; by default those
-            that ship with medept (``embedded``) or those of the hub.
+        weights: a local safetensors file; ``"random"`` for untrained weights, the same at each
+            call; by default those that ship with medept (``embedded``) or those of the hub.
         image_size: pixels a side, where it should differ from the encoder's own; position
             embeddings are interpolated.
 
     Raises:
         InputError: if the name is unknown, the weights cannot be had or do not fit.
     """
-    library, _, rest = name.partition(":")
-    if name == EMBEDDED:
-        encoder = _load_embedded(weights)
-    elif library == "transformers":
-        encoder = _load_transformers(rest, weights)
-    elif library == "open_clip":
-        encoder = _load_open_clip(rest, weights)
-    else:
-        encoder = _load_timm(name, weights)
+    with torch.random.fork_rng(devices=[], enabled=weights == RANDOM):
+        if weights == RANDOM:
+            torch.default_generator.manual_seed(0)
+        encoder = _load(name, weights)
     if image_size is None or encoder.preprocessing.size == (image_size, image_size):
         return encoder
     return resized(encoder, image_size)
+
+
+def _load(name: str, weights: str | Path | None) -> Encoder:
+    library, _, rest = name.partition(":")
+    if name == EMBEDDED:
+        return _load_embedded(weights)
+    if library == "transformers":
+        return _load_transformers(rest, weights)
+    if library == "open_clip":
+        return _load_open_clip(rest, weights)
+    return _load_timm(name, weights)
 
 
 def resized(encoder: Encoder, image_size: int) -> Encoder:
@@ -141,13 +148,20 @@ def _load_transformers(name: str, weights: str | Path | None) -> Encoder:
     if weights is not None and weights != RANDOM:
         load_weights(model, Path(weights))
     side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
-    mean, std = processor.get("image_mean"), processor.get("image_std")
-    return Encoder(
-        model,
-        f"transformers:{name}",
-        Preprocessing(
-            size=(side, side), mean=tuple(mean or (0.5,) * 3), std=tuple(std or (0.5,) * 3)
-        ),
+    return Encoder(model, f"transformers:{name}", _preprocessing(processor, side))
+
+
+def _preprocessing(processor: dict[str, Any], side: int) -> Preprocessing:
+    """What a processor of transformers does, to images of the model's own size."""
+    shortest = (processor.get("size") or {}).get("shortest_edge")
+    cropped = (processor.get("crop_size") or {}).get("height")
+    resample = processor.get("resample")
+    return Preprocessing(
+        size=(side, side),
+        mean=tuple(processor.get("image_mean") or (0.5,) * 3),
+        std=tuple(processor.get("image_std") or (0.5,) * 3),
+        interpolation="bicubic" if resample is None else Resampling(resample).name.lower(),
+        crop_pct=cropped / shortest if cropped and shortest else 1.0,
     )
 
 
@@ -171,20 +185,25 @@ def _load_open_clip(name: str, weights: str | Path | None) -> Encoder:
     open_clip = _optional("open_clip", "open-clip")
     if name not in open_clip.list_models():
         raise InputError(f"open_clip has no model {name!r}; open_clip.list_models() names them")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    found = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
     file = None
     if weights is None:
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        found = open_clip.get_pretrained_cfg(name, tags[0]).get("hf_hub", "") if tags else ""
-        file = _from_hub(name, found.rpartition("/")[0], "open_clip_model")
-    clip = open_clip.create_model(name, pretrained=file)
+        file = _from_hub(name, found.get("hf_hub", "").rpartition("/")[0], "open_clip_model")
+    clip = open_clip.create_model(
+        name, pretrained=file, force_quick_gelu=file is not None and found.get("quick_gelu", False)
+    )
     if weights is not None and weights != RANDOM:
         load_weights(clip, Path(weights))
     model = clip.visual
-    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
     size = model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
-    return Encoder(
-        model, f"open_clip:{name}", Preprocessing(size=size, mean=tuple(mean), std=tuple(std))
+    seen = Preprocessing(
+        size=size,
+        mean=tuple(found.get("mean", open_clip.OPENAI_DATASET_MEAN)),
+        std=tuple(found.get("std", open_clip.OPENAI_DATASET_STD)),
+        interpolation=found.get("interpolation", "bicubic"),
     )
+    return Encoder(model, f"open_clip:{name}", seen)
 
 
 def _from_hub(encoder: str, repository: str | None, stem: str) -> str:

@@ -138,7 +138,7 @@ def _ray(address: str | None, cores: int | None) -> Iterator[Any]:
 
 def _reach(address: str) -> None:
     """Fail at once where nothing listens at ``HOST:PORT``; Ray would try for minutes."""
-    host, colon, port = address.rpartition(":")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=SECONDS_TO_REACH).close()
 

@@ -116,8 +116,8 @@ def fit(
         int | None,
         typer.Option(
             metavar="N",
-            help="Passes over the support set; where the encoder is adapted, the first half of "
-            "them train the head alone (--set-recipe head_first=0: none).",
+            help="Passes over the support set; by the recipe medept the first half of them train "
+            "the head alone (--set-recipe head_first=0: none).",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -166,6 +166,7 @@ def fit(
     from medept.classifier import FewShotClassifier
     from medept.data.episodes import read_shots
     from medept.data.sources import official_list, open_dataset
+    from medept.training.device import is_main_process
 
     shot_count = read_shots(shots)
     if episode and Path(episode).is_file() and shot_count is not None:
@@ -196,6 +197,8 @@ def fit(
             progress=report,
         )
         result = jobs.fit(table, out, classifier, shots=shot_count, episode=chosen)
+    if not is_main_process():
+        return
     if as_json:
         print_json(_as_dict(result))
     else:

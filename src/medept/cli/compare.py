@@ -196,7 +196,9 @@ def analyse(
     images: Annotated[
         int, typer.Option(min=10, help="At most N images, drawn at random.", metavar="N")
     ] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the draw and the projection.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the draw and the projection.")
+    ] = 0,
     *,
     columns: Columns,
     as_json: Json = False,

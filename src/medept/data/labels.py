@@ -168,6 +168,10 @@ def class_names(
     for name in found:
         if any(unicodedata.category(c).startswith("C") for c in name):
             raise InputError(f"{source}: the label {name!r} holds a control character; rename it")
+        if "|" in name:
+            raise InputError(
+                f"{source}: the label {name!r} holds a |, which stands between labels; rename it"
+            )
         if name[0] in "=+-@" and not _is_number(name):
             raise InputError(
                 f"{source}: the label {name!r} would be a formula in a spreadsheet; rename it"

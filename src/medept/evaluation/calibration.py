@@ -16,6 +16,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from medept.errors import InputError
+from medept.evaluation.decisions import indicators
 
 BOUNDS = (0.05, 20.0)
 """Between which a temperature is looked for."""
@@ -89,7 +90,7 @@ def fit_calibration(kind: Kind, logits: np.ndarray, targets: np.ndarray) -> Cali
     if kind == "temperature":
         temperature = fit_temperature(logits, targets, prior=True)
         return Calibration(kind=kind, images=images, scale=[1 / temperature])
-    truth = targets if targets.ndim == 2 else np.eye(logits.shape[1])[targets]
+    truth = indicators(targets, logits.shape[1]).astype(np.float64)
     if kind == "vector":
         scale, offset = _fit_vector(logits, truth, multilabel=targets.ndim == 2)
         return Calibration(kind=kind, images=images, scale=scale.tolist(), offset=offset.tolist())

@@ -40,9 +40,6 @@ class StoredHead(nn.Module):
         for name in (*self.names, "multilabel"):
             self.register_buffer(name, torch.zeros(0))
 
-    def standardise(self, features: Tensor) -> None:
-        """Cosine similarity needs none."""
-
     def folded(self) -> dict[str, Tensor]:
         """The tensors."""
         return dict(self.named_buffers())

@@ -1,5 +1,7 @@
 """Where a fit that was killed goes on: after its last trial or epoch, to the same final weights.
 
+Epochs in which the head is trained alone are made again: they take seconds.
+
 In float16, whose loss is scaled by a factor that is not kept, they are nearly the same.
 """
 

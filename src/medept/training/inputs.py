@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medept.encoders import fingerprint
 from medept.errors import InputError
 from medept.methods import AdaptedEncoder
 from medept.training.prefix import find_prefix
@@ -131,7 +132,11 @@ def make_plan(model: AdaptedEncoder, recipe: Recipe, accelerator: Accelerator) -
 
     if not model.trains_encoder:
         by = (model.name, model.settings.model_dump_json()) if model.alters_features else ()
-        return Plan(("features", *by), lambda pixels: [model.encoder(pixels)], as_it_is)
+        return Plan(
+            ("features", *by, fingerprint(model.inserted_state())),
+            lambda pixels: [model.encoder(pixels)],
+            as_it_is,
+        )
     if recipe.views >= recipe.epochs:
         return Plan("nothing", None, as_it_is)
     with accelerator.autocast():

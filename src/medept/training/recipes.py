@@ -20,17 +20,19 @@ class Recipe(BaseModel):
 
     Args:
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
-        lr: learning rate of the head at its highest, from where it falls to 0 along a cosine.
+        lr: learning rate of the head at its highest, from where it falls to 0 along a cosine: once
+            in the epochs of ``head_first``, and once in those that follow.
         encoder_lr: learning rate of what is trained inside the encoder (prompts), likewise.
-        warmup: part of all steps in which the rates climb, in a line from 0, to their highest.
+        warmup: part of the steps of each in which the rates climb, in a line from 0, to their
+            highest.
         weight_decay: of the head.
         encoder_weight_decay: of what is trained inside the encoder; for prompts, a pull to 0.
         epochs: passes over the support set.
         head_first: part of them, the first, in which the head is trained alone: on features as
             they are, which are computed once. What is trained inside the encoder afterwards does
-            not follow a head that knows nothing (Kumar et al., ICLR 2022). With a method that
-            trains nothing there the head begins anew as well, at the highest rate: methods differ
-            in what they put into the encoder, and in nothing else.
+            not follow a head that knows nothing (Kumar et al., ICLR 2022). Where a method trains
+            nothing there, the rates still rise again and the images come in the same order again:
+            methods differ in what they put into the encoder, and in nothing else.
         batch_size: images a step.
         micro_batch: how many of them are computed at once, where all do not fit into memory (None:
             all); the gradient is that of the whole batch.
