@@ -10,6 +10,9 @@ every step, in float32, as the published code does; LoRA runs through peft and t
 Trainer, in float32 too. medept keeps as many views of each image as its own recipe does, and
 computes in what it finds to be fast; ``--float32`` holds it to float32.
 
+``peak MB`` is that of computing; beside it are the views that are kept of all images of the job, in
+a file beyond 2 GiB.
+
 The JSON has ``ratios``: how many times faster a training step (of ``linear``: an epoch after the
 first) is than the straightforward one, and ``bf16_fast``: whether bfloat16 was found to be.
 """
@@ -43,6 +46,7 @@ from medept.loading import RANDOM, load_encoder
 from medept.methods import AdaptedEncoder, adapt
 from medept.prompts import EmbeddedPrompt
 from medept.training.device import fast_bfloat16, make_accelerator
+from medept.training.inputs import Kept
 from medept.training.loop import predict_logits, train
 from medept.training.prefix import find_prefix
 from medept.training.recipes import MEDEPT, PAPER, Recipe
@@ -111,7 +115,9 @@ class Bench:
         accelerator = make_accelerator(precision=precision or self.precision)
         views = Views(self.images, model.encoder.preprocessing, crop_scale=recipe.crop_scale)
         began, cpu = time.perf_counter(), time.process_time()
-        history = train(model, views, self.targets, recipe, accelerator)
+        with Kept() as kept:
+            history = train(model, views, self.targets, recipe, accelerator, kept=kept)
+            stored = kept.bytes
         whole, cpu = time.perf_counter() - began, time.process_time() - cpu
         epochs = [row["seconds"] for row in history]
         began = time.perf_counter()
@@ -120,6 +126,7 @@ class Bench:
             "step": statistics.median(epochs[1:]) / self.steps,
             "once": (whole - sum(epochs)) / len(self.images),
             "cpu": cpu / whole,
+            "stored": stored / len(self.images),
             "evaluate": (time.perf_counter() - began) / len(self.images),
         }
 
@@ -133,7 +140,7 @@ class Bench:
             found = self.fit(model, recipe=recipe, precision="float32")
         if not model.trains_encoder:  # its steps were computed before they were taken
             found["step"] += found["once"] * len(self.images) / EPOCHS / self.steps
-            found["once"] = 0.0
+            found["once"] = found["stored"] = 0.0
         return found
 
     def decode(self) -> float:
@@ -196,7 +203,7 @@ class LoraTrainer:
             self.model.eval()(pixel_values=pixels.to(self.model.device))
         seconds = (time.perf_counter() - began) / len(self)
         step = statistics.median(np.diff(ends)[1:].tolist())
-        return {"step": step, "once": 0.0, "cpu": spent, "evaluate": seconds}
+        return {"step": step, "once": 0.0, "stored": 0.0, "cpu": spent, "evaluate": seconds}
 
 
 def matmul_peak(precision: str) -> float:
@@ -244,7 +251,7 @@ def rows(jobs: dict[str, Job], bench: Bench) -> Iterator[dict[str, object]]:
         once = job.median("once")  # to decode an image and encode one view of it
         if name.startswith("medept"):
             decode_s = SUPPORT * decode
-            encode_s = SUPPORT * MEDEPT.views * max(0.0, once - decode)
+            encode_s = SUPPORT * max(0.0, MEDEPT.views * once - decode)
             train_s = steps * job.median("step")
         else:
             decode_s, encode_s = SUPPORT * JOB_EPOCHS * decode, 0.0
@@ -261,6 +268,7 @@ def rows(jobs: dict[str, Job], bench: Bench) -> Iterator[dict[str, object]]:
             "whole job (min)": minutes,
             "CPU (min)": minutes * job.median("cpu"),
             "peak MB": job.median("peak") / 1e6,
+            "encoded views (MB)": SUPPORT * MEDEPT.views * job.median("stored") / 1e6,
         }
 
 
