@@ -97,18 +97,45 @@ def test_what_is_kept_is_not_computed_again(method: str, settings: dict, first: 
     assert found["blocks.2"] > 0
 
 
-@pytest.mark.parametrize(("pool", "rows"), [("token", 1), ("avg", 17)])
-def test_the_last_block_computes_what_is_read(pool: str, rows: int) -> None:
-    model = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3,
-        num_classes=0, global_pool=pool,
+SIZES = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32,
+         "intermediate_size": 96, "patch_size": 8}  # fmt: skip
+
+
+def make_model(name: str) -> torch.nn.Module:
+    if name == "open_clip":
+        open_clip = pytest.importorskip("open_clip")
+        return open_clip.model.VisionTransformer(
+            image_size=32, patch_size=8, width=48, layers=2, heads=4, mlp_ratio=2.0, output_dim=32,
+        )  # fmt: skip
+    library, _, kind = name.partition(":")
+    if library == "transformers":
+        config = getattr(transformers, f"{kind}Config")(**SIZES)
+        return getattr(transformers, f"{kind}Model")(config)
+    return timm.create_model(
+        library, img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3, num_classes=0,
+        **({"global_pool": kind} if kind else {}),
     )  # fmt: skip
-    encoder, seen = Encoder(model, pool, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)), []
-    last = model.blocks[-1]
-    for part in (last.attn.proj, last.mlp.fc1):
-        part.register_forward_hook(lambda m, given, out: seen.append(given[0].shape[1]))
-    encoder(torch.randn(2, 3, 32, 32))
-    assert seen == [rows, rows]
+
+
+READ = {
+    "vit_tiny_patch16_224:token": 1, "vit_tiny_patch16_224:avg": 17,
+    "deit_tiny_distilled_patch16_224": 18, "vit_tiny_patch16_224:map": 17,
+    "eva02_tiny_patch14_224:token": 1, "transformers:ViT": 1, "transformers:Dinov2": 1,
+    "transformers:CLIPVision": 1, "transformers:SiglipVision": 16, "open_clip": 1,
+}  # fmt: skip
+"""Tokens that are read of the last block, by model."""
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_last_block_computes_what_is_read(name: str) -> None:
+    model = make_model(name)
+    encoder, seen = Encoder(model, name, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)), []
+    pixels = torch.randn(2, 3, 32, 32)
+    assert encoder(pixels).isfinite().all()
+    last = encoder.blocks[-1].mlp
+    last.register_forward_hook(lambda m, given, out: seen.append(out.shape[1]))
+    encoder(pixels)
+    assert seen == [READ[name]]
 
 
 @pytest.mark.parametrize(("method", "settings"), [("partial", {}), ("ept", {"layers": "3"})])
@@ -214,16 +241,20 @@ def test_stages_of_unlike_sizes_are_gone_on_from_too() -> None:
         torch.testing.assert_close(encoder(feed(tokens)), expected)
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("method", ["full", "ept", "vpt", "lora", "adapter", "norm", "partial"])
-def test_the_last_block_for_the_class_token_alone_is_exact(method: str) -> None:
+def test_the_last_block_for_the_class_token_alone_is_exact(method: str, library: str) -> None:
     """Features and gradients, float64, against the library's own whole forward."""
-    encoder = make_encoder("timm").double()
+    encoder = make_encoder(library).double()
     model = adapt(encoder, method, 3, {"length": 4} if method in ("vpt", "ept") else {}).double()
     trained = [p for p in encoder.parameters() if p.requires_grad] or [
         p for n, p in model.named_parameters() if p.requires_grad and not n.startswith("head")
     ]
     pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    features = {"whole": encoder.model(pixels), "ours": encoder(pixels)}
+    assert encoder._last_block is not None
+    whole = encoder.model(pixels)
+    whole = whole if library == "timm" else whole.pooler_output
+    features = {"whole": whole, "ours": encoder(pixels)}
     torch.testing.assert_close(features["ours"], features["whole"], rtol=1e-12, atol=1e-12)
     weight = torch.randn_like(features["whole"])
     pairs = zip(

@@ -106,7 +106,8 @@ def test_the_head_is_trained_before_the_encoder_follows_it(method: str) -> None:
     def curve(method: str, epochs: int, head_first: float) -> list[tuple[str, float]]:
         classifier = FewShotClassifier(
             "vit_tiny_patch16_224", method, encoder_weights="random", image_size=32, epochs=epochs,
-            recipe_settings={"head_first": head_first, "views": 1, "encoder_lr": 1e-12}, lr=1e-2,
+            recipe_settings={"head_first": head_first, "views": 1}, lr=1e-2,
+            encoder_lr=None if method == "linear" else 1e-12,
             calibrate="none", device="cpu", precision="float32",
         ).fit(images, [i % 2 for i in range(16)])  # fmt: skip
         return [(row["trained"], row["loss"]) for row in classifier.history_]
@@ -128,7 +129,7 @@ def test_weight_decay_inside_the_encoder_pulls_prompts_to_zero_alone(optimizer: 
     def prompts(decay: float) -> torch.Tensor:
         classifier = FewShotClassifier(
             "vit_tiny_patch16_224", "ept", encoder_weights="random", image_size=32, epochs=1,
-            batch_size=4, lr=1e-9, encoder_lr=1e-3,
+            batch_size=4, lr=1e-9, encoder_lr=1e-3, settings={"length": 100},
             recipe_settings={"optimizer": optimizer, "encoder_weight_decay": decay,
                              "standardise": False},
             calibrate="none", device="cpu", precision="float32",

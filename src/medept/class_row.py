@@ -1,9 +1,17 @@
-"""Less of the last block is computed where its class token is all that is read."""
+"""Less of the last block is computed where its class token is all that is read.
+
+Nothing but the first token of that block is read where the features are made of it. Keys and
+values are made of all tokens; the query, what attention makes of it, its projection and the MLP of
+the first alone. Where such a row is added to all tokens it is right for the first, and the others,
+which are wrong, are never looked at. It is exact, and knows no architecture: an encoder is tried
+once, with all other rows of its last block spoilt, and with that shortcut.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from threading import RLock
 from typing import Any
 
@@ -16,44 +24,70 @@ from medept.attachment import Divert
 _ONE_AT_A_TIME = RLock()
 """Modules are changed while they compute: threads take turns."""
 
+FUSED, QUERY, OUTPUT = ("qkv",), ("q_proj", "query"), ("proj", "o_proj", "out_proj")
+"""What the libraries call the layers before and after an attention."""
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """A block with an ``mlp``, and its attention."""
+
+    block: nn.Module
+    attention: nn.Module
+
+
+@torch.no_grad()
+def find_last_block(
+    features: Callable[[Tensor], Tensor], last: LastBlock, example: Tensor
+) -> LastBlock | None:
+    """``last`` if the shortcut is exact for it, else None: tried on noise of an example's shape.
+
+    Args:
+        features: pixels (B, 3, H, W) -> features (B, D), by the encoder as it is.
+    """
+
+    def spoil(_: nn.Module, __: Any, tokens: Tensor) -> Tensor:
+        return torch.cat([tokens[:, :1], torch.full_like(tokens[:, 1:], torch.nan)], dim=1)
+
+    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+    close = torch.finfo(example.dtype).eps ** 0.75
+    try:
+        expected = features(noise)
+        with ExitStack() as stack:
+            stack.callback(last.block.register_forward_hook(spoil).remove)
+            if not torch.equal(features(noise), expected):
+                return None
+        with class_row_only(last):
+            error = features(noise) - expected
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return None
+    return last if error.norm() <= close * expected.norm() else None
+
 
 @contextmanager
-def class_row_only(model: nn.Module) -> Iterator[None]:
-    """While it is open the last block attends, projects and runs its MLP for the class token alone.
+def class_row_only(last: LastBlock | None) -> Iterator[None]:
+    """While it is open the last block attends, projects and runs its MLP for the first token alone.
 
-    Nothing else of that block is read where the features are the class token. Both parts are
-    added to the tokens: their one row, broadcast, is right for the class token, and the other
-    rows, which are wrong, are never looked at. Keys and values are made of all tokens, the query of
-    that one. Exact for timm's plain vision transformers; others run whole. Attention runs whole
-    where gates or attention are recorded.
+    Attention runs whole where gates or attention are recorded; all does where ``last`` is None.
     """
-    from timm.models.deit import VisionTransformerDistilled
-    from timm.models.vision_transformer import Block, VisionTransformer
-
-    plain = isinstance(model, VisionTransformer) and not isinstance(
-        model, VisionTransformerDistilled
-    )
-    last: Any = model.blocks[-1] if plain and model.global_pool == "token" else None  # type: ignore[index]
-    if type(last) is not Block:
+    if last is None:
         yield
         return
-
-    def first_row(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        return arguments[0][:, :1], *arguments[1:]
-
     with ExitStack() as stack:
         stack.enter_context(_ONE_AT_A_TIME)
-        prompt = getattr(last.attn, "embedded_prompt", None)
-        recording = prompt is not None and prompt.recording
+        prompt = getattr(last.attention, "embedded_prompt", None)
         if prompt is None:
-            replace_forward(last.attn, _diverted(last.attn.forward), stack)
-        elif not recording:
-            replace_forward(prompt, _of_first_row(prompt.forward), stack)
-        fused = last.attn.qkv
-        if type(fused) is nn.Linear and "forward" not in vars(fused) and not recording:
-            replace_forward(fused, _query_of_first_row(fused), stack)
-        for part in (last.attn.proj, last.mlp):
-            stack.callback(part.register_forward_pre_hook(first_row).remove)
+            replace_forward(last.attention, _diverted(last.attention.forward), stack)
+        elif not prompt.recording:
+            replace_forward(prompt, _of_first_query(prompt.forward), stack)
+        if prompt is None or not prompt.recording:
+            for fused in _children(last.attention, FUSED):
+                if type(fused) is nn.Linear and "forward" not in vars(fused):
+                    replace_forward(fused, _query_of_first_row(fused), stack)
+            for query in _children(last.attention, QUERY):
+                replace_forward(query, _in_every_row(query.forward), stack)
+        for part in (*_children(last.attention, OUTPUT), last.block.mlp):
+            stack.callback(part.register_forward_pre_hook(_first_row).remove)  # type: ignore[union-attr]
         yield
 
 
@@ -67,15 +101,23 @@ def replace_forward(module: nn.Module, forward: Callable[..., Tensor], stack: Ex
         stack.callback(setattr, module, "forward", before)
 
 
+def _children(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    return [child for name, child in module.named_children() if name in names]
+
+
+def _first_row(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return arguments[0][:, :1], *arguments[1:]
+
+
 def _diverted(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def attend(*args: Any, **kwargs: Any) -> Tensor:
-        with Divert(_of_first_row(F.scaled_dot_product_attention)):
+        with Divert(_of_first_query(F.scaled_dot_product_attention)):
             return forward(*args, **kwargs)
 
     return attend
 
 
-def _of_first_row(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _of_first_query(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """An attention whose first row alone is computed, and stands in every row."""
 
     def first(query: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -83,6 +125,11 @@ def _of_first_row(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return output.expand(*output.shape[:-2], query.shape[-2], -1)
 
     return first
+
+
+def _in_every_row(project: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A projection (B, T, D) -> (B, T, D') whose first row alone is computed."""
+    return lambda tokens: project(tokens[:, :1]).expand(-1, tokens.shape[1], -1)
 
 
 def _query_of_first_row(qkv: nn.Linear) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from medept.class_row import class_row_only
+from medept.class_row import LastBlock, class_row_only, find_last_block
 from medept.errors import InputError
 from medept.survey import AttentionSite, find_attentions, use_sdpa
 
@@ -88,8 +88,11 @@ class Encoder(nn.Module):
 
         They are in float32, in whatever lower precision the encoder computes.
         """
-        with class_row_only(self.model):
-            output = self.model(pixels)
+        with class_row_only(self._last_block):
+            return self._read(pixels)
+
+    def _read(self, pixels: Tensor) -> Tensor:
+        output = self.model(pixels)
         if not isinstance(output, Tensor):
             pooled = getattr(output, "pooler_output", None)
             output = pooled if pooled is not None else output.last_hidden_state[:, 0]
@@ -98,6 +101,15 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Encoder:
         """The encoder stays in evaluation mode: frozen means no dropout and no drop path."""
         return super().train(False)
+
+    @cached_property
+    def _last_block(self) -> LastBlock | None:
+        """The last block, if its class token is all that is read of it."""
+        try:
+            last = LastBlock(self.blocks[-1], self.sites[-1].module)
+        except InputError:
+            return None
+        return find_last_block(self._read, last, self.example())
 
     @cached_property
     def width(self) -> int:
