@@ -301,7 +301,6 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
         (["fit", "TABLE", "--lr", "0"], "lr: .*greater than 0"),
         (["fit", "TABLE", "--lr", "inf"], "lr: .*less than"),
         (["fit", "TABLE", "--method", "linear", "--encoder-lr", "1"], "linear has no encoder_lr"),
-        (["fit", "TABLE", "--method", "linear", "--set-recipe", "encoder_lr=1"], "no encoder_lr"),
         (["fit", "TABLE", "--method", "probe", "--lr", "1"], "probe has no lr.*no rate at all"),
         (["fit", "TABLE", "--episode", "exp1"], "exp1: no such list"),
         (

@@ -328,7 +328,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"tune={self.tune}: give the number of trials, or 0 for none")
         rates = find_method(self.method).rates
         for name in ("lr", "encoder_lr"):
-            if name in self._changes and name not in rates:
+            if getattr(self, name) is not None and name not in rates:
                 raise InputError(
                     f"{self.method} has no {name}: it learns by "
                     + (", ".join(rates) or "no rate at all")
