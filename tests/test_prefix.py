@@ -242,6 +242,15 @@ def test_stages_of_unlike_sizes_are_gone_on_from_too() -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_in_bfloat16_too_the_last_block_computes_what_is_read(library: str) -> None:
+    """Though the encoder is tried there first."""
+    encoder, accelerator = make_encoder(library), make_accelerator("cpu", "bfloat16")
+    with frozen_held(encoder, accelerator), accelerator.autocast():
+        encoder(torch.randn(2, 3, 32, 32))
+    assert encoder._last_block is not None
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("method", ["full", "ept", "vpt", "lora", "adapter", "norm", "partial"])
 def test_the_last_block_for_the_class_token_alone_is_exact(method: str, library: str) -> None:
     """Features and gradients, float64, against the library's own whole forward."""

@@ -172,10 +172,8 @@ def cost_grid(suite: Suite, title: str, runs: pd.DataFrame) -> Grid:
         for head, (column, how, form) in columns.items()
         if column in runs and runs[column].notna().any()
     }
-    labels, paper = (
-        [str(label) for label in good.groups],
-        {} if suite.drawn else paper_seconds(suite.table),
-    )
+    labels = [str(label) for label in good.groups]
+    paper = {} if suite.drawn else paper_seconds(suite.table)
     if paper:
         cells["paper, A100 (s)"] = [
             _number(paper.get(label, float("nan")), ".0f") for label in labels
