@@ -20,12 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medept.attachment import Divert
+from medept.survey import FUSED, OUTPUT, QUERY
 
 _ONE_AT_A_TIME = RLock()
 """Modules are changed while they compute: threads take turns."""
-
-FUSED, QUERY, OUTPUT = ("qkv",), ("q_proj", "query"), ("proj", "o_proj", "out_proj")
-"""What the libraries call the layers before and after an attention."""
 
 
 @dataclass(frozen=True)

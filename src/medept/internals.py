@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from medept.encoders import Encoder
 from medept.survey import AttentionSite
 
-QUERY, KEY, VALUE = ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")
-
 
 class SplitProjection(nn.Module):
     """A fused (3 D' x D) projection as three linear layers on views of its weights."""
@@ -54,7 +52,7 @@ def split_projections(encoder: Encoder, stack: ExitStack) -> None:
 
 
 def projections(encoder: Encoder, *kinds: tuple[str, ...]) -> list[str]:
-    """Names of the layers of these kinds (``QUERY``, ``KEY``, ``VALUE``) in every attention."""
+    """Names of the layers of these kinds (:data:`medept.survey.QUERY`, ...) in every attention."""
     wanted = {name for kind in kinds for name in kind}
     return [
         f"{site.name}.{name}"

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from medept.internals import QUERY, VALUE, projections
+from medept.internals import projections
 from medept.methods.base import MethodSettings
 from medept.methods.peft_tuners import PeftTuner
+from medept.survey import QUERY, VALUE
 
 
 class LoRA(PeftTuner):

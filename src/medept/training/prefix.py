@@ -25,6 +25,7 @@ from medept.encoders import Encoder
 from medept.errors import InputError
 from medept.methods import AdaptedEncoder
 from medept.prompts import EmbeddedPrompt
+from medept.survey import FUSED, KEY, QUERY, VALUE
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def _known(forward: Callable[[Tensor], Tensor], black: Tensor) -> Callable[[Tens
 
 def _projections(attention: nn.Module) -> list[nn.Linear]:
     """The layers that make queries, keys and values alone, by the names that libraries use."""
-    names = ("qkv", "q_proj", "k_proj", "v_proj", "query", "key", "value")
+    names = (*FUSED, *QUERY, *KEY, *VALUE)
     children = attention.named_children()
     return [m for name, m in children if name in names and isinstance(m, nn.Linear)]
 
