@@ -40,9 +40,14 @@ def find_last_block(
 ) -> LastBlock | None:
     """``last`` if the shortcut is exact for it, else None: tried on noise of an example's shape.
 
+    On the meta device, where nothing is computed, there is nothing to try and nothing to save.
+
     Args:
         features: pixels (B, 3, H, W) -> features (B, D), by the encoder as it is.
     """
+
+    if example.is_meta:
+        return None
 
     def spoil(_: nn.Module, __: Any, tokens: Tensor) -> Tensor:
         return torch.cat([tokens[:, :1], torch.full_like(tokens[:, 1:], torch.nan)], dim=1)
