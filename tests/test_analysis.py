@@ -114,6 +114,23 @@ def test_analyse_compares_models_on_images_that_none_was_fitted_to(
         assert Image.open(folder / "look" / name).size[0] > 400
 
 
+@pytest.mark.parametrize("kind", [int, float])
+def test_analyse_takes_a_model_of_labels_that_were_numbers(
+    tmp_path: Path, fitted: tuple[Path, Path], kind: type
+) -> None:
+    frame = pd.read_csv(fitted[1])
+    frame["label"] = (frame.label == "tumour").astype(int)
+    frame["image"] = [str(fitted[1].parent / name) for name in frame.image]
+    frame.to_csv(tmp_path / "labels.csv", index=False)
+    classifier = FewShotClassifier(method="prototype", calibrate="none")
+    classifier.fit(frame.image[:8], frame.label[:8].astype(kind)).save(tmp_path / "model")
+    table, out = str(tmp_path / "labels.csv"), tmp_path / "out"
+    root = ["--image-root", str(fitted[1].parent)]
+    assert run("analyse", str(tmp_path / "model"), table, *root, "--out", str(out)) == 0
+    assert (out / "distribution.csv").exists()
+    assert run("evaluate", str(tmp_path / "model"), table, *root) == 0
+
+
 def test_analyse_decodes_each_image_once(
     fitted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,13 +167,31 @@ def test_a_part_of_a_suite() -> None:
     assert [(run.label, run.episode) for run in part.runs()] == [("ept", "exp1")]
     with pytest.raises(InputError, match="no method"):
         suite.part(methods=["magic"])
-    with pytest.raises(InputError, match="1 to 2 episodes"):
+    with pytest.raises(InputError, match="it has 2 episodes"):
         suite.part(episodes=3)
+
+
+def test_weights_and_size_are_of_the_suites_encoder(tmp_path: Path) -> None:
+    suite = read_suite("paper-a5", data={"medfmc-colon": "phantoms:colon"})
+    (named,) = {run.encoder.name for run in suite.runs()}
+    weights = tmp_path / "w.safetensors"
+    weights.touch()
+    (other,) = suite.with_encoders(weights, 112).encoders
+    assert (other.name, other.weights, other.image_size) == (named, str(weights), 112)
+    two = read_suite("quick", encoders=[{"name": "embedded"}, {"name": "some_vit"}])
+    assert [e.image_size for e in two.with_encoders(None, 32).encoders] == [32, 32]
+    with pytest.raises(InputError, match=r"say with --encoder of which \(embedded, some_vit\)"):
+        two.with_encoders(weights, None)
+    with pytest.raises(InputError, match="'embedded', which has its own"):
+        read_suite("quick").with_encoders(weights, None)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"shots": []}, "shots"),
+        ({"encoders": []}, "encoders"),
+        ({"methods": {}}, "methods"),
         ({"shots": [0]}, "shots 0"),
         ({"precision": "auto"}, "precision"),
         ({"repeats": 0}, "repeats"),
@@ -342,6 +360,23 @@ def test_each_figure_of_the_paper_is_drawn(finished: Path, table: str) -> None:
         file.write_text(json.dumps(row | {"settings": json.dumps(lengths[row["label"]])}))
     assert run("report", str(finished)) == 0
     assert (finished / "figures" / f"figure{table[-1]}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("table", ["fig4", "fig5"])
+def test_a_figure_of_which_nothing_is_there_yet_is_left_out(finished: Path, table: str) -> None:
+    """As while it runs: of linear no lengths, and of no method all shots."""
+    suite = json.loads((finished / "suite.json").read_text()) | {"table": table}
+    (finished / "suite.json").write_text(json.dumps(suite))
+    for file in (finished / "runs").glob("*.json"):
+        row = json.loads(file.read_text())
+        early = row["label"] == "linear"
+        if table == "fig5":
+            early = (row["label"], row["shots"]) in (("linear", 1), ("ept", 5))
+        if not early or row["error"]:
+            file.unlink()
+    assert run("report", str(finished)) == 0
+    assert not (finished / "figures").exists()
+    assert (finished / "tables.md").exists()
 
 
 def test_figure_5s_means_stand_beside_the_papers(finished: Path) -> None:

@@ -212,6 +212,59 @@ def test_data_that_cannot_be_read_are_told_before_anything_runs(
         run_suite(suite, tmp_path / "out")
 
 
+def test_what_no_machine_has_room_for_is_told() -> None:
+    class Ray:
+        @staticmethod
+        def nodes() -> list[dict[str, Any]]:
+            return [
+                {"Alive": True, "Resources": {"CPU": 8.0}},
+                {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}},
+                {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+            ]
+
+    runner._check_room(Ray, 8, 0)
+    runner._check_room(Ray, 2, 0.25)
+    with pytest.raises(InputError, match="there: 8 cores and 0 GPUs; 2 cores and 1 GPUs"):
+        runner._check_room(Ray, 4, 1)
+    with pytest.raises(InputError, match="64 cores"):
+        runner._check_room(Ray, 64, 0)
+
+
+def test_a_run_with_nothing_to_test_on_fails_before_it_trains() -> None:
+    (one,) = read_suite(
+        "quick", data={"colon": "phantoms:colon:6"}, shots=["all"], episodes=1,
+        methods={"ept": None},
+    ).runs()  # fmt: skip
+    row = do_run(one, one.source.read(), np.zeros((12, 2)))
+    assert (
+        row["error"]
+        .strip()
+        .endswith(
+            "colon: all shots leave nothing to test on; ask for fewer, or give it a `split` column"
+        )
+    )
+
+
+def test_a_table_that_changed_is_not_mixed_with_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_phantoms(
+        make_phantoms("colon", patients=4, images_per_patient=1, size=32), tmp_path / "data"
+    )
+    suite = read_suite("local", data={"mine": str(table)}, methods={"knn": None}, shots=[1],
+                       episodes=1)  # fmt: skip
+    monkeypatch.setattr(runner, "do_run", lambda one, data, features: describe(one))
+    out = tmp_path / "out"
+    (row,) = run_suite(suite, out, workers=1).to_dict("records")
+    assert run_suite(suite, out).to_dict("records") == [row]
+    text = table.read_text()
+    swapped = text.replace("normal", "?").replace("tumour", "normal").replace("?", "tumour")
+    assert swapped != text
+    table.write_text(swapped)
+    with pytest.raises(InputError, match="knn on mine from before its table"):
+        run_suite(suite, out)
+
+
 @pytest.mark.timeout(600)
 def test_a_benchmark_killed_in_the_middle_goes_on(suite_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -7,7 +7,9 @@ import pickle
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +18,13 @@ import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils import estimator_checks as checks
 
-from medept import FewShotClassifier, InputError
+from medept import FewShotClassifier, InputError, classifier
 from medept.data.phantoms import make_phantoms
+from medept.encoders import Encoder
 from medept.loading import load_encoder
 from medept.methods import METHODS
 from medept.training.device import fast_bfloat16
@@ -220,8 +224,47 @@ def test_labels_keep_their_type(tiles, tmp_path: Path, classes: list) -> None:
     fitted.save(tmp_path)
     loaded = FewShotClassifier.load(tmp_path, device="cpu", precision="float32")
     assert loaded.classes_.dtype == fitted.classes_.dtype == targets.dtype
+    assert loaded.classes_.tolist() == fitted.classes_.tolist() == classes
+    assert not any(name.endswith(".0") for name in loaded.info().classes), "as tables have them"
     assert loaded.predict(images).tolist() == fitted.predict(images).tolist()
     assert loaded.score(images, targets) == fitted.score(images, targets) > 0.5
+
+
+def test_a_fit_that_fails_leaves_nothing_fitted(tiles) -> None:
+    """And one that is refused, or made for others, leaves all as it was."""
+    images, labels = tiles
+    fitted = quick(method="linear").fit(images, labels)
+    before = fitted.predict_proba(images)
+    with pytest.raises(InputError, match="labels were given"):
+        fitted.fit(images[:-1], [f"other {name}" for name in labels])
+    fitted.fit_seeds(images, [f"other {name}" for name in labels], [1])
+    np.testing.assert_array_equal(fitted.predict_proba(images), before)
+    assert set(fitted.predict(images)) <= set(labels)
+    with pytest.raises(InputError, match="diverged"):
+        fitted.set_params(lr=1e6, recipe="paper", epochs=30).fit(images, labels)
+    with pytest.raises(NotFittedError):
+        fitted.predict(images)
+
+
+def test_images_are_prepared_as_they_were_when_it_was_fitted(
+    tiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the library, or a model's folder, has come to say since."""
+    images, labels = tiles
+    fitted = quick(method="linear").fit(images, labels)
+    fitted.save(tmp_path)
+    load = classifier.load_encoder
+
+    def changed(*given: Any, **options: Any) -> Encoder:
+        encoder = load(*given, **options)
+        encoder.preprocessing = replace(encoder.preprocessing, mean=(0.0, 0.1, 0.2), crop_pct=0.5)
+        return encoder
+
+    monkeypatch.setattr(classifier, "load_encoder", changed)
+    loaded = FewShotClassifier.load(tmp_path, device="cpu", precision="float32")
+    expected = fitted.predict_proba(images)
+    np.testing.assert_allclose(loaded.predict_proba(images), expected, rtol=1e-4, atol=1e-6)
+    assert loaded.info() == fitted.info()
 
 
 def test_progress_may_be_of_an_object_that_cannot_be_copied(tiles) -> None:

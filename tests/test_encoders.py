@@ -99,6 +99,13 @@ def test_unknown_names(name: str) -> None:
         load_encoder(name)
 
 
+def test_a_tag_that_timm_does_not_know() -> None:
+    with pytest.raises(InputError, match=r"no weights 'typo' of .*: use one of augreg_in21k, "):
+        load_encoder("vit_tiny_patch16_224.typo", weights="random")
+    named = load_encoder("timm/vit_tiny_patch16_224.augreg_in21k", weights="random")
+    assert named.name == "vit_tiny_patch16_224.augreg_in21k"
+
+
 def test_a_size_that_does_not_fit(weights: Path) -> None:
     with pytest.raises(InputError, match="image size"):
         load_encoder(NAME, weights=weights, image_size=8)

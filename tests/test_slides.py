@@ -52,6 +52,20 @@ def test_it_goes_on_where_it_stopped(slide: Path, tmp_path: Path) -> None:
     assert kept.stat().st_mtime_ns == before
 
 
+def test_another_slide_of_the_same_name_is_refused(slide: Path, tmp_path: Path) -> None:
+    write_tiles(slide, tmp_path / "out", size=64, mpp=0.5)
+    moved = tmp_path / "patient-a" / slide.name
+    moved.parent.mkdir()
+    slide.rename(moved)
+    write_tiles(moved, tmp_path / "out", size=64, mpp=0.5)
+    other = np.full((512, 512, 3), (60, 60, 200), dtype=np.uint8)
+    tifffile.imwrite(slide, other, tile=(128, 128), photometric="rgb")
+    before = (tmp_path / "out" / "s1.csv").read_bytes()
+    with pytest.raises(InputError, match=r"s1: holds something other than tiles of .*s1.tif"):
+        write_tiles(slide, tmp_path / "out", size=64, mpp=0.5)
+    assert (tmp_path / "out" / "s1.csv").read_bytes() == before
+
+
 def test_labels_added_to_its_table_stay(slide: Path, tmp_path: Path) -> None:
     first = write_tiles(slide, tmp_path, size=64, mpp=0.5)
     labelled = first.assign(label=[f"class {i % 2}" for i in range(len(first))])

@@ -59,6 +59,7 @@ class _Support:
 
     images: Sequence[ImageLike]
     targets: np.ndarray
+    classes: np.ndarray
     groups: np.ndarray
     kept: Kept
     _views: Views | None = None
@@ -197,7 +198,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         with Kept() as kept:
             support = self._read(X, y, groups, classes, kept)
-            self._fit(support, np.arange(len(support.targets)), checkpoint)
+            try:
+                self._fit(support, np.arange(len(support.targets)), checkpoint)
+            except BaseException:
+                self.__dict__.pop("model_", None)  # it is not fitted, whatever it was before
+                raise
         return self
 
     def fit_seeds(
@@ -239,26 +244,21 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         classes: Sequence[str] | None,
         kept: Kept,
     ) -> _Support:
-        """The support set, which has been looked at; sets ``classes_`` and ``task_``."""
+        """The support set, which has been looked at."""
         self._check()
         images = _as_list(X)
-        targets, self.classes_ = encode_labels(y, classes)
-        self.task_: Literal["multiclass", "multilabel"] = (
-            "multiclass" if targets.ndim == 1 else "multilabel"
-        )
+        targets, names = encode_labels(y, classes)
         if len(images) != len(targets):
             raise InputError(f"{len(images)} images but {len(targets)} labels were given")
         groups = _distinct(images) if groups is None else np.asarray(groups)
         if groups.shape != (len(images),):
             raise InputError(f"groups of shape {groups.shape} for {len(images)} images")
         read_settings(self.method, self.settings)  # before anything takes time
-        return _Support(images, targets, groups, kept)
+        return _Support(images, targets, names, groups, kept)
 
     def _alike(self, **changes: Any) -> FewShotClassifier:
-        """Another classifier of the same data, not fitted, with other parameters."""
-        other = type(self)(**(self.get_params(deep=False) | changes))
-        other.task_, other.classes_ = self.task_, self.classes_
-        return other
+        """Another classifier, not fitted, with other parameters."""
+        return type(self)(**(self.get_params(deep=False) | changes))
 
     def _fit(
         self,
@@ -268,6 +268,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     ) -> None:
         """Train on some rows of the support set."""
         targets, groups = support.targets[rows], support.groups[rows]
+        self.classes_ = support.classes
+        self.task_: Literal["multiclass", "multilabel"] = (
+            "multiclass" if targets.ndim == 1 else "multilabel"
+        )
         accelerator = make_accelerator(self.device, self.precision)
         self.precision_ = precision_of(accelerator)
         self.support_images_ = len(rows)
@@ -305,13 +309,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             checkpoint=state,
             kept=support.kept,
         )
-        diverged = not is_finite(self.model_.trained_state())
-        if self.calibrate != "none" and not diverged:
-            self.calibration_ = self._calibrated(support, folds, found)
-        if diverged:
+        if not is_finite(self.model_.trained_state()):
             if checkpoint and accelerator.is_main_process:
                 remove_checkpoint(Path(checkpoint))
             raise InputError("training diverged: give a smaller lr (--lr) or encoder_lr")
+        if self.calibrate != "none":
+            self.calibration_ = self._calibrated(support, folds, found)
         logger.info("fitted in %s", spent(time.perf_counter() - began, support.kept.bytes))
 
     @property
@@ -508,7 +511,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             encoder=EncoderIdentity.model_validate(self.model_.encoder_identity),
             encoder_weights=None if local is None else str(local),
             task=self.task_,
-            classes=[str(name) for name in self.classes_],
+            classes=[str(int(x) if isinstance(x, float) else x) for x in self.classes_.tolist()],
             label_type=LABEL_TYPES.get(self.classes_.dtype.kind, "text"),
             method=self.method,
             settings=self.model_.settings.model_dump(),
@@ -612,6 +615,7 @@ def _adapted(
             f"(SHA-256 {info.encoder.sha256[:12]}..., here {encoder.fingerprint[:12]}...): "
             "give the right file with --encoder-weights"
         )
+    encoder.preprocessing = info.encoder.preprocessing  # the library's own may have changed since
     model = adapt(encoder, info.method, len(info.classes), info.settings)
     model.load_trained_state(state)
     return model

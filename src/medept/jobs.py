@@ -269,7 +269,7 @@ def predict(
     if skip_unreadable:
         images = readable(images)
     probabilities = classifier.predict_proba(images)
-    classes = tuple(str(name) for name in classifier.classes_)
+    classes = tuple(classifier.info().classes)
     table = pd.DataFrame({"image": [str(image) for image in images]}).join(
         describe_predictions(probabilities, classes, classifier.task_)
     )
@@ -287,7 +287,7 @@ def predict_submission(
     """
     _refuse(out, "submissions", ".csv")
     task, folder = _medfmc(source)
-    classes = tuple(str(name) for name in classifier.classes_)
+    classes = tuple(classifier.info().classes)
     if classes != task.classes:
         raise InputError(
             f"{task.name} has the classes {', '.join(task.classes)}, but the adapter has "

@@ -98,13 +98,15 @@ def _load_embedded(weights: str | Path | None) -> Encoder:
 def _load_timm(name: str, weights: str | Path | None) -> Encoder:
     import timm
 
-    if not timm.is_model(name.split(".")[0].removeprefix("timm/")):
+    name = name.removeprefix("timm/")
+    if not timm.is_model(name.split(".")[0]):
         close = get_close_matches(name, timm.list_models(), cutoff=0.5)
         raise InputError(
             f"no encoder is named {name!r}: use 'embedded' or a timm name"
             + (f", such as {', '.join(close)}" if close else "")
             + ". `medept encoders` lists them"
         )
+    _check_tag(name)
     if weights is None:
         repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
         source = {"file": _from_hub(name, repository, "model"), "custom_load": False}
@@ -120,6 +122,18 @@ def _load_timm(name: str, weights: str | Path | None) -> Encoder:
     return Encoder(
         model, name, Preprocessing(size=tuple(config["input_size"][1:]), **_tuples(transform))
     )
+
+
+def _check_tag(name: str) -> None:
+    """Refuse ``ARCHITECTURE.TAG`` where timm knows no weights by that tag."""
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise InputError(
+            f"timm has no weights {tag!r} of {architecture}: use one of {', '.join(tags) or 'none'}"
+        )
 
 
 def _load_transformers(name: str, weights: str | Path | None) -> Encoder:

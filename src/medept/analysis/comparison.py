@@ -64,9 +64,9 @@ def analyse(
     """
     classifiers = [open_model(model, progress) for model in models]
     for model, classifier in zip(models, classifiers, strict=True):
-        if is_fitted(classifier) and tuple(classifier.classes_) != data.classes:
+        if is_fitted(classifier) and tuple(classifier.info().classes) != data.classes:
             raise InputError(
-                f"{model} predicts {', '.join(map(str, classifier.classes_))}, but the data have "
+                f"{model} predicts {', '.join(classifier.info().classes)}, but the data have "
                 f"{', '.join(data.classes)}"
             )
     data = unseen(data, [Path(m) for m, c in zip(models, classifiers, strict=True) if is_fitted(c)])

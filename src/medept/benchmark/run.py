@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from medept.errors import InputError
-from medept.loading import RANDOM
+from medept.loading import EMBEDDED, RANDOM
 
 if TYPE_CHECKING:
     from medept.data.table import LabelledImages
@@ -83,7 +84,7 @@ class DataSpec(_Strict):
 class EncoderSpec(_Strict):
     """An encoder by name, where its weights are (a file, ``random``, or its own), its pixels."""
 
-    name: str = "embedded"
+    name: str = EMBEDDED
     weights: str | None = None
     image_size: int | None = None
 
@@ -102,10 +103,15 @@ class EncoderSpec(_Strict):
         """The same with an absolute path of its weights, which is relative to ``folder``.
 
         Raises:
-            InputError: if there is no such file.
+            InputError: if there is no such file, or the encoder takes none.
         """
         if self.weights in (None, RANDOM):
             return self
+        if self.name == EMBEDDED:
+            raise InputError(
+                f"{self.weights}: weights of the encoder {EMBEDDED!r}, which has its own; name the "
+                "encoder that they are of"
+            )
         file = (folder / str(self.weights)).resolve()
         if not file.is_file():
             raise InputError(f"{file}: no such file of weights, for the encoder {self.name}")
@@ -165,3 +171,17 @@ class Run(_Strict):
             "whole_recipe": make_recipe(recipe, method, **changes).model_dump(),
         }
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def content_hash(data: LabelledImages, encoder: EncoderSpec) -> str:
+    """SHA-256 of what the paths of a run lead to: a table's rows, and a file of weights.
+
+    Of images it has the names, and not the pixels.
+    """
+    from medept.data.images import file_hash
+
+    columns = [data.names, data.classes, data.targets, data.groups, data.splits]
+    rows = [None if column is None else np.asarray(column).tolist() for column in columns]
+    weights = None if encoder.weights == RANDOM else encoder.weights
+    whole = json.dumps([*rows, weights and file_hash(weights)])
+    return hashlib.sha256(whole.encode()).hexdigest()

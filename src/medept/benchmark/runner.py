@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from medept.benchmark.results import read_rows, write_results, write_row, write_suite
-from medept.benchmark.run import DataSpec, Run
+from medept.benchmark.run import DataSpec, Run, content_hash
 from medept.benchmark.suite import Suite
 from medept.benchmark.work import decode, describe, do_run, frozen_features
 from medept.data.table import LabelledImages
@@ -67,20 +67,21 @@ def run_suite(
             under the same names.
     """
     runs = {run.id: run for run in suite.runs()}
+    data = {source: source.read() for source in {run.source for run in runs.values()}}
+    contents = _contents(runs, data)
     rows = read_rows(out)
-    _refuse_others(out, rows, runs)
+    _refuse_others(out, rows, runs, contents)
     ended = {row["id"]: bool(row["error"]) for row in rows if row["id"] in runs}
     if retry:
         ended = {name: failed for name, failed in ended.items() if not failed}
     left = [run for name, run in runs.items() if name not in ended]
     done, failed, tabled = len(ended), sum(ended.values()), time.monotonic()
     progress("runs", done, len(runs))
-    data = {source: source.read() for source in {run.source for run in left}}
     write_suite(out, suite)
     if left:
         with _ray(address, workers and workers * cores) as ray:
             for row in _Tasks(ray, data, workers, cores, gpus).rows(left):
-                write_row(out, row)
+                write_row(out, row | {"content_sha256": contents[row["id"]]})
                 done, failed = done + 1, failed + bool(row["error"])
                 progress(f"runs ({failed} failed)" if failed else "runs", done, len(runs))
                 if time.monotonic() - tabled > SECONDS_BETWEEN_TABLES:
@@ -90,8 +91,23 @@ def run_suite(
     return table[table["id"].isin(list(runs))].reset_index(drop=True)
 
 
-def _refuse_others(out: Path, rows: list[dict[str, Any]], runs: dict[str, Run]) -> None:
+def _contents(runs: dict[str, Run], data: dict[DataSpec, LabelledImages]) -> dict[str, str]:
+    """Of each run by its id, the hash of what it is made from."""
+    pairs = {(run.source, run.encoder) for run in runs.values()}
+    hashes = {pair: content_hash(data[pair[0]], pair[1]) for pair in pairs}
+    return {name: hashes[run.source, run.encoder] for name, run in runs.items()}
+
+
+def _refuse_others(
+    out: Path, rows: list[dict[str, Any]], runs: dict[str, Run], contents: dict[str, str]
+) -> None:
     """Results under one name must not be of two kinds, which a report would average."""
+    for row in rows:
+        if row["id"] in runs and row["content_sha256"] != contents[row["id"]]:
+            raise InputError(
+                f"{out} holds a run of {row['label']} on {row['data']} from before its table, or "
+                "its encoder's weights, changed; give another folder with --out"
+            )
     taken = {tuple(row[name] for name in NAMED_BY): row["id"] for row in rows}
     for run in runs.values():
         row = describe(run)
@@ -163,6 +179,22 @@ def _start(ray: Any, address: str, options: dict[str, Any]) -> None:
     )
 
 
+def _check_room(ray: Any, cores: int, gpus: float) -> None:
+    """Refuse what no machine has: Ray would wait for one.
+
+    Raises:
+        InputError: if a run needs more cores or GPUs than any machine has.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    rooms = [(int(machine.get("CPU", 0)), machine.get("GPU", 0.0)) for machine in machines]
+    if not any(cores <= room[0] and gpus <= room[1] for room in rooms):
+        there = "; ".join("{} cores and {:g} GPUs".format(*room) for room in rooms)
+        raise InputError(
+            f"no machine has room for a run of {cores} cores and {gpus:g} GPUs: give less with "
+            f"--cores or --gpus (there: {there})"
+        )
+
+
 class _Tasks:
     """Runs as tasks of Ray, and what they share: data sets decoded and encoded once."""
 
@@ -177,6 +209,7 @@ class _Tasks:
         there = ray.cluster_resources()
         if gpus is None:
             gpus = 1.0 if there.get("GPU") else 0.0
+        _check_room(ray, cores, gpus)
         needs = {"num_cpus": cores, "num_gpus": gpus}
         self._ray, self._data = ray, data
         self._decode = ray.remote(num_cpus=cores)(decode)

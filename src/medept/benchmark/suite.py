@@ -44,9 +44,9 @@ class Suite(BaseModel):
     title: str
     table: str | None = None
     data: dict[str, Annotated[DataSpec | None, BeforeValidator(_path_alone)]]
-    encoders: list[EncoderSpec] = [EncoderSpec()]
-    methods: dict[str, MethodSpec | None]
-    shots: list[int | str] = [1, 5, 10]
+    encoders: list[EncoderSpec] = Field(default=[EncoderSpec()], min_length=1)
+    methods: dict[str, MethodSpec | None] = Field(min_length=1)
+    shots: list[int | str] = Field(default=[1, 5, 10], min_length=1)
     episodes: int | list[int | str] = 5
     repeats: int = Field(default=1, ge=1)
     recipe: str = "medept"
@@ -62,13 +62,37 @@ class Suite(BaseModel):
         labels = methods or list(self.methods)
         unknown = sorted(set(labels) - set(self.methods))
         if unknown:
-            raise InputError(f"{self.title}: no method {unknown}, but {sorted(self.methods)}")
+            raise InputError(
+                f"{self.title}: it has no method {', '.join(unknown)}; its methods are "
+                + ", ".join(self.methods)
+            )
         there = self._episodes()
         count = len(there) if episodes is None else episodes
         if not 1 <= count <= len(there):
-            raise InputError(f"{self.title}: it has 1 to {len(there)} episodes, and not {count}")
+            raise InputError(f"{self.title}: it has {len(there)} episodes; {count} were asked for")
         chosen = {label: self.methods[label] for label in labels}
         return self.model_copy(update={"methods": chosen, "episodes": there[:count]})
+
+    def with_encoders(self, weights: Path | None, image_size: int | None) -> Suite:
+        """The same with another file of weights, or input size, of its encoders.
+
+        Args:
+            weights: relative to the working folder.
+
+        Raises:
+            InputError: if there is no such file, or it would be of several encoders.
+        """
+        if weights and len(self.encoders) > 1:
+            names = ", ".join(encoder.name for encoder in self.encoders)
+            raise InputError(
+                f"{self.title}: weights are of one encoder: say with --encoder of which ({names})"
+            )
+        changes = {"weights": weights and str(weights), "image_size": image_size}
+        given = {name: value for name, value in changes.items() if value}
+        encoders = [
+            encoder.model_copy(update=given).placed(Path.cwd()) for encoder in self.encoders
+        ]
+        return self.model_copy(update={"encoders": encoders})
 
     def _episodes(self) -> list[int | str]:
         return list(range(self.episodes)) if isinstance(self.episodes, int) else self.episodes

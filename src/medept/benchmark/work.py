@@ -114,6 +114,11 @@ def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> d
         seed=run.seed,
     )
     episode = _episode(run, data)
+    if not len(episode.test):
+        raise InputError(
+            f"{run.data}: {run.shots or 'all'} shots leave nothing to test on; ask for fewer, or "
+            "give it a `split` column"
+        )
     support, test = data.subset(episode.support), data.subset(episode.test)
     began = time.perf_counter()
     classifier.fit(support.images, support.labels, groups=support.groups, classes=data.classes)

@@ -105,13 +105,18 @@ def bench(
     of_tables = DataSpec(path="", **{name: value and str(value) for name, value in columns.items()})
     named = read_pairs("--data", data or [])
     changes = read_settings("--set", setting or [])
+    if "data" in changes:
+        raise InputError("--set data=...: name a data set with --data NAME=DATA")
+    if not named and any(columns.values()):
+        raise InputError("columns and --image-root are of data that --data NAME=DATA names")
     changes["data"] = {n: of_tables.model_copy(update={"path": p}) for n, p in named.items()}
-    if encoder or encoder_weights or image_size:
-        weights = str(encoder_weights) if encoder_weights else None
-        changes["encoders"] = [
-            {"name": encoder or "embedded", "weights": weights, "image_size": image_size}
-        ]
-    chosen = read_suite(suite, **changes).part(methods=method, episodes=episodes)
+    if encoder:
+        changes["encoders"] = [{"name": encoder}]
+    chosen = (
+        read_suite(suite, **changes)
+        .part(methods=method, episodes=episodes)
+        .with_encoders(encoder_weights, image_size)
+    )
     with resumable(), progress_bars() as report:
         rows = run_suite(
             chosen,

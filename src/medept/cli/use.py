@@ -121,7 +121,7 @@ def evaluate(
         table = open_dataset(
             data[0],
             **columns,
-            classes=[str(name) for name in classifier.classes_],
+            classes=classifier.info().classes,
             task=classifier.task_,
         )
         result = jobs.evaluate_unseen(classifier, table, adapter, out)

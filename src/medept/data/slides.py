@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from medept.data.cells import read_table
 from medept.errors import InputError
-from medept.files import as_given, whole_file, write_table
+from medept.files import as_given, whole_file, write_table, write_text
 from medept.progress import Progress, silent
 
 CELLS = 8
@@ -47,11 +48,12 @@ def write_tiles(
 
     Raises:
         InputError: if OpenSlide is missing or cannot read the slide, a number is out of range,
-            or the slide says no resolution.
+            the slide states no resolution, or ``out`` has tiles of another slide of that name.
     """
     if size < 1 or mpp <= 0 or not 0 <= tissue <= 1:
         raise InputError("tiles need --size of 1 or more, --mpp above 0, --tissue from 0 to 1")
     with _open(slide) as source:
+        _claim(out / slide.stem, slide, source)
         span = max(1, round(size * mpp / _resolution(slide, source, slide_mpp)))
         corners = _tissue_corners(source, span, tissue)
         if not corners:
@@ -96,10 +98,31 @@ def _open(slide: Path) -> Any:
         raise InputError(f"{slide}: OpenSlide cannot read it ({error}); replace it") from error
 
 
+def _claim(folder: Path, slide: Path, source: Any) -> None:
+    """Mark a folder as one of this slide's tiles; one that holds anything else is refused."""
+    mark = folder / "slide.json"
+    content = json.dumps(
+        {
+            "bytes": slide.stat().st_size,
+            "pixels": source.dimensions,
+            "quickhash": source.properties.get("openslide.quickhash-1"),
+        }
+    )
+    if mark.exists() and mark.read_text(encoding="utf-8") == content:
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{folder}: holds something other than tiles of {slide}; name another folder"
+        )
+    write_text(mark, content)
+
+
 def _resolution(slide: Path, source: Any, given: float | None) -> float:
     value = given if given is not None else float(source.properties.get("openslide.mpp-x", 0))
     if value <= 0:
-        raise InputError(f"{slide}: it says no micrometres a pixel; give them with --slide-mpp")
+        raise InputError(
+            f"{slide}: it states no resolution; give micrometres per pixel with --slide-mpp"
+        )
     return value
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT = "report.html"
+SIZE = "numbers in the prompts"
 
 
 def write_benchmark(folder: Path) -> Path:
@@ -88,10 +89,13 @@ def in_order(runs: pd.DataFrame, suite: Suite) -> pd.DataFrame:
 
 def draw(suite: Suite, runs: pd.DataFrame, table: pd.DataFrame) -> dict[str, Figure]:
     """The figures of one encoder by name: the paper's that the suite repeats, or 3 and 7."""
-    if suite.table == "fig4":
-        return {"figure4": _lengths(runs, table)}
-    if suite.table in ("fig5", "fig6"):
-        return {f"figure{suite.table[-1]}": plots.dots(over_shots(table), REFERENCE)}
+    if suite.table in ("fig4", "fig5", "fig6"):
+        whole = over_shots(table)
+        name = f"figure{suite.table[-1]}"
+        if suite.table != "fig4":
+            return {name: plots.dots(whole, REFERENCE)} if len(whole) else {}
+        prompted = _prompted(whole, runs)
+        return {name: plots.lines(prompted, "size", xlabel=SIZE)} if len(prompted) else {}
     figures = {}
     shots = list(dict.fromkeys(shots for _, shots in task_names(table)))
     if len(shots) > 1 and suite.table != "fig7":
@@ -104,21 +108,20 @@ def draw(suite: Suite, runs: pd.DataFrame, table: pd.DataFrame) -> dict[str, Fig
     return figures
 
 
-def _lengths(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Figure 4: against the size of the prompts, in which their lengths can be compared.
+def _prompted(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Scores of methods whose prompts have a length, and the ``size`` of these.
 
-    A prompt of EPT has a row a token, and one of VPT as many numbers as tokens are wide. Methods
-    that have no length are left out.
+    Lengths of different methods can be compared in it: a prompt of EPT has one row per token, and
+    one of VPT as many numbers as tokens are wide.
     """
     first = runs[runs["error"] == ""].drop_duplicates("label").set_index("label")
     prompted = first[["length" in json.loads(text) for text in first["settings"]]]
     head = first["trainable_parameters"].get(REFERENCE, 0)
-    some = over_shots(table[table["label"].isin(prompted.index)])
-    some = some.assign(
+    some = table[table["label"].isin(prompted.index)]
+    return some.assign(
         size=some["label"].map(prompted["trainable_parameters"] - head),
         label=some["label"].map(prompted["method"]),
     )
-    return plots.lines(some, "size", xlabel="numbers in the prompts")
 
 
 # --- words -----------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ def score_grids(suite: Suite, title: str, table: pd.DataFrame, repeats: pd.Serie
     """
     paper = paper_values(suite.table, drawn=suite.drawn)
     grids = [_grid(title, table, paper, repeats)]
-    if suite.table == "fig5":
-        grids.append(_grid(f"{title}, mean over shots", over_shots(table), paper, pd.Series()))
+    if suite.table == "fig5" and len(whole := over_shots(table)):
+        grids.append(_grid(f"{title}, mean over shots", whole, paper, pd.Series()))
     if suite.table == "table3":
         grids.append(_against_frozen(f"{title}, change against frozen prompts", table, paper))
     return grids

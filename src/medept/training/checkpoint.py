@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,12 @@ from torch import Tensor, nn
 from medept.files import write_tensors, write_text
 from medept.training.device import is_main_process
 
+ANOTHER = "%s is of another fit (other images, settings or precision): this one begins anew"
+
 TRIALS = ".trials.json"
 """In place of a checkpoint's suffix."""
+
+logger = logging.getLogger(__name__)
 
 
 def remove_checkpoint(file: Path) -> None:
@@ -48,6 +53,8 @@ class Trials:
             found = json.loads(self.file.read_text(encoding="utf-8"))
             if found["key"] == self.key:
                 self.losses = {int(number): loss for number, loss in found["losses"].items()}
+            else:
+                logger.info(ANOTHER, self.file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
 
@@ -98,6 +105,7 @@ class Checkpoint:
             with safe_open(self.file, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("key") != self.key:
+                    logger.info(ANOTHER, self.file)
                     return []
                 tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (FileNotFoundError, SafetensorError, OSError):

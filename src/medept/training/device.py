@@ -36,6 +36,7 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import broadcast_object_list
 
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r}: use one of {', '.join(PRECISIONS)}")
@@ -51,8 +52,6 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
         raise InputError(f"device {device!r} is not available here: use one of {available}{which}")
     best = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
     kind = best if device == "auto" else device
-    if precision == "auto":
-        precision = "bfloat16" if kind != "mps" and fast_bfloat16(kind) else "float32"
     if precision == "float16" and kind != "cuda":
         raise InputError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
     # accelerate keeps the first settings for the life of the process unless told to forget them
@@ -61,6 +60,11 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
         state = PartialState()
         if state.device.type != kind and state.num_processes == 1:
             PartialState._reset_state()
+    if precision == "auto":
+        fast = kind != "mps" and fast_bfloat16(kind)
+        PartialState(cpu=kind == "cpu")
+        (fast,) = broadcast_object_list([fast])  # what each process measures may differ
+        precision = "bfloat16" if fast else "float32"
     return Accelerator(mixed_precision=MIXED[precision], cpu=kind == "cpu")
 
 

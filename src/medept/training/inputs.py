@@ -8,7 +8,9 @@ share them.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -94,18 +96,36 @@ class Kept:
                 for shape, part in zip(shapes, batch, strict=True)
             ]
         folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="medept-")))
+        no_room = InputError(
+            f"{sum(sizes) / 1e9:.1f} GB of encoded views do not fit into {folder.parent}: take "
+            "fewer images or views, or set TMPDIR to a folder with more room"
+        )
         if sum(sizes) > shutil.disk_usage(folder).free:
-            raise InputError(
-                f"{sum(sizes) / 1e9:.1f} GB of encoded views do not fit into {folder.parent}: take "
-                "fewer images or views, or set TMPDIR to a folder with more room"
-            )
+            raise no_room
         logger.info("encoded views take %.1f GB in a temporary file", sum(sizes) / 1e9)
-        return [
-            torch.from_file(
-                str(folder / str(i)), shared=True, size=int(np.prod(shape)), dtype=part.dtype
-            ).view(shape)
-            for i, (shape, part) in enumerate(zip(shapes, batch, strict=True))
-        ]
+        stores = []
+        for i, (shape, size, part) in enumerate(zip(shapes, sizes, batch, strict=True)):
+            file = folder / str(i)
+            if not _take_room(file, size):
+                raise no_room
+            count = int(np.prod(shape))
+            mapped = torch.from_file(str(file), shared=True, size=count, dtype=part.dtype)
+            stores.append(mapped.view(shape))
+        return stores
+
+
+def _take_room(file: Path, size: int) -> bool:
+    """Make a file and reserve its bytes, where the system can; False if the disk is full.
+
+    A process that writes to a mapped file beyond what the disk holds is killed.
+    """
+    with file.open("wb") as new:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(new.fileno(), 0, size)
+        except OSError as error:
+            return error.errno != errno.ENOSPC
+    return True
 
 
 @dataclass(frozen=True)
