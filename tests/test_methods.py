@@ -148,16 +148,25 @@ def test_what_starts_as_the_identity_is_the_identity(encoder: Encoder, name: str
     torch.testing.assert_close(model.encoder(pixels), before, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "norm"])
-def test_merged_equals_unmerged(encoder: Encoder, name: str) -> None:
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_twin_has_the_same_memory_and_may_be_adapted(
+    encoder: Encoder, library: str, name: str
+) -> None:
+    encoder = encoder if library == "timm" else transformers_encoder()
     pixels = torch.randn(2, 3, 32, 32)
-    model = adapt(encoder, name, 3)
+    before, twin = encoder(pixels), encoder.twin()
+    places = [p.data_ptr() for p in encoder.parameters()]
+    assert [p.data_ptr() for p in twin.parameters()] == places
+    assert twin.identity() == encoder.identity()
+    model = adapt(twin, name, 3)
     disturb(model)
-    expected, before = model(pixels), [p.clone() for p in model.parameters()]
-    model.merge()
-    torch.testing.assert_close(model(pixels), expected, rtol=1e-4, atol=1e-5)
-    merged = not all(map(torch.equal, model.parameters(), before))
-    assert merged
+    assert model.trains_encoder != torch.equal(twin(pixels), before)
+    assert torch.equal(encoder(pixels), before)
+    assert all(p.requires_grad for p in encoder.parameters()), "as it came"
+    model.remove()
+    assert [p.data_ptr() for p in twin.parameters()] == places
+    torch.testing.assert_close(twin(pixels), before)
 
 
 @pytest.mark.parametrize(

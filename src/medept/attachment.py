@@ -189,6 +189,15 @@ def attach(
     with ExitStack() as stack:
         use_sdpa(model, stack)
         sites = find_attentions(model, image_size)
+    return attach_at(model, sites, config)
+
+
+def attach_at(
+    model: nn.Module, sites: tuple[AttentionSite, ...], config: EmbeddedPromptConfig
+) -> Handle:
+    """:func:`attach` where the self-attentions of ``model`` are known."""
+    with ExitStack() as stack:
+        use_sdpa(model, stack)
         for parameter in model.parameters():
             stack.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -63,12 +63,21 @@ class _Support:
     groups: np.ndarray
     kept: Kept
     _views: Views | None = None
+    _encoder: Encoder | None = None
 
     def views(self, preprocessing: Preprocessing, crop_scale: float, seed: int) -> Views:
         """Of all images; the encoder, the crops and the seed are those of one classifier."""
         if self._views is None:
             self._views = Views(self.images, preprocessing, crop_scale=crop_scale, seed=seed)
         return self._views
+
+    def encoder(self, load: Callable[[], Encoder]) -> Encoder:
+        """A twin of the frozen encoder, which is loaded, hashed and tried once."""
+        if self._encoder is None:
+            self._encoder = load()
+            self._encoder.identity()
+            _ = self._encoder.width
+        return self._encoder.twin()
 
 
 def _as_list(X: Sequence[ImageLike]) -> list[ImageLike]:
@@ -276,7 +285,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.precision_ = precision_of(accelerator)
         self.support_images_ = len(rows)
         self.calibration_ = Calibration()
-        self._build(**self._parameters({}))
+        self._build(support, **self._parameters({}))
         self.model_.to(accelerator.device)
         folds = self._folds(targets, groups)
         preprocessing = self.model_.encoder.preprocessing
@@ -295,7 +304,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             given = [self._changes, self.settings]  # which are not searched over
             done = Trials(Path(checkpoint), [*key(), *given]) if checkpoint else None
             found = self._tuned(support, groups, done)
-            self._build(**self._parameters(found))
+            self._build(support, **self._parameters(found))
         state = Checkpoint(Path(checkpoint), key()) if checkpoint else None
         self.history_ = train(
             self.model_,
@@ -337,12 +346,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                     + (", ".join(rates) or "no rate at all")
                 )
 
-    def _build(self, recipe_settings: dict[str, Any], settings: dict[str, Any]) -> None:
+    def _build(
+        self, support: _Support, recipe_settings: dict[str, Any], settings: dict[str, Any]
+    ) -> None:
         """Set the recipe and the adapted encoder, untrained."""
         self.recipe_ = make_recipe(self.recipe, self.method, **recipe_settings)
+        encoder = support.encoder(self._encoder)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            self.model_ = adapt(self._encoder(), self.method, len(self.classes_), settings)
+            self.model_ = adapt(encoder, self.method, len(self.classes_), settings)
 
     def _encoder(self) -> Encoder:
         return load_encoder(self.encoder, weights=self.encoder_weights, image_size=self.image_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,16 @@ class Encoder(nn.Module):
         """The number D of features."""
         with torch.inference_mode():
             return self(self.example()).shape[-1]
+
+    def twin(self) -> Encoder:
+        """Another encoder on the same memory, which knows what this one has found out of itself.
+
+        What is put into it is not put into this one; values are not to be changed in place.
+        """
+        memo: dict[int, Any] = {id(buffer): buffer for buffer in self.buffers()}
+        for parameter in self.parameters():
+            memo[id(parameter)] = nn.Parameter(parameter.data, parameter.requires_grad)
+        return deepcopy(self, memo)
 
     def example(self) -> Tensor:
         """A black input image (1, 3, H, W) on the encoder's device."""

@@ -44,9 +44,8 @@ def load_encoder(
     Raises:
         InputError: if the name is unknown, the weights cannot be had or do not fit.
     """
-    with torch.random.fork_rng(devices=[], enabled=weights == RANDOM):
-        if weights == RANDOM:
-            torch.default_generator.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
         encoder = _load(name, weights)
     if image_size is None or encoder.preprocessing.size == (image_size, image_size):
         return encoder

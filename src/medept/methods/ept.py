@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from medept.attachment import Handle, attach
+from medept.attachment import Handle, attach_at
 from medept.methods.base import AdaptedEncoder, MethodSettings
 from medept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
 
@@ -42,10 +42,7 @@ class EmbeddedPromptTuning(AdaptedEncoder):
     handle: Handle
 
     def insert(self) -> None:
-        _ = self.encoder.sites  # found, and kept, before they are diverted
-        self.handle = attach(
-            self.encoder.model, self.settings, image_size=self.encoder.preprocessing.size
-        )
+        self.handle = attach_at(self.encoder.model, self.encoder.sites, self.settings)
 
     def remove(self) -> None:
         self.handle.detach()

@@ -10,8 +10,6 @@ import warnings
 from contextlib import ExitStack
 from typing import Any
 
-import torch
-
 from medept.errors import InputError
 from medept.internals import split_projections
 from medept.methods.base import AdaptedEncoder
@@ -53,10 +51,3 @@ class PeftTuner(AdaptedEncoder):
 
     def remove(self) -> None:
         self._undo.close()
-
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Add what was learnt to the frozen weights, in place: same outputs, no extra cost."""
-        for module in list(self.encoder.modules()):
-            if hasattr(module, "merge") and hasattr(module, "base_layer"):
-                module.merge()  # type: ignore[operator]
