@@ -30,7 +30,7 @@ TASKS = ("chest", "colon", "endo")
 def official(task: str, folder: Path) -> Path:
     """The official lists of a task, with drawn pictures under their names."""
     shutil.copytree(shared_data("data", "medfmc-annotations", task), folder)
-    drawn = make_phantoms(task, patients=8, images_per_patient=1, size=48)
+    drawn = make_phantoms(task, patients=8, images_per_patient=1, size=32)
     write_phantoms(drawn, folder / "drawn")
     pictures = sorted((folder / "drawn").rglob("*.png"))
     (folder / "images").mkdir()
@@ -80,7 +80,7 @@ def test_the_papers_table_on_the_official_support_sets(
     assert run(
         "bench", "paper-table1", "--out", out, *places, "--method", "linear", "--method", "ept",
         "--episodes", "1", "--set", "shots=[1]", "--set", "repeats=1", "--encoder", "embedded",
-        "--image-size", "32",
+        "--image-size", "16",
     ) == 0  # fmt: skip
     rows = pd.read_parquet(out / "results.parquet")
     assert len(rows) == 3 * 2
