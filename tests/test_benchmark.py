@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,8 @@ def fake_run(
     }  # fmt: skip
 
 
-OWN_SUITES = sorted(Path(__file__).parents[1].glob("benchmarks/suites/*.yaml"))
+ROOT = Path(__file__).parents[1]
+OWN_SUITES = sorted(ROOT.glob("benchmarks/suites/*.yaml"))
 
 
 def fake_runs(methods: tuple[str, ...] = ("linear", "ept", "vpt")) -> pd.DataFrame:
@@ -296,6 +298,21 @@ def test_suites_of_the_results_can_be_read(file: Path) -> None:
     drawn = {name: "phantoms:colon:6" for name, place in named.items() if place is None}
     suite = read_suite(str(file), data=drawn)
     assert len({run.id for run in suite.runs()}) == len(suite.runs()) > 30
+
+
+@pytest.mark.parametrize("file", OWN_SUITES, ids=lambda file: file.stem)
+def test_tables_of_the_results_are_of_methods_that_their_suite_has(file: Path) -> None:
+    """Every row of every table between the first mention of a suite and that of the next."""
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    parts = re.split(r"([a-z0-9-]+)\.yaml", text)
+    methods = set(yaml.safe_load(file.read_text())["methods"])
+    found = set()
+    for name, part in zip(parts[1::2], parts[2::2], strict=True):
+        tables = re.findall(r"^\| method \|.*\n\| ---.*\n((?:\|.*\n)+)", part, flags=re.M)
+        if name == file.stem:
+            found |= {row.split("|")[1].strip() for rows in tables for row in rows.splitlines()}
+    assert found
+    assert found <= methods, found - methods
 
 
 def test_means_over_shots_leave_out_who_has_not_all() -> None:

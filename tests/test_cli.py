@@ -221,7 +221,7 @@ def test_one_method_tells_what_its_settings_mean(
     printed = capsys.readouterr().out
     assert "(optimizer sgd, lr 0.001, encoder-lr 0.003125)" in " ".join(printed.split())
     assert "1, 5, 10, 50, 100, 150" in printed
-    assert "Tokens a block." in printed
+    assert "Prompt tokens per block." in printed
     assert run("methods", "nothing") == 2
     assert "no method is named" in capsys.readouterr().err
 

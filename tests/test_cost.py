@@ -20,6 +20,7 @@ from torch.profiler import profile
 from medept.data.phantoms import make_phantoms, write_phantoms
 from medept.loading import RANDOM, load_encoder
 from medept.methods import AdaptedEncoder, adapt
+from medept.progress import duration
 from medept.training import cost
 from medept.training.device import frozen_held, make_accelerator
 from medept.training.recipes import make_recipe
@@ -110,7 +111,7 @@ def test_large_stores_are_said_to_be_in_a_file() -> None:
 
 @pytest.mark.parametrize(("number", "text"), [(40, "40 s"), (180, "3 min"), (9000, "2.5 h")])
 def test_durations_are_said_shortly(number: float, text: str) -> None:
-    assert cost.duration(number) == text
+    assert duration(number) == text
 
 
 @pytest.mark.slow

@@ -6,16 +6,18 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from medept import FewShotClassifier, InputError
+from medept import FewShotClassifier, InputError, classifier
 from medept.data.folds import make_folds
 from medept.data.phantoms import make_phantoms
 from medept.jobs import fit_episode
 from medept.training.checkpoint import remove_checkpoint
+from medept.training.recipes import Recipe
 from medept.training.tuning import SearchSpace, tune
 
 pytest.importorskip("optuna")
@@ -158,12 +160,25 @@ def test_frozen_prompts_of_each_trial_are_their_own(monkeypatch: pytest.MonkeyPa
     assert all((first != other).any() for other in others)
 
 
-def test_through_the_classifier_what_is_given_stays() -> None:
+def test_through_the_classifier_what_is_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_phantoms("colon", patients=6, images_per_patient=1, size=64, difficulty=0.1)
-    classifier = FewShotClassifier(method="linear", epochs=1, lr=0.02, tune=2, device="cpu")
-    classifier.fit(data.images, data.labels, groups=data.groups)
-    assert classifier.recipe_.lr == 0.02
-    assert classifier.recipe_.encoder_lr != 0
+    tried: list[tuple[float, float]] = []
+    train = classifier.train
+
+    def noting(
+        model: Any, views: Any, targets: Any, recipe: Recipe, *rest: Any, **given: Any
+    ) -> Any:
+        tried.append((recipe.lr, recipe.encoder_lr))
+        return train(model, views, targets, recipe, *rest, **given)
+
+    monkeypatch.setattr(classifier, "train", noting)
+    fitted = FewShotClassifier(method="bias", epochs=1, lr=0.02, tune=3, device="cpu",
+                               precision="float32", calibrate="none")  # fmt: skip
+    fitted.fit(data.images, data.labels, groups=data.groups)
+    assert {lr for lr, _ in tried} == {fitted.recipe_.lr} == {0.02}
+    searched = {encoder_lr for _, encoder_lr in tried[:-1]}
+    assert len(searched) == 3, "one for each trial, the same in its folds"
+    assert fitted.recipe_.encoder_lr == tried[-1][1] in searched
 
 
 def test_folds_leave_every_class_to_learn_from() -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medept.attachment import Divert
-from medept.survey import FUSED, OUTPUT, QUERY
+from medept.block_parts import FUSED, OUTPUT, QUERY, replace_forward
 
 _ONE_AT_A_TIME = RLock()
 """Modules are changed while they compute: threads take turns."""
@@ -95,16 +95,6 @@ def class_row_only(last: LastBlock | None) -> Iterator[None]:
         for part in (*_children(last.attention, OUTPUT), last.block.mlp):
             stack.callback(part.register_forward_pre_hook(_first_row).remove)  # type: ignore[union-attr]
         yield
-
-
-def replace_forward(module: nn.Module, forward: Callable[..., Tensor], stack: ExitStack) -> None:
-    """Let ``module`` compute by ``forward`` until ``stack`` is closed."""
-    before = vars(module).get("forward")
-    module.forward = forward
-    if before is None:
-        stack.callback(delattr, module, "forward")
-    else:
-        stack.callback(setattr, module, "forward", before)
 
 
 def _children(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:

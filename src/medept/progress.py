@@ -1,4 +1,4 @@
-"""Progress reports of long work, and how to silence them."""
+"""Progress reports of long work, how to silence them, and durations in words."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ Progress = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, total: int) -> None:
     """No progress shown."""
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``3 min`` or ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

@@ -28,13 +28,6 @@ SUPPORTED = (
 )
 
 
-FUSED, QUERY, KEY, VALUE = (
-    ("qkv",), ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")
-)  # fmt: skip
-OUTPUT = ("proj", "o_proj", "out_proj")
-"""What the libraries call the layers of an attention."""
-
-
 @dataclass(frozen=True)
 class AttentionSite:
     """One self-attention of a model: where it is and what it attends over."""

@@ -174,8 +174,8 @@ def _start(ray: Any, address: str, options: dict[str, Any]) -> None:
                 raise
             ray.shutdown()
     raise InputError(
-        f"Ray did not start in {STARTS} times 30 seconds: this machine is too busy; give the same "
-        "command again when it is less so"
+        f"Ray did not start within 30 seconds, {STARTS} times in a row: this machine is too busy; "
+        "give the same command again when it is less so"
     )
 
 

@@ -26,7 +26,7 @@ from medept.data.sources import official_list
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 from medept.evaluation import evaluate
-from medept.training.cost import peak_memory
+from medept.training.device import peak_memory
 
 DECODED = 4 * 2**30
 """Bytes of a data set's decoded images that runs share; beyond them each decodes its own."""
@@ -130,7 +130,7 @@ def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> d
         for row in np.flatnonzero(np.isnan(known).any(axis=1)):
             read_image(test.images[row])  # raises what is wrong with it
         probabilities = classifier.predict_proba_of_features(known)
-    result = evaluate(probabilities, test.targets, classes=data.classes, resamples=1)
+    result = evaluate(probabilities, test.targets, classes=data.classes, resamples=0)
     info = classifier.info()
     return {name: metric.value for name, metric in result.metrics.items()} | {
         "support": len(support),

@@ -80,7 +80,7 @@ def fit(
         int | None,
         typer.Option(
             metavar="L",
-            help="Length of a prompt; default: in proportion to the tokens.",
+            help="Length of a prompt: the same as --set length=L.",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -173,8 +173,8 @@ def fit(
         raise InputError(f"{episode} is the support set: leave --shots {shots} out")
     chosen = official_list(data, shot_count, episode) if episode else None
     settings = read_settings("--set", setting or [])
-    if prompt_length is not None:
-        settings["length"] = prompt_length
+    if prompt_length is not None and settings.setdefault("length", prompt_length) != prompt_length:
+        raise InputError("--prompt-length and --set length=... differ: give one of them")
     table = open_dataset(data, **columns)
     with resumable(), progress_bars() as report:
         classifier = FewShotClassifier(

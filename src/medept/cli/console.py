@@ -18,6 +18,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from medept.evaluation.metrics import Evaluation
     from medept.progress import Progress as Report
+    from medept.progress import duration
 
 notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 results = Console(highlight=False, markup=False)
@@ -103,8 +104,6 @@ def progress_bars() -> Iterator[Report]:
             bars.update(tasks[key], description=what, completed=done, total=total)
             if not notes.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                 left = bars.tasks[tasks[key]].time_remaining
-                from medept.training.cost import duration
-
                 estimate = "" if left is None else f", about {duration(left)} left"
                 notes.print(f"{what}: {done:,} of {total:,}{estimate}")
                 last_line = time.monotonic()

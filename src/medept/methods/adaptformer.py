@@ -39,10 +39,10 @@ class AdaptFormer(AdaptedEncoder):
         """Its bottlenecks."""
 
         reduction: int = Field(default=4, ge=1)
-        """Width of the tokens by that of the bottleneck, D / h; Zu et al. compare 1 to 64."""
+        """Token width divided by the bottleneck's width, D / h; Zu et al. compare 1 to 64."""
 
         scale: float = Field(default=0.1, gt=0)
-        """Of the bottleneck's output (the paper's 0.1)."""
+        """Factor on the bottleneck's output; 0.1 in the paper."""
 
     name = "adapter"
     summary = "a bottleneck in parallel to each MLP"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from medept.internals import last_mlp_layers, projections
+from medept.block_parts import KEY, VALUE, last_mlp_layers, projections
 from medept.methods.peft_tuners import PeftTuner
-from medept.survey import KEY, VALUE
 
 
 class IA3(PeftTuner):

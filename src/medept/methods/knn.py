@@ -44,7 +44,7 @@ class Neighbours(FeatureMethod):
         """Neighbours that vote."""
 
         temperature: float = Field(default=0.07, gt=0)
-        """By which a neighbour's cosine is divided to be its weight's logarithm."""
+        """Of the vote, in which a neighbour weighs exp(cosine / temperature)."""
 
     name = "knn"
     search: ClassVar[dict[str, tuple[Any, ...]]] = {

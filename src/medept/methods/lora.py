@@ -6,10 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from medept.internals import projections
+from medept.block_parts import QUERY, VALUE, projections
 from medept.methods.base import MethodSettings
 from medept.methods.peft_tuners import PeftTuner
-from medept.survey import QUERY, VALUE
 
 
 class LoRA(PeftTuner):
@@ -25,7 +24,7 @@ class LoRA(PeftTuner):
         """Its updates."""
 
         rank: int = Field(default=8, ge=1)
-        """Of an update, r."""
+        """Rank r of an update."""
 
         alpha: float | None = Field(default=None, gt=0)
         """Updates are scaled by alpha / r; None: alpha is r."""

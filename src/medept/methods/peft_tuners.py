@@ -10,8 +10,8 @@ import warnings
 from contextlib import ExitStack
 from typing import Any
 
+from medept.block_parts import split_projections
 from medept.errors import InputError
-from medept.internals import split_projections
 from medept.methods.base import AdaptedEncoder
 
 

@@ -47,7 +47,7 @@ class Prototypes(FeatureMethod):
         """Its logits."""
 
         temperature: float = Field(default=0.1, gt=0)
-        """By which cosines are divided to be logits."""
+        """Cosines are divided by it to give logits."""
 
     name = "prototype"
     search: ClassVar[dict[str, tuple[Any, ...]]] = {"temperature": (0.02, 0.05, 0.1, 0.2, 0.5)}

@@ -19,8 +19,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from medept.block_parts import add_prefix_tokens
 from medept.errors import InputError
-from medept.internals import add_prefix_tokens
 from medept.methods.token_prompts import TokenPrompts
 
 
@@ -38,7 +38,7 @@ class VisualPromptTuning(TokenPrompts):
         """Where prompts are, and how many."""
 
         length: int = Field(default=50, ge=1)
-        """Tokens a block."""
+        """Prompt tokens per block."""
 
     name = "vpt"
     summary = "learnable tokens beside the image's"

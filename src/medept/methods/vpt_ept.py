@@ -32,7 +32,7 @@ class TokensAndEmbeddedPrompts(VisualPromptTuning):
         """Where both are, and how many tokens."""
 
         length: int = Field(default=5, ge=1, le=10)
-        """Tokens a block."""
+        """Prompt tokens per block."""
 
     name = "vpt-ept"
     summary = "learnable tokens beside the image's, and prompts inside the softmax"

@@ -38,9 +38,9 @@ METRICS = {
         "balanced accuracy",
         "share of a class classified correctly, mean over classes: rare ones count as much",
     ),
-    "auroc": ("AUROC", "chance that an image of the class is ranked above another"),
+    "auroc": ("AUROC", "chance that an image of the class is ranked above one that is not"),
     "map": ("mAP", "average precision, mean over labels"),
-    "f1": ("F1", "between precision and recall, mean over classes"),
+    "f1": ("F1", "harmonic mean of precision and recall, mean over classes"),
     "ece": ("ECE", "expected gap between confidence and accuracy; 0 is best"),
     "brier": ("Brier score", "squared error of the probabilities; 0 is best"),
     "nll": ("log loss", "negative log likelihood of the truth; 0 is best"),
@@ -53,7 +53,7 @@ FIGURES = {
     "keeps (gate; dark: turned down), on average, and in images classified correctly, "
     "misclassified, scaled most and scaled least.",
     "gates-by-head.png": "Gates of one image by layer and attention head.",
-    "gates-by-layer.png": "Gates of all tokens by layer: median, half, and nine tenths of them.",
+    "gates-by-layer.png": "Gates of all tokens by layer: median, central 50 % and central 90 %.",
 }
 
 
@@ -149,7 +149,7 @@ def _needed(fit: Fit) -> list[str]:
         if groups < FEW_GROUPS:
             what = "images" if fit.groups is None else "patients"
             needed.append(
-                f"More to test on: {groups} {what} leave the intervals above as they are."
+                f"More {what} to test on: with only {groups}, the intervals above are wide."
             )
         counts = fit.truth.sum(axis=0)
         rare = [shown(c) for c, k in zip(fit.info.classes, counts, strict=True) if k < 10]
@@ -160,7 +160,7 @@ def _needed(fit: Fit) -> list[str]:
             "Calibration: the probabilities were not calibrated, and may be too confident."
         )
     if any(finding["flatters"] for finding in fit.findings or ()):
-        needed.append("Clean data: the check above found what makes results look better.")
+        needed.append("Clean data: the check above found problems that inflate these results.")
     return [
         *needed,
         "Images of another hospital, device and year than those it was trained and tested on.",

@@ -7,7 +7,6 @@ for its backward pass is weighed.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from medept.encoders import Encoder
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
-from medept.training.device import frozen_held
+from medept.progress import duration
+from medept.training.device import frozen_held, peak_memory
 from medept.training.inputs import IN_MEMORY, State, make_plan
 from medept.training.loop import EVALUATION_BATCH
 from medept.training.recipes import Recipe
@@ -175,20 +175,3 @@ def spent(seconds: float, stored: int) -> str:
         f"{duration(seconds)}, with {peak_memory() / 1e9:.1f} GB of memory at most{on_gpu}, and "
         f"{stored / 1e9:.1f} GB of encoded views"
     )
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``3 min`` or ``2.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def peak_memory() -> int:
-    """The most memory that this process has held, in bytes; 0 where it cannot be asked."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most

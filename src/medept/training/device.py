@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,16 @@ def frozen_held(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
 def is_main_process() -> bool:
     """Whether this is the first of the processes that ``accelerate launch`` began, or the only."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes; 0 where it cannot be asked."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 @cache

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from medept.attention import attention_with_logsumexp
-from medept.class_row import replace_forward
+from medept.block_parts import FUSED, KEY, QUERY, VALUE, replace_forward
 from medept.encoders import Encoder
 from medept.errors import InputError
 from medept.methods import AdaptedEncoder
 from medept.prompts import EmbeddedPrompt
-from medept.survey import FUSED, KEY, QUERY, VALUE
 
 logger = logging.getLogger(__name__)
 

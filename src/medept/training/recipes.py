@@ -20,8 +20,8 @@ class Recipe(BaseModel):
 
     Args:
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
-        lr: learning rate of the head at its highest, from where it falls to 0 along a cosine: once
-            in the epochs of ``head_first``, and once in those that follow.
+        lr: peak learning rate of the head, from which it falls to 0 along a cosine: once during
+            ``head_first``, and once after it.
         encoder_lr: learning rate of what is trained inside the encoder (prompts), likewise.
         warmup: part of the steps of each in which the rates climb, in a line from 0, to their
             highest.

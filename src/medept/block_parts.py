@@ -1,18 +1,27 @@
-"""What the libraries call the parts of a block that some methods change.
+"""What the libraries call the parts of a transformer block, and how they are changed for a while.
 
-All of it is undone when the stack that is handed in is closed.
+Each change is undone when the stack that is handed in is closed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from medept.encoders import Encoder
-from medept.survey import AttentionSite
+if TYPE_CHECKING:
+    from medept.encoders import Encoder
+    from medept.survey import AttentionSite
+
+FUSED = ("qkv",)
+"""Names of the layer that makes query, key and value at once."""
+QUERY, KEY, VALUE = ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")
+"""Names of the layers that make each by itself."""
+OUTPUT = ("proj", "o_proj", "out_proj")
+"""Names of the layer that projects what attention made."""
 
 
 class SplitProjection(nn.Module):
@@ -52,7 +61,7 @@ def split_projections(encoder: Encoder, stack: ExitStack) -> None:
 
 
 def projections(encoder: Encoder, *kinds: tuple[str, ...]) -> list[str]:
-    """Names of the layers of these kinds (:data:`medept.survey.QUERY`, ...) in every attention."""
+    """Names of the layers of these kinds (:data:`QUERY`, ...) in every attention."""
     wanted = {name for kind in kinds for name in kind}
     return [
         f"{site.name}.{name}"
@@ -85,3 +94,13 @@ def add_prefix_tokens(sites: Iterable[AttentionSite], count: int, stack: ExitSta
         if isinstance(before, int):
             site.module.num_prefix_tokens = before + count  # type: ignore[assignment]
             stack.callback(setattr, site.module, "num_prefix_tokens", before)
+
+
+def replace_forward(module: nn.Module, forward: Callable[..., Tensor], stack: ExitStack) -> None:
+    """Let ``module`` compute by ``forward`` until ``stack`` is closed."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    if before is None:
+        stack.callback(delattr, module, "forward")
+    else:
+        stack.callback(setattr, module, "forward", before)
