@@ -37,7 +37,6 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
-    from accelerate.utils import broadcast_object_list
 
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r}: use one of {', '.join(PRECISIONS)}")
@@ -62,10 +61,9 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
         if state.device.type != kind and state.num_processes == 1:
             PartialState._reset_state()
     if precision == "auto":
-        fast = kind != "mps" and fast_bfloat16(kind)
-        PartialState(cpu=kind == "cpu")
-        (fast,) = broadcast_object_list([fast])  # what each process measures may differ
-        precision = "bfloat16" if fast else "float32"
+        several = PartialState(cpu=kind == "cpu").num_processes > 1
+        found = _first_finds_bfloat16_fast if several else fast_bfloat16
+        precision = "bfloat16" if kind != "mps" and found(kind) else "float32"
     return Accelerator(mixed_precision=MIXED[precision], cpu=kind == "cpu")
 
 
@@ -109,6 +107,18 @@ def peak_memory() -> int:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
+
+
+@cache
+def _first_finds_bfloat16_fast(kind: str) -> bool:
+    """What :func:`fast_bfloat16` is for the first process, in all: what they measure may differ.
+
+    All have to ask once; afterwards each may by itself.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    (fast,) = broadcast_object_list([fast_bfloat16(kind)])
+    return fast
 
 
 @cache
