@@ -206,6 +206,7 @@ def demo(
 ) -> None:
     """A complete run on synthetic data: no network, a few minutes."""
     from medept.demo import run_demo, summary
+    from medept.report.plots import shots_head
 
     notes.print(
         "Phantoms of colon tissue, 60 patients, 2 tiles each; the encoder that ships with medept."
@@ -217,7 +218,7 @@ def demo(
         return
     for metric in ("balanced_accuracy", "auroc"):
         shown = summary(result.runs, metric)
-        heads = ("1 shot" if s == 1 else f"{s} shots" for s in shown.columns)
+        heads = (shots_head(str(shots)) for shots in shown.columns)
         table = Table("method", *heads, title=metric.replace("_", " "))
         for method, values in shown.iterrows():
             table.add_row(str(method), *values)

@@ -81,15 +81,12 @@ def read_image(source: ImageLike) -> Image.Image:
 
 
 def read_images(
-    images: Sequence[ImageLike], then: Callable[[Image.Image], T], *, threads: int | None = None
+    images: Sequence[ImageLike], then: Callable[[Image.Image], T]
 ) -> Iterator[T | InputError]:
     """``then(image)`` of each image, in their order; both are done in parallel threads.
 
     An image that cannot be read gives its error in place of a result. Few images are in memory at
     a time, so ``then`` should return something small.
-
-    Args:
-        threads: default: :func:`available_threads`.
     """
 
     def one(source: ImageLike) -> T | InputError:
@@ -98,8 +95,8 @@ def read_images(
         except InputError as error:
             return error
 
-    count = threads or available_threads()
-    return ahead(one, images, threads=count, most=2 * count)
+    threads = available_threads()
+    return ahead(one, images, threads=threads, most=2 * threads)
 
 
 def readable(images: Sequence[P]) -> list[P]:

@@ -56,6 +56,8 @@ def find_suspects(
         targets: (n,) class indices.
         groups: (n,) ids that are never on both sides of a fold.
     """
+    from sklearn.metrics import balanced_accuracy_score
+
     groups = np.arange(len(targets)) if groups is None else groups
     sizes = {c: len(set(groups[targets == c].tolist())) for c in set(targets.tolist())}
     usable = np.flatnonzero([sizes[c] > 1 for c in targets.tolist()])
@@ -65,9 +67,9 @@ def find_suspects(
     probabilities = out_of_fold(features[usable], codes, groups[usable], progress)
     if probabilities is None:
         return None
-    right = probabilities.argmax(axis=1) == codes
-    accuracy = float(np.mean([right[codes == c].mean() for c in range(len(classes))]))
-    if (accuracy - 1 / len(classes)) / (1 - 1 / len(classes)) < USEFUL:
+    guess = probabilities.argmax(axis=1)
+    accuracy = float(balanced_accuracy_score(codes, guess))
+    if balanced_accuracy_score(codes, guess, adjusted=True) < USEFUL:
         rows = suggested = np.zeros(0, dtype=np.int64)
     else:
         rows, suggested = confident_disagreements(probabilities, codes)

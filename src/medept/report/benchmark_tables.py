@@ -17,7 +17,7 @@ from medept.benchmark.comparison import (
 )
 from medept.benchmark.suite import Suite
 from medept.report.grid import Grid
-from medept.report.plots import metric_text
+from medept.report.plots import metric_text, shots_head
 
 REAL = 0.05
 """Below this p, corrected, a difference is called real."""
@@ -48,7 +48,7 @@ def _grid(title: str, table: pd.DataFrame, paper: pd.DataFrame, repeats: pd.Seri
     theirs = paper.reindex(columns=mean.columns).dropna(how="all")
     rows = [*_lines(mean, spread), *_lines(theirs, None, of=" (paper)")]
     best = {(int(mean[task].argmax()), c) for c, task in enumerate(mean.columns, start=1)}
-    head = ("method", *map(_shots_head, mean.columns.get_level_values(1)))
+    head = ("method", *map(shots_head, mean.columns.get_level_values(1)))
     head = (*head, "average", f"to {REFERENCE}", "rank")
     if len(repeats):
         head = (*head, "repeats")
@@ -74,7 +74,7 @@ def _against_frozen(title: str, table: pd.DataFrame, paper: pd.DataFrame) -> Gri
             change = 100 * (values.loc[label] / values.loc[against] - 1)
             cells = [_number(x, "+.1f", " %") for x in (*change, change.mean())]
             rows.append((f"{label} against {against}{of}", *cells))
-    head = ("method", *map(_shots_head, mean.columns.get_level_values(1)), "average")
+    head = ("method", *map(shots_head, mean.columns.get_level_values(1)), "average")
     return Grid(title, (*_spans(table), ("", 1)), head, tuple(rows))
 
 
@@ -92,10 +92,6 @@ def _lines(
     cells["rank"] = whole["rank"].map(lambda x: _number(x, ".1f"))
     for label, *row in cells.itertuples():
         yield (f"{label}{of}", *row)
-
-
-def _shots_head(shots: str) -> str:
-    return f"{shots} shot{'s' * (shots != '1')}" if shots.isdigit() else shots
 
 
 def _spans(table: pd.DataFrame) -> list[tuple[str, int]]:

@@ -131,7 +131,7 @@ def boxes(table: pd.DataFrame, reference: str) -> Figure:
                          medianprops={"color": "black", "linewidth": 2})  # fmt: skip
             _beside(axis, labels, task.groupby("label")["score"].median().get(reference))
     for axis, count in zip(grid[0], shots, strict=True):
-        axis.set_title(f"{count} shot{'s' * (count != '1')}" if count.isdigit() else count)
+        axis.set_title(shots_head(count))
     return figure
 
 
@@ -159,6 +159,11 @@ def _in_order(column: pd.Series) -> list[Any]:
 def metric_text(metric: str) -> str:
     """``mAP`` or ``balanced accuracy``."""
     return "mAP" if metric == "map" else metric.replace("_", " ")
+
+
+def shots_head(shots: str) -> str:
+    """``1 shot``, ``5 shots``, ``20%`` or ``all``."""
+    return f"{shots} shot{'s' * (shots != '1')}" if shots.isdigit() else shots
 
 
 def _metric(table: pd.DataFrame, name: str) -> str:

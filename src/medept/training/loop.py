@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medept.data.images import ahead
+from medept.data.images import ahead, available_threads
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import Progress, silent
@@ -39,9 +38,6 @@ Share = tuple[Tensor, float, State]
 """A process's rows of a batch, by what its loss counts, and what the model is fed."""
 
 EVALUATION_BATCH = 32
-
-READERS = min(EVALUATION_BATCH, os.cpu_count() or 1)
-"""Threads that decode images while others are computed."""
 
 
 def train(
@@ -245,7 +241,9 @@ def predict_logits(
     progress: Progress = silent,
 ) -> np.ndarray:
     """Outputs (n, C), float32, of ``model`` for every image as it is evaluated."""
-    images = ahead(views.plain, range(len(views)), threads=READERS, most=2 * EVALUATION_BATCH)
+    images = ahead(
+        views.plain, range(len(views)), threads=available_threads(), most=2 * EVALUATION_BATCH
+    )
     with frozen_held(model, accelerator):
         rows = [
             output.float().cpu().numpy()
@@ -284,7 +282,8 @@ def _encode_views(
 ) -> Iterator[State]:
     """``function`` of the first ``count`` random views, image by image, view by view."""
     draw = partial(views.first, count=count)
-    drawn = ahead(draw, range(len(views)), threads=READERS, most=2 * READERS)
+    threads = available_threads()
+    drawn = ahead(draw, range(len(views)), threads=threads, most=2 * threads)
     images = chain.from_iterable(drawn)
     return _batches(function, images, count * len(views), accelerator, "encoding", progress)
 
