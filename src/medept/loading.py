@@ -127,12 +127,14 @@ def _check_tag(name: str) -> None:
     """Refuse ``ARCHITECTURE.TAG`` where timm knows no weights by that tag."""
     import timm
 
-    architecture, _, tag = name.partition(".")
-    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        architecture, _, tag = name.partition(".")
+        tags = (one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*"))
         raise InputError(
             f"timm has no weights {tag!r} of {architecture}: use one of {', '.join(tags) or 'none'}"
-        )
+        ) from error
 
 
 def _load_transformers(name: str, weights: str | Path | None) -> Encoder:

@@ -103,7 +103,7 @@ def _refuse_others(
 ) -> None:
     """Results under one name must not be of two kinds, which a report would average."""
     for row in rows:
-        if row["id"] in runs and row["content_sha256"] != contents[row["id"]]:
+        if row["id"] in runs and row.get("content_sha256") != contents[row["id"]]:
             raise InputError(
                 f"{out} holds a run of {row['label']} on {row['data']} from before its table, or "
                 "its encoder's weights, changed; give another folder with --out"

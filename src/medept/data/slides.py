@@ -53,11 +53,11 @@ def write_tiles(
     if size < 1 or mpp <= 0 or not 0 <= tissue <= 1:
         raise InputError("tiles need --size of 1 or more, --mpp above 0, --tissue from 0 to 1")
     with _open(slide) as source:
-        _claim(out / slide.stem, slide, source)
         span = max(1, round(size * mpp / _resolution(slide, source, slide_mpp)))
         corners = _tissue_corners(source, span, tissue)
         if not corners:
             raise InputError(f"{slide}: no tile of {span} pixels holds tissue; lower --tissue")
+        _claim(out / slide.stem, slide, source)
         level = source.get_best_level_for_downsample(span / size + 1e-6)
         rows = []
         for done, (x, y) in enumerate(corners, 1):
