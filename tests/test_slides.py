@@ -59,7 +59,8 @@ def test_another_slide_of_the_same_name_is_refused(slide: Path, tmp_path: Path) 
     slide.rename(moved)
     write_tiles(moved, tmp_path / "out", size=64, mpp=0.5)
     other = np.full((512, 512, 3), (60, 60, 200), dtype=np.uint8)
-    tifffile.imwrite(slide, other, tile=(128, 128), photometric="rgb")
+    said = {"resolution": (40000, 40000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(slide, other, tile=(128, 128), photometric="rgb", **said)
     before = (tmp_path / "out" / "s1.csv").read_bytes()
     with pytest.raises(InputError, match=r"s1: holds something other than tiles of .*s1.tif"):
         write_tiles(slide, tmp_path / "out", size=64, mpp=0.5)
