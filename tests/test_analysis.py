@@ -17,6 +17,7 @@ from test_cli import run
 
 from medept import FewShotClassifier
 from medept.analysis import scaling_of
+from medept.analysis.comparison import analyse
 from medept.analysis.looks import look_at
 from medept.analysis.scaling import has_gates
 from medept.data import images
@@ -129,6 +130,16 @@ def test_analyse_takes_a_model_of_labels_that_were_numbers(
     assert run("analyse", str(tmp_path / "model"), table, *root, "--out", str(out)) == 0
     assert (out / "distribution.csv").exists()
     assert run("evaluate", str(tmp_path / "model"), table, *root) == 0
+
+
+def test_a_class_without_images_cannot_be_chosen(tmp_path: Path, fitted: tuple[Path, Path]) -> None:
+    frame = pd.read_csv(fitted[1])
+    frame["split"] = "test"
+    frame[frame.label == "normal"].to_csv(fitted[1].parent / "normal.csv", index=False)
+    model, table = str(fitted[0] / "linear-0"), fitted[1].parent / "normal.csv"
+    data = read_dataset(table, classes=("normal", "tumour"))
+    with pytest.raises(InputError, match="'tumour' has no image left"):
+        analyse([model], data, tmp_path / "out", chosen="tumour")
 
 
 def test_analyse_decodes_each_image_once(

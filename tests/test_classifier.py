@@ -217,10 +217,12 @@ def test_pickled_or_copied_it_says_the_same(tiles, method: str) -> None:
 @pytest.mark.parametrize(
     "classes", [[0, 1], [-1, 7], [0.0, 1.0], [False, True], ["no", "yes"], ["0", "1"]]
 )
-def test_labels_keep_their_type(tiles, tmp_path: Path, classes: list) -> None:
+@pytest.mark.parametrize("held", ["as they are", "as objects"])
+def test_labels_keep_their_type(tiles, tmp_path: Path, classes: list, held: str) -> None:
     images, labels = tiles
     targets = np.asarray(classes)[(labels == labels[0]).astype(int)]
-    fitted = quick(method="prototype").fit(images, targets)
+    given = targets.astype(object) if held == "as objects" else targets
+    fitted = quick(method="prototype").fit(images, given)
     fitted.save(tmp_path)
     loaded = FewShotClassifier.load(tmp_path, device="cpu", precision="float32")
     assert loaded.classes_.dtype == fitted.classes_.dtype == targets.dtype
@@ -444,6 +446,8 @@ def test_images_that_are_no_list_of_images(tiles) -> None:
         (["a", "b", np.nan, "a"], r"label 2 \(from 0\) is missing"),
         (["a", "b", None, "a"], r"label 2 \(from 0\) is missing"),
         ([0.0, 1.0, float("nan"), 0.0], r"label 2 \(from 0\) is missing"),
+        ([0.0, 1.0, float("inf"), 0.0], "labels such as inf are measurements"),
+        (np.array(["a", 1, "a", "b"], dtype=object), "some labels are text and some are not"),
         (pd.array(["a", "b", pd.NA, "a"]), r"label 2 \(from 0\) is missing"),
         ([0.5, 1.0, 2.0, 0.5], "labels such as 0.5 are measurements"),
         ([[1, 0], [1], [0, 1], [1, 1]], "labels of different lengths"),

@@ -27,6 +27,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from typer.testing import CliRunner
 
 from medept import FewShotClassifier, cli
+from medept.cli import console
 from medept.cli.app import app
 from medept.data.phantoms import make_phantoms, write_phantoms
 
@@ -840,3 +841,16 @@ def test_episodes_are_written_for_others_and_fit_uses_them(tmp_path: Path) -> No
     assert support == [line.rsplit(" ", 1)[0] for line in chosen.read_text().splitlines()]
     again = run(app, ["fit", table, "--out", str(tmp_path / "other"), "--episode", "exp9"])
     assert "medept episodes" in str(again.exception)
+
+
+def test_progress_is_a_line_at_times_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    with console.progress_bars() as report:
+        for done in range(4):
+            report(f"training (loss {done})", done, 4000)
+            time.sleep(0.02)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("training")]
+    assert len(lines) == 4
+    assert re.fullmatch(r"training \(loss 3\): 3 of 4,000, about \d+ (s|min) left", lines[-1])

@@ -148,6 +148,14 @@ def test_what_starts_as_the_identity_is_the_identity(encoder: Encoder, name: str
     torch.testing.assert_close(model.encoder(pixels), before, rtol=1e-5, atol=1e-6)
 
 
+def test_prompts_are_not_put_where_there_are_some(encoder: Encoder) -> None:
+    model = adapt(encoder, "ept", 2)
+    with pytest.raises(InputError, match="already holds prompts"):
+        adapt(encoder, "ept", 3)
+    model.remove()
+    adapt(encoder, "ept", 3)
+
+
 @pytest.mark.parametrize("library", ["timm", "transformers"])
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_twin_has_the_same_memory_and_may_be_adapted(

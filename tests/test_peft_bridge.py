@@ -87,6 +87,8 @@ def test_two_adapters(tiny_vit: nn.Module) -> None:
     assert not torch.allclose(model(pixels), first)
     model.set_adapter("default")
     assert torch.equal(model(pixels), first)
+    with pytest.raises(InputError, match="give all adapters of a model one size"):
+        model.add_adapter("c", bridge.EptConfig(length=4, image_size=64))
     model.base_model.set_adapter(["default", "b"])
     with pytest.raises(InputError, match="one at a time"):
         model(pixels)

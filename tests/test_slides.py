@@ -62,7 +62,9 @@ def test_another_slide_of_the_same_name_is_refused(slide: Path, tmp_path: Path) 
     said = {"resolution": (40000, 40000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(slide, other, tile=(128, 128), photometric="rgb", **said)
     before = (tmp_path / "out" / "s1.csv").read_bytes()
-    with pytest.raises(InputError, match=r"s1: holds something other than tiles of .*s1.tif"):
+    with pytest.raises(InputError, match=r"s1: holds something other than such tiles"):
+        write_tiles(moved, tmp_path / "out", size=32, mpp=0.5)
+    with pytest.raises(InputError, match=r"s1: holds something other than such tiles of .*s1.tif"):
         write_tiles(slide, tmp_path / "out", size=64, mpp=0.5)
     assert (tmp_path / "out" / "s1.csv").read_bytes() == before
 
@@ -81,11 +83,11 @@ def test_labels_added_to_its_table_stay(slide: Path, tmp_path: Path) -> None:
 def test_the_command_cuts_tissue(
     slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--size", 64, "--mpp", 0.5, "--out", tmp_path / "out"]
-    assert run("tiles", slide, *options, "--json") == 0
+    options = ["--size", 64, "--mpp", 0.5]
+    assert run("tiles", slide, *options, "--out", tmp_path / "out", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path / "out"), "tiles": 4}
-    assert run("tiles", slide, *options, "--slide-mpp", 0.5) == 0
-    assert len(pd.read_csv(tmp_path / "out" / "s1.csv")) == 16, "a tile is half as wide"
+    assert run("tiles", slide, *options, "--out", tmp_path / "fine", "--slide-mpp", 0.5) == 0
+    assert len(pd.read_csv(tmp_path / "fine" / "s1.csv")) == 16, "a tile is half as wide"
 
 
 def test_bad_slides_and_numbers(slide: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pyarrow import parquet
 
 from medept import InputError
 from medept.data.table import LabelledImages, read_dataset
+from medept.files import write_table
 
 
 @pytest.fixture
@@ -69,6 +70,20 @@ def test_the_task_may_be_given(folder: Path) -> None:
     text = "image,finding\na.png,mass\nb.png,\n"
     data = read(folder, text, classes=["fluid", "mass"], task="multilabel")
     assert data.targets.tolist() == [[0, 1], [0, 0]]
+    for name in ("fluid", "mass"):
+        (folder / "sorted" / name).mkdir(parents=True)
+        shutil.copy(folder / "a.png", folder / "sorted" / name)
+    data = read_dataset(folder / "sorted", classes=["mass", "other", "fluid"], task="multilabel")
+    assert data.targets.tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_a_group_that_was_made_harmless_is_what_it_was(folder: Path) -> None:
+    file = folder / "written.csv"
+    groups = ["-P01", "@12"]
+    table = pd.DataFrame({"image": ["a.png", "b.png"], "label": ["x", "y"], "group": groups})
+    write_table(file, table)
+    assert "'-P01" in file.read_text()
+    assert read_dataset(file).groups.tolist() == groups
 
 
 def test_parquet_and_numeric_labels(folder: Path) -> None:

@@ -184,8 +184,6 @@ def attach(
     config = config or EmbeddedPromptConfig()
     if not isinstance(model, nn.Module):
         raise InputError(f"{model!r}: give the model itself, such as timm.create_model(NAME)")
-    if any(isinstance(module, EmbeddedPrompt) for module in model.modules()):
-        raise InputError("this model already holds prompts: detach them first")
     with ExitStack() as stack:
         use_sdpa(model, stack)
         sites = find_attentions(model, image_size)
@@ -196,6 +194,8 @@ def attach_at(
     model: nn.Module, sites: tuple[AttentionSite, ...], config: EmbeddedPromptConfig
 ) -> Handle:
     """:func:`attach` where the self-attentions of ``model`` are known."""
+    if any(isinstance(module, EmbeddedPrompt) for module in model.modules()):
+        raise InputError("this model already holds prompts: detach them first")
     with ExitStack() as stack:
         use_sdpa(model, stack)
         for parameter in model.parameters():

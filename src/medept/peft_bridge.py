@@ -121,6 +121,12 @@ class EptModel(BaseTuner):
             self._undo = ExitStack()
             use_sdpa(model, self._undo)
             self._sites = {s.name: s for s in find_attentions(model, config.image_size)}
+            self._image_size = config.image_size
+        elif config.image_size != self._image_size:
+            raise InputError(
+                f"image_size={config.image_size}: the first adapter has {self._image_size}; give "
+                "all adapters of a model one size"
+            )
         names = list(self._sites)
         config.target_modules = [names[i] for i in config.prompt().chosen_layers(len(names))]
         return super().inject_adapter(model, adapter_name, *args, **kwargs)

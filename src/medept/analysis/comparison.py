@@ -19,6 +19,7 @@ from medept.classifier import FewShotClassifier
 from medept.data.images import decoded
 from medept.data.table import LabelledImages
 from medept.errors import InputError
+from medept.evaluation.decisions import indicators
 from medept.evaluation.distribution import plane
 from medept.evaluation.metrics import Evaluation
 from medept.files import whole_folder, write_table, write_text
@@ -73,6 +74,9 @@ def analyse(
     data = _sample(data, limit, seed)
     if chosen is not None and chosen not in data.classes:
         raise InputError(f"class {chosen!r} is none of {', '.join(data.classes)}")
+    has = indicators(data.targets, len(data.classes))
+    if chosen is not None and not has[:, data.classes.index(chosen)].any():
+        raise InputError(f"class {chosen!r} has no image left to look at: choose another")
     with whole_folder(out) as folder:
         looks = list(look_at(classifiers, models, data))
         table = describe(looks, data)

@@ -51,13 +51,15 @@ class Scaling:
 def has_gates(model: AdaptedEncoder) -> bool:
     """Whether :func:`patch_scaling` can look at it: prompts of the way ``concat``, layers alike.
 
-    Attention in windows (Swin), whose layers differ, has a grid for each window, not the image.
+    Tokens have to stand for patches on a grid that is known. Attention in windows (Swin), whose
+    layers differ, has a grid for each window, not the image.
     """
     handle = getattr(model, "handle", None)
     if not isinstance(handle, Handle) or not handle.prompts:
         return False
     ways = {prompt.way for prompt in handle.prompts.values()}
-    return ways == {"concat"} and len({(site.heads, site.tokens) for site in handle.sites}) == 1
+    alike = len({(site.heads, site.tokens) for site in handle.sites}) == 1
+    return ways == {"concat"} and alike and all(handle.sites[0].grid)
 
 
 @torch.inference_mode()

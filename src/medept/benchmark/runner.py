@@ -105,8 +105,8 @@ def _refuse_others(
     for row in rows:
         if row["id"] in runs and row.get("content_sha256") != contents[row["id"]]:
             raise InputError(
-                f"{out} holds a run of {row['label']} on {row['data']} from before its table, or "
-                "its encoder's weights, changed; give another folder with --out"
+                f"{out} holds a run of {row['label']} on {row['data']} from before its table, its "
+                "encoder's weights, or medept changed; give another folder with --out"
             )
     taken = {tuple(row[name] for name in NAMED_BY): row["id"] for row in rows}
     for run in runs.values():

@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from medept.progress import duration
+
 if TYPE_CHECKING:
     from medept.evaluation.metrics import Evaluation
     from medept.progress import Progress as Report
-    from medept.progress import duration
 
 notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 results = Console(highlight=False, markup=False)

@@ -90,9 +90,9 @@ def _near_pairs(bits: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     found = [np.zeros((0, 2), dtype=np.int64)]
     for start in range(0, len(signs), _BLOCK):
         agreement = signs[start : start + _BLOCK] @ signs[start:].T
-        near = np.argwhere(np.triu(agreement >= enough, k=1)) + start
-        alike = np.einsum("ij,ij->i", thumbnails[near[:, 0]], thumbnails[near[:, 1]])
-        found.append(near[alike >= CORRELATION])
+        alike = thumbnails[start : start + _BLOCK] @ thumbnails[start:].T
+        near = (agreement >= enough) & (alike >= CORRELATION)
+        found.append(np.argwhere(np.triu(near, k=1)) + start)
     return np.concatenate(found)
 
 

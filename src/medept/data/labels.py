@@ -88,8 +88,15 @@ def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndar
     missing = np.flatnonzero(pd.isna(np.asarray(y, dtype=object)))  # not yet the text "nan"
     if len(missing):
         raise InputError(f"label {missing[0]} (from 0) is missing: give one, or drop the image")
-    if labels.dtype.kind == "f" and (labels % 1).any():
-        raise InputError(f"labels such as {labels[labels % 1 > 0][0]} are measurements: {_CUT}")
+    if labels.dtype.kind == "O":
+        text = {isinstance(one, str) for one in labels}
+        if len(text) > 1:
+            raise InputError("some labels are text and some are not: give labels of one type")
+        labels = np.array(labels.tolist())
+    if labels.dtype.kind == "f":
+        whole = np.isfinite(labels) & (np.floor(labels) == labels)
+        if not whole.all():
+            raise InputError(f"labels such as {labels[~whole][0]} are measurements: {_CUT}")
     found, targets = np.unique(labels, return_inverse=True)
     if len(found) < 2:
         raise InputError(f"all labels are {str(found[0])!r}: at least two classes are needed")

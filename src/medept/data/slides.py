@@ -48,7 +48,7 @@ def write_tiles(
 
     Raises:
         InputError: if OpenSlide is missing or cannot read the slide, a number is out of range,
-            the slide states no resolution, or ``out`` has tiles of another slide of that name.
+            the slide states no resolution, or ``out`` has other tiles of that name.
     """
     if size < 1 or mpp <= 0 or not 0 <= tissue <= 1:
         raise InputError("tiles need --size of 1 or more, --mpp above 0, --tissue from 0 to 1")
@@ -57,7 +57,7 @@ def write_tiles(
         corners = _tissue_corners(source, span, tissue)
         if not corners:
             raise InputError(f"{slide}: no tile of {span} pixels holds tissue; lower --tissue")
-        _claim(out / slide.stem, slide, source)
+        _claim(out / slide.stem, slide, source, [size, span, tissue])
         level = source.get_best_level_for_downsample(span / size + 1e-6)
         rows = []
         for done, (x, y) in enumerate(corners, 1):
@@ -98,13 +98,14 @@ def _open(slide: Path) -> Any:
         raise InputError(f"{slide}: OpenSlide cannot read it ({error}); replace it") from error
 
 
-def _claim(folder: Path, slide: Path, source: Any) -> None:
-    """Mark a folder as one of this slide's tiles; one that holds anything else is refused."""
+def _claim(folder: Path, slide: Path, source: Any, settings: list[float]) -> None:
+    """Mark a folder as one of such tiles of this slide; one that holds anything else is refused."""
     mark = folder / "slide.json"
     content = json.dumps(
         {
             "bytes": slide.stat().st_size,
             "pixels": source.dimensions,
+            "tiles": settings,
             "quickhash": source.properties.get("openslide.quickhash-1"),
         }
     )
@@ -112,7 +113,7 @@ def _claim(folder: Path, slide: Path, source: Any) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
-            f"{folder}: holds something other than tiles of {slide}; name another folder"
+            f"{folder}: holds something other than such tiles of {slide}; name another folder"
         )
     write_text(mark, content)
 

@@ -17,6 +17,7 @@ from medept.data.folders import SPLITS, images_by_class
 from medept.data.images import IMAGE_SUFFIXES, ImageLike
 from medept.data.labels import class_names, label, read_targets
 from medept.errors import InputError
+from medept.files import as_given
 
 IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_id")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "diagnosis", "dx", "finding", "findings")
@@ -137,7 +138,7 @@ def read_dataset(
         if path.is_dir():
             if image_root is not None:
                 raise InputError(f"{path}: its images are inside it; leave --image-root out")
-            return _read_folder(path, classes)
+            return _read_folder(path, classes, task)
         if not path.exists():
             known = " (`medept datasets` lists those known by name)" if ":" in str(path) else ""
             raise InputError(f"{path}: no such table or folder{known}; check the path")
@@ -180,7 +181,7 @@ def read_image_column(path: Path) -> tuple[Path, ...]:
     return _locate(path, _image_names(table, column, frames), path.parent)
 
 
-def _read_folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
+def _read_folder(folder: Path, classes: Sequence[str] | None, task: str | None) -> LabelledImages:
     found = images_by_class(folder)
     names = class_names(folder, list(found), classes)
     for name in found:
@@ -189,10 +190,11 @@ def _read_folder(folder: Path, classes: Sequence[str] | None) -> LabelledImages:
                 f"{folder / name}: unknown class {name!r}; the classes are {', '.join(names)}"
             )
     images = [(path, names.index(name)) for name, paths in found.items() for path in paths]
+    indices = np.array([index for _, index in images], dtype=np.int64)
     return LabelledImages(
         images=tuple(path for path, _ in images),
         names=tuple(path.relative_to(folder).as_posix() for path, _ in images),
-        targets=np.array([index for _, index in images], dtype=np.int64),
+        targets=np.eye(len(names), dtype=np.uint8)[indices] if task == "multilabel" else indices,
         classes=names,
         groups=groups_of([path for path, _ in images]),
     )
@@ -327,7 +329,7 @@ def _image_names(table: Table, column: str, frame_column: str | None) -> dict[in
 
 
 def _groups(table: Table, column: str) -> np.ndarray:
-    return np.array(list(table.filled(column).values()))
+    return np.array([as_given(text) for text in table.filled(column).values()])
 
 
 def _splits(table: Table, column: str) -> np.ndarray:

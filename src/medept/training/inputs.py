@@ -115,7 +115,7 @@ class Kept:
 
 
 def _take_room(file: Path, size: int) -> bool:
-    """Make a file and reserve its bytes, where the system can; False if the disk is full.
+    """Make a file and reserve its bytes, where the system can; False if there is no room.
 
     A process that writes to a mapped file beyond what the disk holds is killed.
     """
@@ -124,7 +124,7 @@ def _take_room(file: Path, size: int) -> bool:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(new.fileno(), 0, size)
         except OSError as error:
-            return error.errno != errno.ENOSPC
+            return error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return True
 
 
