@@ -184,6 +184,7 @@ def attach(
     config = config or EmbeddedPromptConfig()
     if not isinstance(model, nn.Module):
         raise InputError(f"{model!r}: give the model itself, such as timm.create_model(NAME)")
+    _refuse_prompted(model)
     with ExitStack() as stack:
         use_sdpa(model, stack)
         sites = find_attentions(model, image_size)
@@ -194,8 +195,7 @@ def attach_at(
     model: nn.Module, sites: tuple[AttentionSite, ...], config: EmbeddedPromptConfig
 ) -> Handle:
     """:func:`attach` where the self-attentions of ``model`` are known."""
-    if any(isinstance(module, EmbeddedPrompt) for module in model.modules()):
-        raise InputError("this model already holds prompts: detach them first")
+    _refuse_prompted(model)
     with ExitStack() as stack:
         use_sdpa(model, stack)
         for parameter in model.parameters():
@@ -206,6 +206,11 @@ def attach_at(
         handle.use(DEFAULT)
         handle._undo = stack.pop_all()
     return handle
+
+
+def _refuse_prompted(model: nn.Module) -> None:
+    if any(isinstance(module, EmbeddedPrompt) for module in model.modules()):
+        raise InputError("this model already holds prompts: detach them first")
 
 
 # --- diverting them --------------------------------------------------------------------------
