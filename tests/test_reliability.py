@@ -73,6 +73,8 @@ def test_classwise_error_is_small_where_calibrated_and_not_where_not() -> None:
     assert classwise_error(p, y) < 0.015
     sharp = p**3 / (p**3).sum(axis=1, keepdims=True)
     assert classwise_error(sharp, y) > 0.08
+    by_hand = [reliability_curve(p[:, c], (y == c).astype(float)).error for c in range(3)]
+    assert classwise_error(p, y) == pytest.approx(np.mean(by_hand))
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
@@ -82,6 +84,11 @@ def test_errors_and_parts_are_those_of_the_scores_in_the_metrics(multilabel: boo
     found = evaluate(p, truth, classes="abc", resamples=0)
     parts = found.calibration.brier
     assert parts.score == pytest.approx(found.metrics["brier"].value)
+    total = parts.reliability - parts.resolution + parts.uncertainty + parts.within
+    assert total == pytest.approx(parts.score)
+    assert found.calibration.classwise == pytest.approx(classwise_error(p, truth, bins=15))
+    curve = reliability_curve(*confidences(p, truth), bins=15, equal_mass=True)
+    assert found.calibration.equal_mass == pytest.approx(curve.error)
     if not multilabel:
         ours = found.calibration.classwise
         each = [calibration_error(torch.tensor(p[:, c]), torch.tensor(y == c).long(),
@@ -103,6 +110,9 @@ def test_the_parts_of_the_brier_score_add_up(seed: int, n: int) -> None:
     p, y = drawn(seed, n, classes=2)
     parts = brier_parts(p[:, 1], y.astype(float))
     assert parts.score == pytest.approx(brier_score_loss(y, p[:, 1]))
+    total = parts.reliability - parts.resolution + parts.uncertainty + parts.within
+    assert total == pytest.approx(parts.score)
+    assert min(parts.reliability, parts.resolution, parts.uncertainty) >= 0
     bins = np.minimum((p[:, 1] * 10).astype(int), 9)
     within = 0.0
     for one in set(bins.tolist()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -94,6 +95,20 @@ def write_text(file: Path, text: str) -> None:
     """Write a whole text file, or nothing."""
     with whole_file(file) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def claim_folder(folder: Path, mark: str, content: dict[str, Any], other: str) -> None:
+    """Mark a folder as one of what ``content`` says, in a file named ``mark``.
+
+    Raises:
+        InputError: that it holds ``other``, if it is marked differently, or is not empty.
+    """
+    file, text = folder / mark, json.dumps(content)
+    if file.exists() and file.read_text(encoding="utf-8") == text:
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: holds {other}; name another folder")
+    write_text(file, text)
 
 
 def write_tensors(

@@ -72,11 +72,12 @@ def analyse(
             )
     data = unseen(data, [Path(m) for m, c in zip(models, classifiers, strict=True) if is_fitted(c)])
     data = _sample(data, limit, seed)
-    if chosen is not None and chosen not in data.classes:
-        raise InputError(f"class {chosen!r} is none of {', '.join(data.classes)}")
-    has = indicators(data.targets, len(data.classes))
-    if chosen is not None and not has[:, data.classes.index(chosen)].any():
-        raise InputError(f"class {chosen!r} has no image left to look at: choose another")
+    if chosen is not None:
+        if chosen not in data.classes:
+            raise InputError(f"class {chosen!r} is none of {', '.join(data.classes)}")
+        has = indicators(data.targets, len(data.classes))[:, data.classes.index(chosen)]
+        if not has.any():
+            raise InputError(f"class {chosen!r} has no image left to look at: choose another")
     with whole_folder(out) as folder:
         looks = list(look_at(classifiers, models, data))
         table = describe(looks, data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from os import PathLike
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -13,7 +12,7 @@ from medept.data.dicom import split_frame
 from medept.data.images import ImageLike, ahead, available_threads, read_image
 from medept.data.table import LabelledImages, label_texts
 from medept.errors import InputError
-from medept.files import whole_file, write_table, write_text
+from medept.files import claim_folder, whole_file, write_table
 from medept.progress import Progress, silent
 
 IMAGES = "images"
@@ -41,7 +40,8 @@ def write_shrunk(
     if pixels < 1:
         raise InputError(f"--pixels {pixels}: give 1 or more")
     files = [_place(name) for name in data.names]
-    _claim(out, pixels)
+    other = f"something else than copies of {pixels} pixels"
+    claim_folder(out, "shrunk.json", {"pixels": pixels}, other)
 
     def write(number: int) -> None:
         image, file = data.images[number], out / files[number]
@@ -62,18 +62,6 @@ def write_shrunk(
         file.unlink()
     write_table(out / "labels.csv", table)
     return out / "labels.csv"
-
-
-def _claim(out: Path, pixels: int) -> None:
-    """Mark a folder as one of copies of this size; any other that holds something is refused."""
-    mark = out / "shrunk.json"
-    if mark.exists() and mark.read_text(encoding="utf-8") == json.dumps({"pixels": pixels}):
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            f"{out}: holds something else than copies of {pixels} pixels; name another folder"
-        )
-    write_text(mark, json.dumps({"pixels": pixels}))
 
 
 def _place(name: str) -> PurePosixPath:

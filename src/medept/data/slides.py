@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from medept.data.cells import read_table
 from medept.errors import InputError
-from medept.files import as_given, whole_file, write_table, write_text
+from medept.files import as_given, claim_folder, whole_file, write_table
 from medept.progress import Progress, silent
 
 CELLS = 8
@@ -57,7 +56,14 @@ def write_tiles(
         corners = _tissue_corners(source, span, tissue)
         if not corners:
             raise InputError(f"{slide}: no tile of {span} pixels holds tissue; lower --tissue")
-        _claim(out / slide.stem, slide, source, [size, span, tissue])
+        made_from = {
+            "bytes": slide.stat().st_size,
+            "pixels": source.dimensions,
+            "tiles": [size, span, tissue],
+            "quickhash": source.properties.get("openslide.quickhash-1"),
+        }
+        other = f"something other than such tiles of {slide}"
+        claim_folder(out / slide.stem, "slide.json", made_from, other)
         level = source.get_best_level_for_downsample(span / size + 1e-6)
         rows = []
         for done, (x, y) in enumerate(corners, 1):
@@ -96,26 +102,6 @@ def _open(slide: Path) -> Any:
         return openslide.OpenSlide(slide)
     except openslide.OpenSlideError as error:
         raise InputError(f"{slide}: OpenSlide cannot read it ({error}); replace it") from error
-
-
-def _claim(folder: Path, slide: Path, source: Any, settings: list[float]) -> None:
-    """Mark a folder as one of such tiles of this slide; one that holds anything else is refused."""
-    mark = folder / "slide.json"
-    content = json.dumps(
-        {
-            "bytes": slide.stat().st_size,
-            "pixels": source.dimensions,
-            "tiles": settings,
-            "quickhash": source.properties.get("openslide.quickhash-1"),
-        }
-    )
-    if mark.exists() and mark.read_text(encoding="utf-8") == content:
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            f"{folder}: holds something other than such tiles of {slide}; name another folder"
-        )
-    write_text(mark, content)
 
 
 def _resolution(slide: Path, source: Any, given: float | None) -> float:
