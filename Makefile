@@ -25,12 +25,12 @@ $(BIN)/pip:
 
 $(VENV)/.installed: $(BIN)/pip pyproject.toml
 	@echo 'Setting up in $(VENV): a few minutes and about 7 GB the first time.'
-	$(BIN)/pip install -q --no-compile -e '.[bench,peft,tune]'
+	$(BIN)/pip install -q -e '.[bench,peft,tune]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/pip pyproject.toml
 	@echo 'Setting up in $(VENV): a few minutes and about 7 GB the first time.'
-	$(BIN)/pip install -q --no-compile -e '.[dev]'
+	$(BIN)/pip install -q -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 clean:
