@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# pip compiles what it installs on one core: this does it on all (some files are of newer Pythons)
+INSTALL = $(BIN)/pip install -q --no-compile -e
+COMPILE = @$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
 .PHONY: demo test lint clean
 
@@ -25,12 +28,14 @@ $(BIN)/pip:
 
 $(VENV)/.installed: $(BIN)/pip pyproject.toml
 	@echo 'Setting up in $(VENV): a few minutes and about 7 GB the first time.'
-	$(BIN)/pip install -q -e '.[bench,peft,tune]'
+	$(INSTALL) '.[bench,peft,tune]'
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/pip pyproject.toml
 	@echo 'Setting up in $(VENV): a few minutes and about 7 GB the first time.'
-	$(BIN)/pip install -q -e '.[dev]'
+	$(INSTALL) '.[dev]'
+	$(COMPILE)
 	@touch $@ $(VENV)/.installed
 
 clean:
