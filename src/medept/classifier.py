@@ -376,8 +376,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             return
         with quietly():
             cost = estimate_cost(self.model_, views, self.recipe_, accelerator, [*search, *folds])
+        processes = accelerator.num_processes
         logger.info(
-            "%s: %s trained parameters beside %s frozen ones; %d support images%s%s%s; about %s",
+            "%s: %s trained parameters beside %s frozen ones; %d support images%s%s%s%s; about %s",
             self.method,
             f"{self.model_.trainable_count():,}",
             f"{self.model_.encoder_identity['parameters']:,}",
@@ -385,6 +386,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             f", {self.recipe_.epochs} epochs" if self.model_.rates else "",
             f", {len(search)} trials of {search[0]} folds first" if search else "",
             f", and again for {folds[0]} folds" if folds else "",
+            f", on {processes} processes" if processes > 1 else "",
             cost,
         )
 

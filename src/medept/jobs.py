@@ -34,11 +34,11 @@ from medept.evaluation.decisions import decide
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_file, whole_folder, write_table, write_text
 from medept.loading import load_encoder
-from medept.progress import Progress, silent
+from medept.progress import Progress, is_main_process, silent
 from medept.report.fit_page import write_fit_page
 from medept.report.model_card import model_card
 from medept.training.checkpoint import remove_checkpoint
-from medept.training.device import is_main_process, make_accelerator
+from medept.training.device import make_accelerator
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
-"""Progress reports of long work, how to silence them, and durations in words."""
+"""Progress reports of long work, who makes them, how to silence them, and durations in words."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,11 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that ``accelerate launch`` began, or the only."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager

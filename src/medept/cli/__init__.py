@@ -11,6 +11,7 @@ from medept.cli.app import app
 from medept.cli.console import Notes, fail
 from medept.errors import InputError
 from medept.files import PARTIAL
+from medept.progress import is_main_process
 
 _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 
@@ -21,7 +22,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn in its place
     log = logging.getLogger("medept")
     log.setLevel(logging.INFO)
-    log.handlers = [Notes()]
+    log.handlers = [Notes() if is_main_process() else logging.NullHandler()]
     try:
         app()
     except InputError as error:

@@ -22,6 +22,7 @@ from medept.cli.options import (
     with_columns,
 )
 from medept.errors import InputError
+from medept.progress import is_main_process
 
 if TYPE_CHECKING:
     from medept.jobs import FitResult
@@ -166,7 +167,6 @@ def fit(
     from medept.classifier import FewShotClassifier
     from medept.data.episodes import read_shots
     from medept.data.sources import official_list, open_dataset
-    from medept.training.device import is_main_process
 
     shot_count = read_shots(shots)
     if episode and Path(episode).is_file() and shot_count is not None:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from medept.progress import duration
+from medept.progress import duration, is_main_process, silent
 
 if TYPE_CHECKING:
     from medept.evaluation.metrics import Evaluation
@@ -78,8 +78,11 @@ def progress_bars() -> Iterator[Report]:
     """Progress bars with an estimate of the time left, on standard error.
 
     Where that is no terminal, such as the log of a job that runs in the background, there is a
-    line a minute instead.
+    line a minute instead. Of several processes the first alone reports.
     """
+    if not is_main_process():
+        yield silent
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medept.files import write_tensors, write_text
-from medept.training.device import is_main_process
+from medept.progress import is_main_process
 
 ANOTHER = "%s is of another fit (other images, settings or precision): this one begins anew"
 

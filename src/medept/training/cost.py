@@ -97,6 +97,7 @@ def estimate_cost(
             stored = sum(part[0].numel() * part.element_size() for part in state) * count * images
         with plan.resumed() as feed:
             saved, step = _timed(lambda: _step(model, feed(state), accelerator))
+    step /= accelerator.num_processes  # which share it
     alone, together = recipe.head_epochs, recipe.epochs - recipe.head_epochs
     head_first = min(recipe.views, alone) * forward if model.trains_encoder else alone * step
     each = head_first + together * step

@@ -94,11 +94,6 @@ def frozen_held(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
             parameter.data = values
 
 
-def is_main_process() -> bool:
-    """Whether this is the first of the processes that ``accelerate launch`` began, or the only."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def peak_memory() -> int:
     """The most memory that this process has held, in bytes; 0 where it cannot be asked."""
     try:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from medept.data.images import ahead, available_threads
 from medept.methods import AdaptedEncoder
@@ -150,7 +151,6 @@ def _epochs(
     history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
     if history:
         logger.info("going on after epoch %d of %d", history[-1]["epoch"], recipe.epochs)
-    step_model = accelerator.prepare(model) if accelerator.num_processes > 1 else model
     stepper = accelerator.prepare(optimizer)
     for done in range(len(history), len(epochs)):
         epoch = epochs[done]
@@ -163,7 +163,8 @@ def _epochs(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * part
             stepper.zero_grad(set_to_none=True)
-            loss = _backward(training, step_model, batch)
+            loss = _backward(training, batch)
+            _share_gradients(parameters, accelerator)
             stepper.step()
             total += accelerator.reduce(loss, "mean").item() * len(rows)
         history.append(
@@ -182,30 +183,35 @@ def _epochs(
     return history
 
 
-def _backward(training: _Training, model: nn.Module, batch: Share) -> Tensor:
+def _backward(training: _Training, batch: Share) -> Tensor:
     """Add the gradient of a batch's loss, of a micro-batch at a time; returns the loss.
 
     A loss is a mean over images, and no image sees another: the gradients of the parts, each by
     its share of the images, add up to that of the whole.
-
-    Args:
-        model: the one trained, or what shares its gradients among processes.
     """
     rows, weight, state = batch
     accelerator = training.accelerator
     size = min(training.recipe.micro_batch or len(rows), len(rows))
-    parts = list(zip(rows.split(size), *(tensor.split(size) for tensor in state), strict=True))
+    parts = (tensor.split(size) for tensor in state)
     whole = torch.zeros((), device=accelerator.device)
-    for own, *part in parts:
-        # processes share their gradients once a batch, whatever their numbers of parts
-        shared = nullcontext() if own is parts[-1][0] else accelerator.no_sync(model)
-        with shared:
-            with accelerator.autocast():
-                logits = model(training.inputs.enter(part))
-            loss = weight * len(own) / len(rows) * loss_of(logits.float(), training.targets[own])
-            accelerator.backward(loss)
+    for own, *part in zip(rows.split(size), *parts, strict=True):
+        with accelerator.autocast():
+            logits = training.model(training.inputs.enter(part))
+        loss = weight * len(own) / len(rows) * loss_of(logits.float(), training.targets[own])
+        accelerator.backward(loss)
         whole += loss.detach()
     return whole
+
+
+def _share_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
+    """Each process's gradients become their mean: once a batch, in whatever parts it came.
+
+    Some of an encoder's parameters may play no part in its features, and have none.
+    """
+    if accelerator.num_processes > 1:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        mean = accelerator.reduce(parameters_to_vector(gradients), "mean")
+        vector_to_parameters(mean, gradients)
 
 
 def _read_share(inputs: Inputs, view: int, accelerator: Accelerator, rows: Tensor) -> Share:
