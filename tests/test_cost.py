@@ -22,7 +22,12 @@ from medept.loading import RANDOM, load_encoder
 from medept.methods import AdaptedEncoder, adapt
 from medept.progress import duration
 from medept.training import cost
-from medept.training.device import frozen_held, make_accelerator
+from medept.training.device import (
+    frozen_held,
+    held_memory,
+    make_accelerator,
+    peak_memory,
+)
 from medept.training.recipes import make_recipe
 from medept.training.views import Views
 
@@ -48,7 +53,9 @@ def seconds(monkeypatch: pytest.MonkeyPatch, method: str, settings: dict, *folds
     model, views = make(method, settings)
     monkeypatch.setattr(cost, "_timed", timed)
     accelerator = make_accelerator("cpu", "float32")
-    return cost.estimate_cost(model, views, RECIPE, accelerator, folds).seconds
+    found = cost.estimate_cost(model, views, RECIPE, accelerator, folds)
+    assert found.evaluation == SECONDS["forward"]
+    return found.seconds
 
 
 def test_passes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,10 +110,18 @@ def test_memory_is_what_a_step_takes(method: str, micro_batch: int | None, preci
 
 
 def test_large_stores_are_said_to_be_in_a_file() -> None:
-    text = str(cost.Cost(seconds=100, memory=2 * 10**9, stored=3 * 10**9))
-    assert text == (
-        "2 min, 2.0 GB of memory to compute in and 3.0 GB in a temporary file for encoded views"
+    found = cost.Cost(seconds=100, evaluation=0.5, held=10**9, memory=10**9, stored=3 * 10**9)
+    assert str(found) == (
+        "2 min, and 50 s for each 100 images to predict; 2.0 GB of memory, and "
+        "3.0 GB in a temporary file for encoded views"
     )
+
+
+def test_what_is_held_is_memory_of_the_process() -> None:
+    before = held_memory(torch.device("cpu"))
+    block = torch.ones(50_000_000)
+    assert held_memory(torch.device("cpu")) - before == pytest.approx(block.nbytes, rel=0.1)
+    assert peak_memory() >= block.nbytes
 
 
 @pytest.mark.parametrize(("number", "text"), [(40, "40 s"), (180, "3 min"), (9000, "2.5 h")])
@@ -114,18 +129,24 @@ def test_durations_are_said_shortly(number: float, text: str) -> None:
     assert duration(number) == text
 
 
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("method", ["ept", "full"])
 def test_two_processes_end_where_one_does(method: str, tmp_path: Path) -> None:
     """Batches of 3 leave the second process with fewer rows, and at times with none; with fewer
-    parts, too, where each image is computed by itself. Not all of DINOv2 is run: it has a token
-    for masks."""
+    parts, too, where each image is computed by itself. Views are encoded once. Not all of DINOv2
+    is run: it has a token for masks."""
     data = make_phantoms("colon", patients=12, images_per_patient=1, size=48)
     table = write_phantoms(data, tmp_path / "data")
     options = ["-m", "medept", "fit", str(table), "--shots", "2", "--epochs", "3", "--batch-size",
                "3", "--device", "cpu", "--precision", "float32", "--seed", "1",
-               "--method", method]  # fmt: skip
+               "--method", method, "--set-recipe", "views=1"]  # fmt: skip
     if method == "full":
         shape = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
         library = pytest.importorskip("transformers")
@@ -133,13 +154,12 @@ def test_two_processes_end_where_one_does(method: str, tmp_path: Path) -> None:
         library.Dinov2Model(config).save_pretrained(tmp_path / "dinov2")
         library.ViTImageProcessor(size=32).save_pretrained(tmp_path / "dinov2")
         options += ["--encoder", f"transformers:{tmp_path / 'dinov2'}", "--recipe", "paper"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-              "--main_process_port", port]  # fmt: skip
-    said = {}
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--main_process_port", free_port()]  # fmt: skip
+    if method == "full":
+        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch, said = ["-m", *launcher], {}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name, command in (
         ("one", options), ("two", [*launch, *options, "--set-recipe", "micro_batch=1"])

@@ -90,12 +90,15 @@ def test_bfloat16_is_as_good_as_float32() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_frozen_matrices_are_held_in_bfloat16_and_given_back(name: str) -> None:
-    """Every method runs so, forward and backward; what it trains stays in float32."""
+    """Every method runs so, forward and backward, and gives what autocast gives; what it trains
+    stays in float32."""
     encoder = load_encoder("vit_tiny_patch16_224", weights=RANDOM, image_size=32)
     model = adapt(encoder, name, 2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     accelerator = device.make_accelerator("cpu", "bfloat16")
     pixels = torch.randn(2, 3, 32, 32)
+    with accelerator.autocast():
+        expected = model.features(pixels)
     with device.frozen_held(model, accelerator):
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -105,6 +108,7 @@ def test_frozen_matrices_are_held_in_bfloat16_and_given_back(name: str) -> None:
         with accelerator.autocast():
             features = model.features(pixels)
         assert features.dtype == torch.float32
+        assert torch.equal(features, expected)
         trained = [p for group in model.parameter_groups().values() for p in group]
         if trained and model.trains_encoder:
             with accelerator.autocast():

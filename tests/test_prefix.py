@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from medept.errors import InputError
 from medept.methods import adapt
 from medept.training import inputs, views
 from medept.training.device import frozen_held, make_accelerator
-from medept.training.loop import train
+from medept.training.loop import predict_logits, train
 from medept.training.prefix import Prefix, find_prefix
 from medept.training.recipes import make_recipe
 from medept.training.views import Views
@@ -41,6 +44,7 @@ UPPER = [
 ]
 IMAGES = [np.random.default_rng(i).integers(0, 255, (40, 40, 3), np.uint8) for i in range(6)]
 TARGETS = np.array([0, 1, 2, 0, 1, 2])
+PREPROCESSING = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
 
 
 def make_encoder(library: str) -> Encoder:
@@ -54,7 +58,7 @@ def make_encoder(library: str) -> Encoder:
             transformers.ViTConfig(hidden_size=48, num_hidden_layers=3, num_attention_heads=3,
                       intermediate_size=96, image_size=32, patch_size=8)
         )  # fmt: skip
-    return Encoder(model, library, Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
+    return Encoder(model, library, PREPROCESSING)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -159,12 +163,191 @@ def test_nothing_is_kept_for_gradients_that_nobody_asks_for(
 
 
 def train_once(library: str, method: str, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
-    encoder = make_encoder(library)
+    return fitted(make_encoder(library), method, settings)[0]
+
+
+def fitted(
+    encoder: Encoder, method: str, settings: dict[str, Any], precision: str = "float32"
+) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """What was trained, and the loss of every epoch."""
     model = adapt(encoder, method, 3, settings)
     recipe = make_recipe("medept", method, epochs=4, views=2, batch_size=4, lr=0.01)
-    train(model, Views(IMAGES, encoder.preprocessing, crop_scale=0.5), TARGETS, recipe,
-          make_accelerator("cpu", "float32"))  # fmt: skip
-    return model.trained_state()
+    history = train(model, Views(IMAGES, encoder.preprocessing, crop_scale=0.5), TARGETS, recipe,
+                    make_accelerator("cpu", precision))  # fmt: skip
+    return model.trained_state(), np.array([row["loss"] for row in history])
+
+
+def nothing_kept(*_: Any) -> inputs.Plan:
+    """Every view is drawn and run whole in each step."""
+    return inputs.Plan("nothing", None, lambda: nullcontext(lambda state: state[0]))
+
+
+@contextmanager
+def without(shortcut: str) -> Iterator[None]:
+    """Training as it is otherwise."""
+    name, instead = {
+        "prefix": ("medept.training.inputs.make_plan", nothing_kept),
+        "class row": ("medept.encoders.class_row_only", lambda _: nullcontext()),
+        "held": ("medept.training.loop.frozen_held", lambda *_: nullcontext()),
+        "ahead": ("medept.training.loop.ahead", lambda function, items, **_: map(function, items)),
+    }[shortcut]
+    with patch(name, instead):
+        yield
+
+
+ALL = [("linear", {}), ("mlp", {}), ("partial", {}), ("ept", {"layers": "2"}), ("ept", {}),
+       ("vpt", {"layers": "2", "length": 3})]  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", ["token", "avg", "map"])
+@pytest.mark.parametrize("shortcut", ["prefix", "class row", "ahead"])
+@pytest.mark.parametrize(("method", "settings"), ALL)
+def test_each_shortcut_changes_nothing(
+    method: str, settings: dict[str, Any], shortcut: str, pool: str
+) -> None:
+    """Losses of all epochs and what was trained, with it and without, in float32."""
+    state, losses = fitted(pooled(pool), method, settings)
+    with without(shortcut):
+        slow_state, slow_losses = fitted(pooled(pool), method, settings)
+    np.testing.assert_allclose(losses, slow_losses, rtol=1e-5)
+    for name, tensor in slow_state.items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shortcut", ["prefix", "class row", "held"])
+@pytest.mark.parametrize(("method", "settings"), ALL)
+def test_each_shortcut_changes_little_in_bfloat16(
+    method: str, settings: dict[str, Any], shortcut: str
+) -> None:
+    """Losses of all epochs; not at all where weights are held in what they would be cast to."""
+    losses = fitted(pooled("token"), method, settings, "bfloat16")[1]
+    with without(shortcut):
+        slow = fitted(pooled("token"), method, settings, "bfloat16")[1]
+    if shortcut == "held":
+        np.testing.assert_array_equal(losses, slow)
+    else:
+        np.testing.assert_allclose(losses, slow, rtol=0.02)
+
+
+def test_a_gate_is_computed_in_float32() -> None:
+    """Though what it scales is in bfloat16: rounded once, in the end."""
+    model = adapt(make_encoder("timm"), "ept", 3)
+    prompt = model.first_changed_prompt()
+    assert prompt is not None
+    attended, logsumexp = torch.randn(2, 3, 17, 16).bfloat16(), 3 + torch.randn(2, 3, 17)
+    gate = torch.sigmoid(logsumexp.double() - prompt.sink(17).double())
+    expected = (attended.double() * gate[..., None]).bfloat16()
+    with torch.autocast("cpu"):
+        ours = prompt.gate(attended, logsumexp, 17)
+    assert ours.dtype == torch.bfloat16
+    assert (ours != expected).double().mean() < 0.01
+
+
+def pooled(pool: str) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(make_model(f"vit_tiny_patch16_224:{pool}"), pool, PREPROCESSING)
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_last_block_asks_for_the_class_token_alone(library: str, prompted: bool) -> None:
+    """One query in its attention, and its products counted: keys and values of 17 tokens, queries,
+    projection and MLP of one."""
+    encoder = make_encoder(library)
+    model = adapt(encoder, "ept" if prompted else "linear", 3)
+    pixels, queries = torch.randn(4, 3, 32, 32), []
+    model.features(pixels)  # which is tried first
+
+    def attended(query: tuple[int, ...], *_: Any, **__: Any) -> int:
+        queries.append(query[-2])
+        return 0
+
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={attention: attended}) as c:
+        model.features(pixels)
+    assert queries == [17, 17, 1]
+    counted = {name: sum(each.values()) for name, each in c.get_flop_counts().items()}
+    names = {module: name for name, module in encoder.named_modules()}
+    last = next(v for k, v in counted.items() if k.endswith(names[encoder.blocks[-1]]))
+    width, hidden = 48, 192 if library == "timm" else 96
+    assert last == 2 * 4 * width * (17 * 2 * width + 2 * width + 2 * hidden)
+
+
+@pytest.mark.parametrize(("method", "settings"), [*ALL, ("probe", {})])
+def test_parts_of_a_set_are_trained_on_their_own_images(
+    method: str, settings: dict[str, Any]
+) -> None:
+    """Two that share what is kept of the whole set, against each by itself with nothing kept."""
+    recipe = make_recipe("medept", method, epochs=4, views=2, batch_size=4, lr=0.01)
+    accelerator = make_accelerator("cpu", "float32")
+    whole = Views(IMAGES, PREPROCESSING, crop_scale=0.5, seed=1)
+
+    def state(rows: list[int], kept: inputs.Kept) -> dict[str, torch.Tensor]:
+        model = adapt(make_encoder("timm"), method, 3, settings)
+        train(model, whole.part(np.array(rows)), TARGETS[rows], recipe, accelerator, kept=kept)
+        return model.trained_state()
+
+    with inputs.Kept() as kept:
+        for rows in ([5, 1, 3, 0], [2, 4, 0]):
+            ours = state(rows, kept)
+            with without("prefix"), inputs.Kept() as own:
+                if method == "probe":
+                    alone = Views([IMAGES[i] for i in rows], PREPROCESSING)
+                    model = adapt(make_encoder("timm"), method, 3, settings)
+                    train(model, alone, TARGETS[rows], recipe, accelerator)
+                    expected = model.trained_state()
+                else:
+                    expected = state(rows, own)
+            for name, tensor in expected.items():
+                torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("fits", "kept"), [(1, False), (3, True)])
+def test_views_that_are_seen_once_are_kept_for_other_fits(fits: int, kept: bool) -> None:
+    model = adapt(make_encoder("timm"), "ept", 3, {"layers": "3"})
+    recipe, accelerator = make_recipe("paper", "ept"), make_accelerator("cpu", "float32")
+    assert (inputs.make_plan(model, recipe, accelerator, fits).keep is not None) == kept
+
+
+def test_images_are_read_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training, in encoding and in evaluation, which runs in large batches without autograd."""
+    readers, batches, read = set(), [], Views._read
+
+    def noting(self: Views, *args: Any, **kwargs: Any) -> Any:
+        readers.add(threading.current_thread().name.rpartition("_")[0])
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(Views, "_read", noting)
+    for shortcut in (nullcontext(), without("prefix")):
+        with shortcut:
+            train_once("timm", "ept", {})
+    encoder = make_encoder("timm")
+    encoder.register_forward_pre_hook(
+        lambda _, given: batches.append((len(given[0]), torch.is_inference_mode_enabled()))
+    )
+    many = Views([IMAGES[i % 6] for i in range(40)], encoder.preprocessing)
+    predict_logits(encoder, many, make_accelerator("cpu", "float32"))
+    assert readers == {"ahead"}
+    assert batches == [(32, True), (8, True)]
+
+
+class Bypassed(torch.nn.Module):
+    """A ViT with a second path from the pixels to the features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit, self.beside = make_encoder("timm").model, torch.nn.Conv2d(3, 48, 8)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.vit(pixels) + 0.01 * self.beside(pixels).amax((-2, -1))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_goes_past_the_blocks_is_noticed(precision: str) -> None:
+    model = adapt(Encoder(Bypassed(), "bypassed", PREPROCESSING), "ept", 3)
+    accelerator = make_accelerator("cpu", precision)
+    with frozen_held(model, accelerator), accelerator.autocast():
+        assert find_prefix(model) is None
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

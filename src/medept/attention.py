@@ -416,7 +416,8 @@ class _SinkAttention(torch.autograd.Function):
         rows = z[..., : out.shape[-2]]
         rows.copy_(torch.logaddexp(rows, sink))  # z from now on holds the sink too
         ctx.scale = scale
-        ctx.save_for_backward(q, k, v, sink, bias, out, z, *random)
+        given = (q, k, v) if any(ctx.needs_input_grad[:3]) else (None, None, None)
+        ctx.save_for_backward(*given, sink, bias, out, z, *random)
         return out
 
     @staticmethod

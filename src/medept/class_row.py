@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medept.attachment import Divert
-from medept.block_parts import FUSED, OUTPUT, QUERY, replace_forward
+from medept.block_parts import FUSED, OUTPUT, QUERY, replace_forward, rounding
 
 _ONE_AT_A_TIME = RLock()
 """Modules are changed while they compute: threads take turns."""
@@ -53,9 +53,7 @@ def find_last_block(
         return torch.cat([tokens[:, :1], torch.full_like(tokens[:, 1:], torch.nan)], dim=1)
 
     noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
-    device = example.device.type
-    lower = torch.is_autocast_enabled(device)
-    close = torch.finfo(torch.get_autocast_dtype(device) if lower else example.dtype).eps ** 0.75
+    close = rounding(example) ** 0.75
     try:
         with ExitStack() as stack:
             stack.enter_context(_ONE_AT_A_TIME)

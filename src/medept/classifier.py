@@ -62,6 +62,7 @@ class _Support:
     classes: np.ndarray
     groups: np.ndarray
     kept: Kept
+    seeds: int = 1
     _views: Views | None = None
     _encoder: Encoder | None = None
 
@@ -238,6 +239,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         with Kept() as kept:
             support = self._read(X, y, groups, classes, kept)
+            support.seeds = len(seeds)
             fitted = [self._alike(seed=seed) for seed in seeds]
             for one in fitted:
                 one._check()
@@ -292,6 +294,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         views = support.views(preprocessing, self.recipe_.crop_scale, self.seed).part(rows)
         self.views_seed_ = views.seed
         search = self._search_folds(targets, groups) if self.tune else []
+        parts = [*search, len(folds)] if folds else search
+        support.kept.fits = max(support.kept.fits, support.seeds * (1 + sum(parts)))
         self._announce(views, accelerator, search, [len(folds)] if folds else [])
         began = time.perf_counter()
         found: dict[str, Any] = {}
@@ -406,11 +410,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         fold = self._alike(**given, tune=0, calibrate="none", progress=None)
         with quietly():
             fold._fit(support, train)
-            if fold.model_.alters_features:
-                return fold.logits([support.images[i] for i in test])
             model, recipe = fold.model_, fold.recipe_
             views = support.views(model.encoder.preprocessing, recipe.crop_scale, self.seed)
             accelerator = make_accelerator(self.device, self.precision)
+            if model.alters_features:
+                return predict_logits(model, views.part(test), accelerator)
             features = plain_features(model, views.part(test), accelerator, support.kept)
             return fold._logits_of(features)
 

@@ -20,7 +20,7 @@ from medept.encoders import Encoder
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import duration
-from medept.training.device import frozen_held, peak_memory
+from medept.training.device import frozen_held, held_memory, peak_memory
 from medept.training.inputs import IN_MEMORY, State, make_plan
 from medept.training.loop import EVALUATION_BATCH
 from medept.training.recipes import Recipe
@@ -48,18 +48,23 @@ class Cost:
 
     Attributes:
         seconds: that it takes.
-        memory: bytes in which it computes, beside what is held already.
+        evaluation: seconds that each image takes that is predicted afterwards.
+        held: bytes that are held already.
+        memory: bytes in which it computes, beside them.
         stored: bytes of encoded views that are kept.
     """
 
     seconds: float
+    evaluation: float
+    held: int
     memory: int
     stored: int
 
     def __str__(self) -> str:
         place = "more" if self.stored <= IN_MEMORY else "in a temporary file"
         return (
-            f"{duration(self.seconds)}, {self.memory / 1e9:.1f} GB of memory to compute in and "
+            f"{duration(self.seconds)}, and {duration(100 * self.evaluation)} for each 100 images "
+            f"to predict; {(self.held + self.memory) / 1e9:.1f} GB of memory, and "
             f"{self.stored / 1e9:.1f} GB {place} for encoded views"
         )
 
@@ -82,14 +87,17 @@ def estimate_cost(
     at_once = min(recipe.micro_batch or recipe.batch_size, recipe.batch_size, images)
     tried = at_once if accelerator.device.type == "cuda" else min(at_once, TRIED)
     pixels = encoder.example().expand(tried, -1, -1, -1)
+    held = held_memory(accelerator.device)
     again = sum(parts - 1 for parts in folds)  # each fold trains on all images but its own part
     with frozen_held(model, accelerator):
         memory = LIBRARIES + views.decoded_bytes() + 2 * _held_in_bfloat16(model)
         largest, forward = _timed(lambda: _forward(encoder, pixels, accelerator))
         encoding = AT_ONCE * largest * EVALUATION_BATCH // tried
         if isinstance(model, FeatureMethod):
-            return Cost(images / tried * forward, memory + encoding, 0)  # which folds share
-        plan, count = make_plan(model, recipe, accelerator), min(recipe.views, recipe.epochs)
+            once = images / tried * forward  # which folds share
+            return Cost(once, forward / tried, held, memory + encoding, 0)
+        plan = make_plan(model, recipe, accelerator, 1 + sum(folds))
+        count = min(recipe.views, recipe.epochs)
         state: State = [pixels]
         once, stored = 0.0, 0
         if keep := plan.keep:
@@ -106,7 +114,7 @@ def estimate_cost(
     seconds = count * once + (1 + again) * each + held_out
     moments = 3 if recipe.optimizer == "adamw" else 2  # and the gradient
     memory += max(encoding, saved * at_once // tried + 4 * moments * model.trainable_count())
-    return Cost(images / tried * seconds, memory, stored)
+    return Cost(images / tried * seconds, forward / tried, held, memory, stored)
 
 
 @torch.no_grad()

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from torch import nn
 
 from medept.errors import InputError
-from medept.prompts import EmbeddedPrompt
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,6 +23,9 @@ MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """What a precision is called in accelerate."""
 
 PRECISIONS = ("auto", *MIXED)
+
+LAYERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+"""Whose products autocast computes in lower precision."""
 
 
 def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
@@ -74,15 +77,17 @@ def precision_of(accelerator: Accelerator) -> str:
 
 @contextmanager
 def frozen_held(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """While it is open the frozen matrices of ``model`` are held in bfloat16, if it computes in it.
+    """While it is open the frozen layers of ``model`` are held in bfloat16, if it computes in it.
 
-    Autocast would make them so again at every forward pass. What is trained, prompts, norms and
-    biases stay in float32, and afterwards every weight is what it was, to the bit.
+    Of their weights autocast would make the same at every forward pass: the outputs are those of
+    autocast, to the bit. Whatever else there is stays in float32 (what is trained, prompts, norms,
+    biases, position embeddings), and afterwards every weight is what it was: their float32 values
+    are kept beside them.
     """
     before: list[tuple[nn.Parameter, torch.Tensor]] = []
     if accelerator.mixed_precision == "bf16":
-        modules = [m for m in model.modules() if not isinstance(m, EmbeddedPrompt)]
-        for parameter in (p for m in modules for p in m.parameters(recurse=False)):
+        layers = [m for m in model.modules() if isinstance(m, LAYERS)]
+        for parameter in (p for layer in layers for p in layer.parameters(recurse=False)):
             matrix = parameter.dtype == torch.float32 and parameter.ndim > 1
             if matrix and not parameter.requires_grad:
                 before.append((parameter, parameter.data))
@@ -92,6 +97,14 @@ def frozen_held(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     finally:
         for parameter, values in before:
             parameter.data = values
+
+
+def held_memory(device: torch.device) -> int:
+    """Bytes that this process holds: in main memory, or on a GPU, of which a new peak begins."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    return psutil.Process().memory_info().rss
 
 
 def peak_memory() -> int:

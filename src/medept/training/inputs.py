@@ -50,6 +50,8 @@ class Kept:
     """What was computed once, by what determines it; a context, at whose end files are removed."""
 
     def __init__(self) -> None:
+        self.fits = 1
+        """That read it, one after the other."""
         self._files = ExitStack()
         self._stores: dict[Hashable, list[Tensor]] = {}
 
@@ -144,8 +146,13 @@ class Plan:
     resumed: Callable[[], AbstractContextManager[Callable[[State], Tensor]]]
 
 
-def make_plan(model: AdaptedEncoder, recipe: Recipe, accelerator: Accelerator) -> Plan:
-    """As much as the method leaves unchanged, where it is needed more than once."""
+def make_plan(
+    model: AdaptedEncoder, recipe: Recipe, accelerator: Accelerator, fits: int = 1
+) -> Plan:
+    """As much as the method leaves unchanged, where it is needed more than once.
+
+    Views that a fit sees once are kept for other ``fits`` if whole blocks are saved thereby.
+    """
 
     def as_it_is() -> AbstractContextManager[Callable[[State], Tensor]]:
         return nullcontext(lambda state: state[0])
@@ -157,10 +164,13 @@ def make_plan(model: AdaptedEncoder, recipe: Recipe, accelerator: Accelerator) -
             lambda pixels: [model.encoder(pixels)],
             as_it_is,
         )
-    if recipe.views >= recipe.epochs:
+    seen_once = recipe.views >= recipe.epochs
+    if seen_once and (fits == 1 or not model.first_changed_block()):
         return Plan("nothing", None, as_it_is)
     with accelerator.autocast():
         prefix = find_prefix(model)
+    if prefix is None and seen_once:
+        return Plan("nothing", None, as_it_is)
     if prefix is None:
         return Plan("pixels", lambda pixels: [pixels], as_it_is)
     what = ("state", model.first_changed_block(), model.first_changed_prompt() is not None)
@@ -187,7 +197,7 @@ def open_inputs(
     encode: Encode,
 ) -> Iterator[Inputs]:
     """What steps are fed. The encoder goes on from what is kept while this is open."""
-    plan = make_plan(model, recipe, accelerator)
+    plan = make_plan(model, recipe, accelerator, kept.fits)
     count = min(recipe.views, recipe.epochs)
 
     def drawn(view: int, rows: Tensor) -> State:

@@ -110,10 +110,10 @@ class _Training:
 @torch.no_grad()
 def _features(training: _Training, view: int) -> Tensor:
     """Features (n, D) of one view of every image, as they are now."""
+    batches = torch.arange(len(training.targets)).split(EVALUATION_BATCH)
     features = []
-    for rows in torch.arange(len(training.targets)).split(EVALUATION_BATCH):
+    for state in ahead(partial(training.inputs.read, view), batches):
         with training.accelerator.autocast():
-            state = training.inputs.read(view, rows)
             features.append(training.model.features(training.inputs.enter(state)))
     return torch.cat(features)
 
@@ -151,6 +151,7 @@ def _epochs(
     history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
     if history:
         logger.info("going on after epoch %d of %d", history[-1]["epoch"], recipe.epochs)
+    _agree([*parameters, *model.head.buffers()], accelerator)
     stepper = accelerator.prepare(optimizer)
     for done in range(len(history), len(epochs)):
         epoch = epochs[done]
@@ -201,6 +202,16 @@ def _backward(training: _Training, batch: Share) -> Tensor:
         accelerator.backward(loss)
         whole += loss.detach()
     return whole
+
+
+@torch.no_grad()
+def _agree(values: list[Tensor], accelerator: Accelerator) -> None:
+    """Processes go on from the values of the first."""
+    from accelerate.utils import broadcast
+
+    if accelerator.num_processes > 1:
+        for value in values:
+            value.copy_(broadcast(value))
 
 
 def _share_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from medept.attention import attention_with_logsumexp
-from medept.block_parts import FUSED, KEY, QUERY, VALUE, replace_forward
+from medept.block_parts import FUSED, KEY, QUERY, VALUE, replace_forward, rounding
 from medept.encoders import Encoder
 from medept.errors import InputError
 from medept.methods import AdaptedEncoder
@@ -70,21 +70,26 @@ class Prefix:
                 self.encoder(pixels)
             except _Reached as reached:
                 return reached.state
-        raise AssertionError("the encoder did not run its own block")
+        raise RuntimeError("the encoder did not run its own block")
 
     @contextmanager
-    def resumed(self) -> Iterator[Callable[[Sequence[Tensor]], Tensor]]:
+    def resumed(
+        self, blank: Tensor | None = None
+    ) -> Iterator[Callable[[Sequence[Tensor]], Tensor]]:
         """While it is open the encoder goes on from a state.
 
-        Gives a function that takes a state and returns what to call the encoder with: one black
-        image, of which nothing goes beyond the patch embedding, and that is computed once.
+        Gives a function that takes a state and returns what to call the encoder with: one image,
+        of which nothing goes beyond the patch embedding, and that is computed once.
+
+        Args:
+            blank: that image (1, 3, H, W); a black one by default.
         """
         state: list[Tensor] = []
-        black = self.encoder.example()
+        blank = self.encoder.example() if blank is None else blank
 
         def feed(given: Sequence[Tensor]) -> Tensor:
             state[:] = given
-            return black
+            return blank
 
         def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             return state[0], *arguments[1:]
@@ -99,7 +104,7 @@ class Prefix:
                 replace_forward(block, _pass_over, stack)
             for module in self.encoder.modules():
                 if isinstance(module, nn.Conv2d):
-                    replace_forward(module, _known(module.forward, black), stack)
+                    replace_forward(module, _known(module.forward, blank), stack)
             stack.callback(self.block.register_forward_pre_hook(enter, prepend=True).remove)
             if self.prompt is not None:
                 replace_forward(self.prompt, attend, stack)
@@ -112,12 +117,12 @@ def _pass_over(tokens: Tensor, *_: Any, **__: Any) -> Tensor:
     return tokens
 
 
-def _known(forward: Callable[[Tensor], Tensor], black: Tensor) -> Callable[[Tensor], Tensor]:
-    """``forward``, which computes what it makes of ``black`` once."""
+def _known(forward: Callable[[Tensor], Tensor], blank: Tensor) -> Callable[[Tensor], Tensor]:
+    """``forward``, which computes what it makes of ``blank`` once."""
     found: list[Tensor] = []
 
     def remembered(pixels: Tensor) -> Tensor:
-        if pixels is not black:
+        if pixels is not blank:
             return forward(pixels)
         if not found:
             with torch.inference_mode(False), torch.no_grad():
@@ -143,22 +148,27 @@ def _blank(width: int) -> Callable[[Tensor], Tensor]:
 def find_prefix(model: AdaptedEncoder) -> Prefix | None:
     """What can be computed once; None where training changes the first block, or what is below.
 
-    It is tried on black images; an encoder that it does not fit is run whole, and a line says so.
+    It is tried on noise, and gone on from with two different images in its place, of which nothing
+    may be seen; an encoder that it does not fit is run whole, and a line says so.
     """
     first, prompt = model.first_changed_block(), model.first_changed_prompt()
     if not first and prompt is None:
         return None
     encoder = model.encoder
-    example = encoder.example().expand(2, -1, -1, -1)
-    close = torch.finfo(example.dtype).eps ** 0.5
+    black = encoder.example()
+    shape, generator = (2, *black.shape[1:]), torch.Generator().manual_seed(0)
+    noise = torch.randn(shape, generator=generator).to(black)
+    close = rounding(black) ** 0.75
     try:
         prefix = Prefix(encoder, first, prompt)
-        expected, state = encoder(example), prefix.encode(example)
-        with prefix.resumed() as feed:
-            error = encoder(feed(state)) - expected
-        if error.norm() <= close * expected.norm():
+        expected, state, found = encoder(noise), prefix.encode(noise), []
+        for blank in (black, noise[:1]):
+            with prefix.resumed(blank) as feed:
+                found.append(encoder(feed(state)))
+        error = found[0] - expected
+        if torch.equal(*found) and error.norm() <= close * expected.norm():
             return prefix
-    except (InputError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, IndexError, InputError, RuntimeError, TypeError, ValueError):
         pass
     logger.info("the blocks of %s are not alike: it is run whole in every step", encoder.name)
     return None
