@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import v2
 
 from medept.classifier import FewShotClassifier
 from medept.encoders import Encoder, Preprocessing
@@ -476,6 +478,20 @@ def test_part_of_a_set_has_the_views_of_the_whole() -> None:
     assert torch.equal(part.random(0, 2), whole.random(4, 2))
     assert torch.equal(part.first(1, 3), torch.stack([whole.random(1, v) for v in range(3)]))
     assert torch.equal(part.part().plain(1), whole.plain(1))
+
+
+def test_a_view_is_what_torchvision_draws_from_its_seed() -> None:
+    reference = v2.Compose([
+        v2.RandomResizedCrop(32, scale=(0.3, 1.0), interpolation=v2.InterpolationMode.BICUBIC),
+        v2.RandomHorizontalFlip(), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize((0.5,) * 3, (0.5,) * 3),
+    ])  # fmt: skip
+    ours = Views(IMAGES, PREPROCESSING, crop_scale=0.3, seed=4)
+    for number, view in ((0, 0), (0, 1), (5, 2), (3, 3)):
+        torch.manual_seed(views._mix(4, number, view))
+        expected = reference(Image.fromarray(IMAGES[number]))
+        torch.manual_seed(1)
+        assert torch.equal(ours.random(number, view), expected)
 
 
 def test_folds_share_what_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

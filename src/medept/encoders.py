@@ -47,27 +47,33 @@ class Preprocessing:
             crop_pct=self.crop_pct,
         )
 
-    def training(self, crop_scale: float) -> Callable[[Image.Image], Tensor]:
-        """RGB image -> normalised (3, H, W) of a random resized crop, flipped half of the time.
+    def training(self, crop_scale: float) -> Callable[[Image.Image], Callable[[], Tensor]]:
+        """RGB image -> a random resized crop, flipped half of the time, that is drawn.
+
+        Called, what was drawn is made: normalised (3, H, W).
 
         Args:
             crop_scale: the smallest part of the image's area that a crop may have.
         """
         from torchvision.transforms import v2
 
-        return v2.Compose(
-            [
-                v2.RandomResizedCrop(
-                    self.size,
-                    scale=(crop_scale, 1.0),
-                    interpolation=v2.InterpolationMode(self.interpolation),
-                ),
-                v2.RandomHorizontalFlip(),
-                v2.PILToTensor(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(self.mean, self.std),
-            ]
+        crop = v2.RandomResizedCrop(
+            self.size,
+            scale=(crop_scale, 1.0),
+            interpolation=v2.InterpolationMode(self.interpolation),
         )
+        to_tensor = [
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(self.mean, self.std),
+        ]
+
+        def draw(image: Image.Image) -> Callable[[], Tensor]:
+            where, flipped = crop.make_params([image]), bool(torch.rand(1) < 0.5)
+            flip = [v2.functional.horizontal_flip] if flipped else []
+            return lambda: v2.Compose([*flip, *to_tensor])(crop.transform(image, where))
+
+        return draw
 
 
 class Encoder(nn.Module):

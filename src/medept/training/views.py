@@ -89,12 +89,13 @@ class Views:
 
     def _draw(self, number: int, views: Iterable[int]) -> list[Tensor]:
         image = self._read(number, whole=False)
-        drawn = []
+        made = []
         for view in views:
             with _DRAWING, torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(_mix(self.seed, number, view))
-                drawn.append(self._training(image))
-        return drawn
+                drawn = self._training(image)
+            made.append(drawn())
+        return made
 
     def _read(self, number: int, *, whole: bool) -> Image.Image:
         image = None if whole else self._decoded.get((number, True))
