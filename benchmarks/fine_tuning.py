@@ -14,7 +14,8 @@ computes in what it finds to be fast; ``--float32`` holds it to float32.
 a file beyond 2 GiB.
 
 The JSON has ``ratios``: how many times faster a training step (of ``linear``: an epoch after the
-first) is than the straightforward one, and ``bf16_fast``: whether bfloat16 was found to be.
+first) is than the straightforward one, which is in float32; ``precision``, what medept computed in;
+and ``bf16_fast``, whether bfloat16 was found to be.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import arguments, machine, others_to_stderr, peak_bytes, show
+from side_by_side import arguments, machine, others_to_stderr, peak_bytes, show, synchronise
 from torch.utils.flop_counter import (
     FlopCounterMode,
     sdpa_backward_flop_count,
@@ -45,7 +46,12 @@ from train_step import formula
 from medept.loading import RANDOM, load_encoder
 from medept.methods import AdaptedEncoder, adapt
 from medept.prompts import EmbeddedPrompt
-from medept.training.device import fast_bfloat16, make_accelerator
+from medept.training.device import (
+    fast_bfloat16,
+    frozen_held,
+    make_accelerator,
+    precision_of,
+)
 from medept.training.inputs import Kept
 from medept.training.loop import predict_logits, train
 from medept.training.prefix import find_prefix
@@ -58,6 +64,20 @@ SUPPORT, JOB_EPOCHS, TEST = 234, 20, 4355
 
 RECIPE = PAPER.model_copy(update={"epochs": EPOCHS, "batch_size": BATCH, "views": 1})
 """One view is timed; the job counts ``MEDEPT.views`` of them."""
+
+
+class TimedKept(Kept):
+    """Knows the seconds that it took to compute what is kept."""
+
+    seconds = 0.0
+
+    def get(self, *args: Any) -> list[torch.Tensor]:
+        """As it is otherwise."""
+        began = time.perf_counter()
+        try:
+            return super().get(*args)
+        finally:
+            self.seconds += time.perf_counter() - began
 
 
 @dataclass
@@ -115,19 +135,23 @@ class Bench:
         accelerator = make_accelerator(precision=precision or self.precision)
         views = Views(self.images, model.encoder.preprocessing, crop_scale=recipe.crop_scale)
         began, cpu = time.perf_counter(), time.process_time()
-        with Kept() as kept:
+        with TimedKept() as kept:
             history = train(model, views, self.targets, recipe, accelerator, kept=kept)
-            stored = kept.bytes
+            stored, encoding = kept.bytes, kept.seconds
+        synchronise()
         whole, cpu = time.perf_counter() - began, time.process_time() - cpu
         epochs = [row["seconds"] for row in history]
-        began = time.perf_counter()
-        predict_logits(model, views, accelerator)
+        with frozen_held(model, accelerator):
+            began = time.perf_counter()
+            predict_logits(model, views, accelerator)
+            evaluating = time.perf_counter() - began
         return {
             "step": statistics.median(epochs[1:]) / self.steps,
-            "once": (whole - sum(epochs)) / len(self.images),
+            "set up": whole - encoding - sum(epochs),
+            "once": encoding / len(self.images),
             "cpu": cpu / whole,
             "stored": stored / len(self.images),
-            "evaluate": (time.perf_counter() - began) / len(self.images),
+            "evaluate": evaluating / len(self.images),
         }
 
     def straight(self, model: AdaptedEncoder, *, by_formula: bool = False) -> dict[str, float]:
@@ -141,7 +165,7 @@ class Bench:
         if not model.trains_encoder:  # its steps were computed before they were taken
             found["step"] += found["once"] * len(self.images) / EPOCHS / self.steps
             found["once"] = found["stored"] = 0.0
-        return found
+        return found | {"set up": 0.0}
 
     def decode(self) -> float:
         """Seconds to read one image and make a view of it."""
@@ -184,6 +208,7 @@ class LoraTrainer:
 
         class Watch(TrainerCallback):
             def on_step_end(self, *_: Any, **__: Any) -> None:
+                synchronise()
                 ends.append(time.perf_counter())
 
         with tempfile.TemporaryDirectory() as folder:
@@ -201,9 +226,11 @@ class LoraTrainer:
         pixels = torch.stack([self.views.plain(i) for i in range(len(self))])
         with torch.inference_mode():
             self.model.eval()(pixel_values=pixels.to(self.model.device))
+        synchronise()
         seconds = (time.perf_counter() - began) / len(self)
         step = statistics.median(np.diff(ends)[1:].tolist())
-        return {"step": step, "once": 0.0, "stored": 0.0, "cpu": spent, "evaluate": seconds}
+        nothing = dict.fromkeys(("set up", "once", "stored"), 0.0)
+        return nothing | {"step": step, "cpu": spent, "evaluate": seconds}
 
 
 def matmul_peak(precision: str) -> float:
@@ -251,7 +278,7 @@ def rows(jobs: dict[str, Job], bench: Bench) -> Iterator[dict[str, object]]:
         once = job.median("once")  # to decode an image and encode one view of it
         if name.startswith("medept"):
             decode_s = SUPPORT * decode
-            encode_s = SUPPORT * max(0.0, MEDEPT.views * once - decode)
+            encode_s = job.median("set up") + SUPPORT * max(0.0, MEDEPT.views * once - decode)
             train_s = steps * job.median("step")
         else:
             decode_s, encode_s = SUPPORT * JOB_EPOCHS * decode, 0.0
@@ -297,6 +324,7 @@ def main() -> None:
     }
     facts = {
         "ratios": ratios,
+        "precision": precision_of(make_accelerator(precision=precision)),
         "bf16_fast": fast_bfloat16("cuda" if torch.cuda.is_available() else "cpu"),
         "matmul_gflops": peak / 1e9,
         "share_of_matmul_peak": flop / step["medept, EPT"] / peak,

@@ -45,10 +45,10 @@ def time_in_turn(
         if i > repeats and time.perf_counter() > end:
             break
         for name, run in list(ways.items())[:: 1 if i % 2 else -1]:
-            _synchronise()
+            synchronise()
             started = time.perf_counter()
             run()
-            _synchronise()
+            synchronise()
             if i:
                 times[name].append(time.perf_counter() - started)
     first = next(iter(times.values()))
@@ -125,6 +125,7 @@ def table(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:
     return shown
 
 
-def _synchronise() -> None:
+def synchronise() -> None:
+    """Wait for what a GPU was given to do."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
