@@ -164,17 +164,17 @@ def make_plan(
             lambda pixels: [model.encoder(pixels)],
             as_it_is,
         )
-    seen_once = recipe.views >= recipe.epochs
-    if seen_once and (fits == 1 or not model.first_changed_block()):
-        return Plan("nothing", None, as_it_is)
-    with accelerator.autocast():
-        prefix = find_prefix(model)
-    if prefix is None and seen_once:
-        return Plan("nothing", None, as_it_is)
-    if prefix is None:
+    again = recipe.views < recipe.epochs
+    prefix = None
+    if again or (fits > 1 and model.first_changed_block()):
+        with accelerator.autocast():
+            prefix = find_prefix(model)
+    if prefix is not None:
+        what = ("state", model.first_changed_block(), model.first_changed_prompt() is not None)
+        return Plan(what, prefix.encode, prefix.resumed)
+    if again:
         return Plan("pixels", lambda pixels: [pixels], as_it_is)
-    what = ("state", model.first_changed_block(), model.first_changed_prompt() is not None)
-    return Plan(what, prefix.encode, prefix.resumed)
+    return Plan("nothing", None, as_it_is)
 
 
 class Inputs:
