@@ -291,8 +291,8 @@ def test_rounding_above_one_changes_nothing() -> None:
 
 def test_an_interval_needs_half_of_the_resamples() -> None:
     nan = np.nan
-    assert _interval([np.array([nan, 1.0]), np.array([1.0, nan])], 1.0) == (1.0, 1.0)
-    assert _interval([np.array([nan, 1.0, nan])], 1.0) == (None, None)
+    assert _interval([np.array([nan, 0.5]), np.array([0.5, nan])], 0.5) == (0.5, 0.5)
+    assert _interval([np.array([nan, 0.5, nan])], 0.5) == (None, None)
     assert _interval([], 1.0) == (None, None)
 
 
@@ -355,6 +355,22 @@ def test_the_interval_of_a_sensitivity_is_that_of_a_share() -> None:
     rate = evaluate(np.eye(2)[p], y, classes=("a", "b")).by_class["b"]["sensitivity"]
     exact = binomtest(round(rate.value * 300), 300).proportion_ci()
     assert (rate.low, rate.high) == pytest.approx((exact.low, exact.high), abs=0.012)
+
+
+def test_a_share_that_resampling_leaves_alone_has_the_exact_interval() -> None:
+    """Nine of nine right: 1 - 0.025 ** (1 / 9) below 1 (Clopper and Pearson); groups count."""
+    targets = np.repeat([0, 1], 9)
+    right = np.eye(2)[targets]
+    found = evaluate(right, targets, classes=("a", "b"), resamples=50)
+    assert found.by_class["a"]["sensitivity"].low == pytest.approx(0.025 ** (1 / 9))
+    assert found.by_class["a"]["sensitivity"].high == 1
+    assert found.metrics["accuracy"].low == pytest.approx(0.025 ** (1 / 18))
+    assert (found.metrics["auroc"].value, found.metrics["auroc"].low) == (1, None)
+    wrong = evaluate(
+        1 - right, targets, classes=("a", "b"), groups=np.arange(18) // 3, resamples=50
+    )
+    assert wrong.metrics["accuracy"].low == 0
+    assert wrong.metrics["accuracy"].high == pytest.approx(1 - 0.025 ** (1 / 6))
 
 
 def test_one_group_has_no_interval_and_a_seed_repeats() -> None:

@@ -100,6 +100,8 @@ def evaluate(
 
     Intervals are the 2.5th and 97.5th percentiles of the resamples in which the metric is
     defined; None where it is undefined in more than half of them, or there is one group only.
+    Where all are 0, or all are 1, resampling says nothing: a share (accuracy, and the rates of each
+    class) then has the exact binomial interval of its number of groups, and the others have none.
     Chance alone makes an ECE, and resampling makes more of it: its interval is the one reflected
     at the value (the basic bootstrap), cut at 0, and reaches the value at least. Near perfect
     calibration it still lies too high.
@@ -127,7 +129,13 @@ def evaluate(
         for name, values in weighted_values(cases, weights).items():
             drawn[name].append(values)
     metrics = {
-        name: Metric(value, *_interval(drawn[name], value, biased=name == "ece"), n)
+        name: Metric(
+            value,
+            *_interval(
+                drawn[name], value, biased=name == "ece", groups=count * (name == "accuracy")
+            ),
+            n,
+        )
         for name, value in point.items()
     }
     named = {
@@ -136,25 +144,23 @@ def evaluate(
         if left_out.any()
     }
     errors = calibration_errors(cases.scores, targets, bins=BINS)
-    return Evaluation(metrics, _by_class(cases, classes, rates), named, count, errors)
+    return Evaluation(metrics, _by_class(cases, ids, classes, rates), named, count, errors)
 
 
 def _by_class(
-    cases: Cases, classes: Sequence[str], drawn: list[dict[str, np.ndarray]]
+    cases: Cases, ids: np.ndarray, classes: Sequence[str], drawn: list[dict[str, np.ndarray]]
 ) -> dict[str, dict[str, Metric]]:
     """Rates of each class, with intervals from those drawn, (R, C) each in blocks."""
     point = weighted_rates(cases, np.ones((1, len(cases.truth))))
-    counts = {
-        "sensitivity": cases.truth.sum(axis=0),
-        "specificity": (1 - cases.truth).sum(axis=0),
-        "precision": cases.guess.sum(axis=0),
-    }
+    of = {"sensitivity": cases.truth, "specificity": 1 - cases.truth, "precision": cases.guess}
     found: dict[str, dict[str, Metric]] = {name: {} for name in classes}
     for rate, values in point.items():
         for c, name in enumerate(classes):
             value = None if np.isnan(values[0, c]) else float(values[0, c])
-            ends = _interval([block[rate][:, c] for block in drawn], value)
-            found[name][rate] = Metric(value, *ends, int(counts[rate][c]))
+            rows = np.flatnonzero(of[rate][:, c])
+            groups = len(set(ids[rows].tolist()))
+            ends = _interval([block[rate][:, c] for block in drawn], value, groups=groups)
+            found[name][rate] = Metric(value, *ends, len(rows))
     return found
 
 
@@ -260,11 +266,19 @@ def _resampled(ids: np.ndarray, count: int, resamples: int, seed: int) -> Iterat
 
 
 def _interval(
-    drawn: list[np.ndarray], value: float | None, *, biased: bool = False
+    drawn: list[np.ndarray], value: float | None, *, biased: bool = False, groups: int = 0
 ) -> tuple[float | None, float | None]:
+    """Of the resamples; ``groups``: that a share is a share of."""
+    from scipy.stats import binomtest
+
     values = np.concatenate(drawn) if drawn else np.zeros(0)
     defined = values[~np.isnan(values)]
     if value is None or not len(defined) or 2 * len(defined) < len(values):
         return None, None
     low, high = (float(end) for end in np.percentile(defined, (2.5, 97.5)))
+    if value == low == high and value in (0, 1):
+        if not groups:
+            return None, None
+        exact = binomtest(round(value * groups), groups).proportion_ci(method="exact")
+        return float(exact.low), float(exact.high)
     return (max(0.0, 2 * value - high), max(value, 2 * value - low)) if biased else (low, high)
