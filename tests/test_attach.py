@@ -413,6 +413,7 @@ def test_the_guide_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {i: gate.shape for i, gate in names["gates"].items()} == dict.fromkeys(
         range(8, 12), (2, 3, 197)
     )
+    assert (tmp_path / "mine.onnx").exists()
     assert (tmp_path / "ept-adapter" / "adapter_model.safetensors").exists()
     assert {k: v.shape for k, v in load_file("mine.safetensors").items()} == {
         **{f"layer.{i}": (197,) for i in range(8, 12)}, "head.weight": (2, 192), "head.bias": (2,),

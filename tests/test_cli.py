@@ -303,6 +303,9 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
         (["fit", "TABLE", "--lr", "inf"], "lr: .*less than"),
         (["fit", "TABLE", "--method", "linear", "--encoder-lr", "1"], "linear has no encoder_lr"),
         (["fit", "TABLE", "--method", "probe", "--lr", "1"], "probe has no lr.*no rate at all"),
+        (["fit", "TABLE", "--method", "mlp-2", "--set", "k=4"], "its name says k=2"),
+        (["fit", "TABLE", "--set", "length=3", "--set", "length=9"], "give one of them"),
+        (["check", "TABLE", "--out", "TABLE_FOLDER"], "exists already"),
         (["fit", "TABLE", "--episode", "exp1"], "exp1: no such list"),
         (
             ["fit", "TABLE", "--group-column", "label", "--label-column", "label"],
@@ -332,7 +335,7 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
             ],
             "an adapter, not an encoder's weights",
         ),
-        (["predict", "FIT", "FIT/history.csv"], "none of its columns .*rename one"),
+        (["predict", "FIT", "FIT/history.csv"], "none of its columns .*--image-column"),
         (["predict", "FIT", "FIT/support.csv"], "images are missing"),
         (["predict", "FIT", "FIT/report.html"], "report.html: not an image"),
         (["fit", "medmnist-foo:FIT"], "medept datasets"),
@@ -854,3 +857,50 @@ def test_progress_is_a_line_at_times_where_there_is_no_terminal(
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("training")]
     assert len(lines) == 4
     assert re.fullmatch(r"training \(loss 3\): 3 of 4,000, about \d+ (s|min) left", lines[-1])
+
+
+def test_predict_and_embed_read_the_tables_that_fit_reads(
+    fitted: Path, table: Path, tmp_path: Path
+) -> None:
+    names = pd.read_csv(table)["image"]
+    pd.DataFrame({"scan": names}).to_csv(tmp_path / "scans.csv", index=False)
+    of_table = ["--image-column", "scan", "--image-root", table.parent]
+    assert (
+        run("predict", fitted, tmp_path / "scans.csv", "--out", tmp_path / "p.csv", *of_table) == 0
+    )
+    assert len(pd.read_csv(tmp_path / "p.csv")) == len(names)
+    assert run("embed", tmp_path / "scans.csv", "--out", tmp_path / "f.npy", *of_table) == 0
+    assert len(np.load(tmp_path / "f.npy")) == len(names)
+
+
+def test_what_is_fitted_to_small_copies_is_not_evaluated_on_their_originals(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("shrink", table, "--out", tmp_path / "small", "--pixels", 32) == 0
+    small, fit = tmp_path / "small" / "labels.csv", tmp_path / "fit"
+    plain = pd.read_csv(small).drop(columns="group")
+    plain.to_csv(small, index=False)
+    assert run("fit", small, "--out", fit, "--shots", 2, "--method", "prototype") == 0
+    pd.read_csv(table)[["image", "label"]].to_csv(table.parent / "plain.csv", index=False)
+    capsys.readouterr()
+    for data in (table.parent / "plain.csv", small):
+        assert run("evaluate", fit, data) == 0
+        assert "4 of 24 images are left out" in capsys.readouterr().err
+
+
+def test_a_support_set_that_was_cut_is_refused(
+    copied: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (copied / "support.csv").read_text().splitlines(keepends=True)
+    (copied / "support.csv").write_text("".join(rows[:-1]))
+    assert run("evaluate", copied, table) == 2
+    assert "support.csv: damaged" in capsys.readouterr().err
+
+
+def test_characters_that_the_terminal_lacks_are_no_error(fitted: Path, table: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "medept", "evaluate", str(fitted), str(table)],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"accuracy" in done.stdout

@@ -77,6 +77,9 @@ def bad_weights(folder: Path, kind: str, good: Path) -> Path:
         path.write_bytes(good.read_bytes()[:5000])
     elif kind == "other model":
         save_file({"a": torch.zeros(2)}, path)
+    elif kind == "not a number":
+        state = load_file(good)
+        save_file(state | {"norm.bias": state["norm.bias"] * torch.nan}, path)
     elif kind == "pickle renamed":
         torch.save({"a": torch.zeros(2)}, path)
     return path
@@ -86,7 +89,7 @@ def bad_weights(folder: Path, kind: str, good: Path) -> Path:
     ("kind", "message"),
     [("missing", "no such file"), ("pickle", "safetensors files alone"),
      ("truncated", "not a readable"), ("pickle renamed", "not a readable"),
-     ("other model", "another model")],
+     ("other model", "another model"), ("not a number", "no numbers")],
 )  # fmt: skip
 def test_bad_weights(tmp_path: Path, weights: Path, kind: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -86,6 +86,52 @@ def test_a_group_that_was_made_harmless_is_what_it_was(folder: Path) -> None:
     assert read_dataset(file).groups.tolist() == groups
 
 
+@pytest.mark.parametrize(
+    "name", ["patient", "Patient ID", "PatientID", "patient-id", "pat_id", "MRN", "Subject ID"]
+)
+def test_patients_are_known_in_any_spelling(folder: Path, name: str) -> None:
+    data = read(folder, f"image,label,{name}\na.png,x,1\nb.png,y,2.0\nc.png,y,2\n")
+    assert data.groups is not None
+    assert data.groups.tolist() == ["1", "2", "2"], "and a number too"
+
+
+def test_what_is_read_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "medept")
+    read(folder, "file,class,diagnosis,split\na.png,x,1,train\nb.png,y,2,test\n")
+    assert caplog.messages == [
+        "t.csv: images in column 'file', labels in 'class', no column of patients, split in 'split'"
+    ]
+    with pytest.warns(UserWarning, match="'set' looks like a split, and is not read"):
+        read(folder, "image,label,set\na.png,x,Train\nb.png,y,test\n")
+
+
+def test_one_of_several_flags_may_be_a_class(folder: Path) -> None:
+    with pytest.warns(UserWarning, match="just one of mel, nv"):
+        data = read(folder, "image,mel,nv\na.png,1,0\nb.png,0,1\n")
+    assert data.task == "multilabel"
+
+
+def test_a_table_that_was_written_on_windows(folder: Path) -> None:
+    (folder / "in").mkdir()
+    (folder / "a.png").rename(folder / "in" / "a.png")
+    data = read(folder, "image,label\nin\\a.png,x\nb.png,y\n")
+    assert data.images[0] == folder / "in" / "a.png"
+
+
+def test_folders_of_a_split_with_a_folder_per_class(tmp_path: Path) -> None:
+    for name in ("train/cat/1.png", "train/dog/1.png", "Test/dog/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    data = read_dataset(tmp_path)
+    assert data.splits is not None
+    rows = sorted(zip(data.names, data.splits, np.array(data.classes)[data.targets], strict=True))
+    assert rows == [("Test/dog/2.png", "test", "dog"), ("train/cat/1.png", "train", "cat"),
+                    ("train/dog/1.png", "train", "dog")]  # fmt: skip
+    (tmp_path / "extra").mkdir()
+    with pytest.raises(InputError, match="some of its subfolders"):
+        read_dataset(tmp_path)
+
+
 def test_parquet_and_numeric_labels(folder: Path) -> None:
     table = folder / "t.parquet"
     pd.DataFrame({"image": ["a.png", "b.png", "c.png"], "label": [10.0, 9.0, 10.0]}).to_parquet(
@@ -259,7 +305,7 @@ def test_bad_sources(tmp_path: Path) -> None:
         read_dataset("x" * 5000)
     for name in ("Train", "test"):
         (tmp_path / name / "class").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"\(Train, test\) are parts of a split and no classes"):
+    with pytest.raises(InputError, match="no image in this folder"):
         read_dataset(tmp_path)
     for name in ("Train", "test"):
         shutil.rmtree(tmp_path / name)

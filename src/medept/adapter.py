@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor
 
-from medept.encoders import Preprocessing
+from medept.encoders import Preprocessing, is_finite
 from medept.errors import InputError, problems
 from medept.evaluation.calibration import Calibration
 from medept.files import write_tensors, write_text
@@ -117,11 +117,6 @@ def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     if not is_finite(state):
         raise InputError(f"{file}: damaged (it holds NaN); fit again or copy it again")
     return state, info
-
-
-def is_finite(state: dict[str, Tensor]) -> bool:
-    """Whether all numbers are neither infinite nor NaN."""
-    return all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 
 def read_info(folder: Path) -> AdapterInfo:

@@ -23,14 +23,13 @@ from medept.adapter import (
     AdapterInfo,
     EncoderIdentity,
     current_versions,
-    is_finite,
     load_adapter,
     save_adapter,
 )
 from medept.data.folds import make_folds
 from medept.data.images import ImageLike, image_key
 from medept.data.labels import encode_labels
-from medept.encoders import Encoder, Preprocessing
+from medept.encoders import Encoder, Preprocessing, is_finite
 from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.evaluation.decisions import decide
@@ -576,6 +575,11 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             ) from error
         weights = encoder_weights or info.encoder_weights
         size = info.encoder.preprocessing.size
+        if weights is not None and not Path(weights).exists():
+            raise InputError(
+                f"{folder}: its encoder's weights, {weights}, are not there; say where they are "
+                "now with --encoder-weights (encoder_weights=)"
+            )
         encoder = load_encoder(info.encoder.name, weights=weights)
         if encoder.preprocessing.size != size:
             encoder = load_encoder(info.encoder.name, weights=weights, image_size=size[0])

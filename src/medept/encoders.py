@@ -195,6 +195,11 @@ class Encoder(nn.Module):
         return fingerprint(self.model.state_dict())
 
 
+def is_finite(state: dict[str, Tensor]) -> bool:
+    """Whether all numbers are neither infinite nor NaN."""
+    return all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
 def fingerprint(state: dict[str, Tensor]) -> str:
     """SHA-256 over the names and bytes of all tensors, in the order of their names."""
     digest = hashlib.sha256()

@@ -53,12 +53,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         InputError: if ``folder`` is there already and is not an empty folder, or is below a file.
         OSError: that names a file or ``folder``, if something cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            f"{folder}: exists already and is not an empty folder; name another or remove it"
-        )
-    if not folder.name:
-        raise InputError(f"{folder}: name a new folder to write")
+    refuse_folder(folder)
     partial = folder.with_name(f"{PARTIAL}{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     _make_folder(partial)
@@ -70,6 +65,20 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_folder(folder: Path) -> None:
+    """Before long work: what :func:`whole_folder` would refuse after it.
+
+    Raises:
+        InputError: if ``folder`` is there already and is not an empty folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{folder}: exists already and is not an empty folder; name another or remove it"
+        )
+    if not folder.name:
+        raise InputError(f"{folder}: name a new folder to write")
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from medept.data.table import LabelledImages, label_text
 from medept.errors import InputError
 from medept.evaluation.decisions import decide
 from medept.evaluation.metrics import Evaluation, evaluate
-from medept.files import whole_file, whole_folder, write_table, write_text
+from medept.files import refuse_folder, whole_file, whole_folder, write_table, write_text
 from medept.loading import load_encoder
 from medept.progress import Progress, is_main_process, silent
 from medept.report.fit_page import write_fit_page
@@ -77,6 +77,7 @@ def fit(
     Raises:
         InputError: if ``out`` exists already, or the data cannot be used.
     """
+    refuse_folder(out)
     checkpoint = out.absolute().with_name(f".{out.name}.checkpoint.safetensors")
     support, test = draw(data, classifier, shots, episode)
     _say_what_is_unused(data)

@@ -19,7 +19,7 @@ import torch
 from PIL.Image import Resampling
 from torch import nn
 
-from medept.encoders import Encoder, Preprocessing
+from medept.encoders import Encoder, Preprocessing, is_finite
 from medept.errors import InputError
 
 EMBEDDED = "embedded"
@@ -265,6 +265,8 @@ def load_weights(model: nn.Module, file: Path) -> None:
         raise InputError(f"{file}: no such file") from error
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+    if not is_finite(state):
+        raise InputError(f"{file}: damaged, some of its weights are no numbers; get it again")
     heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     state = {k: v for k, v in state.items() if not k.startswith(tuple(f"{h}." for h in heads))}

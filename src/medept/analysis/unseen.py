@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medept.adapter import read_info
 from medept.data.images import file_hash
 from medept.data.table import LabelledImages
 from medept.errors import InputError
@@ -90,6 +91,9 @@ def _read(file: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=["image"])
     try:
         support = read_written(file)
+        count = read_info(file.parent).support_images
+        if len(support) != count:
+            raise ValueError(f"{len(support)} rows of the {count} images it was fitted to")
         return support.assign(image=support["image"].map(normpath))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{file}: damaged ({error}); copy it again, or fit again") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import warnings
 
 from medept.cli import adapt, compare, data, use  # noqa: F401 (their verbs register themselves)
@@ -20,6 +21,8 @@ def main() -> None:
     """Run the command line; exit code 2 and one clear message for bad input."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn in its place
+    for stream in (sys.stdout, sys.stderr):  # whose characters may be few
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     log = logging.getLogger("medept")
     log.setLevel(logging.INFO)
     log.handlers = [Notes() if is_main_process() else logging.NullHandler()]

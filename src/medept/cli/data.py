@@ -12,6 +12,7 @@ from medept.cli.app import DATA, app
 from medept.cli.console import notes, print_json, progress_bars, results, resumable
 from medept.cli.options import Columns, Device, Json, with_columns
 from medept.errors import InputError
+from medept.files import refuse_folder
 
 
 @app.command(rich_help_panel=DATA)
@@ -34,6 +35,8 @@ def check(
     from medept.data.sources import open_dataset
     from medept.report import check_page
 
+    if out is not None:
+        refuse_folder(out)
     table = open_dataset(data, **columns)
     with progress_bars() as report:
         found = jobs.check(table, device=device, progress=report)

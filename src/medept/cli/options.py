@@ -134,10 +134,14 @@ def with_columns(verb: Callable[..., None]) -> Callable[..., None]:
 
 def read_pairs(option: str, pairs: list[str]) -> dict[str, str]:
     """NAME=VALUE pairs of an option that may be given several times."""
+    found: dict[str, str] = {}
     for pair in pairs:
-        if pair.find("=") < 1:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
             raise InputError(f"{option} {pair}: write NAME=VALUE")
-    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+        if found.setdefault(name, value) != value:
+            raise InputError(f"{option} {name}={found[name]} and {name}={value}: give one of them")
+    return found
 
 
 def read_settings(option: str, pairs: list[str]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from medept.cli.options import (
     Columns,
     Device,
     EncoderName,
+    ImageColumn,
+    ImageRoot,
     ImageSize,
     Json,
     Precision,
@@ -48,6 +50,8 @@ def predict(
     names: Annotated[
         str, typer.Option("--list", help="With --format: the list of images to predict.")
     ] = "test_WithoutLabel.txt",
+    image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
     encoder_weights: Weights = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -64,7 +68,7 @@ def predict(
     with progress_bars() as report:
         classifier = _load(adapter, encoder_weights, device, precision, report)
         if form is None:
-            found = find_images(images)
+            found = find_images(images, image_column, image_root)
             table = jobs.predict(classifier, found, out, skip_unreadable=skip_unreadable)
         else:
             table = jobs.predict_submission(classifier, str(images[0]), names, out)
@@ -149,6 +153,8 @@ def embed(
     adapter: Annotated[
         Path | None, typer.Option(help="Features as adapted by this fit, not as they came.")
     ] = None,
+    image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
     encoder: EncoderName = "embedded",
     encoder_weights: Weights = None,
     image_size: ImageSize = None,
@@ -176,7 +182,7 @@ def embed(
                 progress=report,
             )
         )
-        features = jobs.embed(classifier, find_images(images), out)
+        features = jobs.embed(classifier, find_images(images, image_column, image_root), out)
     if as_json:
         print_json({"out": str(out), "shape": list(features.shape)})
     else:

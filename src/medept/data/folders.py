@@ -15,6 +15,23 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val",
 """What parts of a split are called, and which they are."""
 
 
+def split_folders(folder: Path) -> dict[str, Path]:
+    """``train``, ``val`` and ``test`` in a folder, by their usual names; none if it has classes.
+
+    Raises:
+        InputError: if it has both, or one part twice.
+    """
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = {SPLITS[sub.name.lower()]: sub for sub in inside if sub.name.lower() in SPLITS}
+    if found and len(found) < len(inside):
+        names = ", ".join(sub.name for sub in inside)
+        raise InputError(
+            f"{folder}: some of its subfolders ({names}) are parts of a split and some are not, or "
+            "two are the same part; keep train, val and test, with a subfolder per class in each"
+        )
+    return found
+
+
 def images_by_class(folder: Path) -> dict[str, list[Path]]:
     """The images in and below each subfolder, by its name; numbers in the order of their values.
 
@@ -31,12 +48,6 @@ def images_by_class(folder: Path) -> dict[str, list[Path]]:
         raise InputError(
             f"{folder}: no subfolders; put the images of each class into a folder named after it, "
             "or give a table"
-        )
-    if all(sub.name.lower() in SPLITS for sub in subfolders):
-        names = ", ".join(sub.name for sub in subfolders)
-        raise InputError(
-            f"{folder}: its subfolders ({names}) are parts of a split and no classes; give a table "
-            "with columns image, label and split"
         )
     found = {sub.name: images_below(folder, sub) for sub in subfolders}
     empty = [name for name, images in found.items() if not images]

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -164,6 +166,18 @@ def ahead(
                 waiting.cancel()
 
 
+def _original(source: str | os.PathLike[str]) -> str:
+    """The hash that a small copy's file states; empty for any other file."""
+    with suppress(OSError, ValueError, SyntaxError), Image.open(source, formats=["PNG"]) as copy:
+        stated = str(copy.info.get(ORIGINAL))
+        return stated if re.fullmatch("[0-9a-f]{64}", stated) else ""
+    return ""
+
+
+ORIGINAL = "medept-original-sha256"
+"""What a small copy's file says of the file that it was made of."""
+
+
 def _name(source: ImageLike) -> str:
     if isinstance(source, np.ndarray):
         return f"array of shape {source.shape} and type {source.dtype}"
@@ -177,9 +191,14 @@ def _name(source: ImageLike) -> str:
 
 
 def file_hash(source: ImageLike) -> str:
-    """SHA-256 of the bytes of an image's file, in hexadecimal; empty for what is no file."""
+    """SHA-256 of the bytes of an image's file, in hexadecimal; empty for what is no file.
+
+    Of a small copy that medept made, it is that of the original, which the copy names.
+    """
     if not isinstance(source, str | os.PathLike):
         return ""
+    if original := _original(source):
+        return original
     digest = hashlib.sha256()
     with split_frame(Path(source))[0].open("rb") as file:
         while block := file.read(2**20):
@@ -230,7 +249,8 @@ def _from_file(path: Path) -> Image.Image:
 
 
 def _too_large() -> str:
-    return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it, or cut it into tiles"
+    most = f"{Image.MAX_IMAGE_PIXELS:,}"
+    return f"more than {most} pixels; make a smaller copy of it with another program"
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -37,7 +37,16 @@ def read_targets(
     """
     if len(columns) > 1:
         flags, names = _targets_of_flags(table, columns, classes)
-        return (_one_hot(table, flags) if task == "multiclass" else flags), names
+        if task == "multiclass":
+            return _one_hot(table, flags), names
+        if task is None and (flags.sum(axis=1) == 1).all():
+            warnings.warn(
+                f"{table.path}: each image has just one of {', '.join(names)}; they are taken as "
+                "labels, of which it may have several. If they are classes, write their names "
+                "into one column",
+                stacklevel=4,
+            )
+        return flags, names
     path, texts = table.path, {row: label(text) for row, text in table.texts(columns[0]).items()}
     if task == "multilabel" or (task is None and any("|" in text for text in texts.values())):
         return _targets_of_lists(path, texts, classes)

@@ -7,9 +7,17 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from medept.data.dicom import split_frame
-from medept.data.images import ImageLike, ahead, available_threads, read_image
+from medept.data.images import (
+    ORIGINAL,
+    ImageLike,
+    ahead,
+    available_threads,
+    file_hash,
+    read_image,
+)
 from medept.data.table import LabelledImages, label_texts
 from medept.errors import InputError
 from medept.files import claim_folder, whole_file, write_table
@@ -23,8 +31,10 @@ def write_shrunk(
 ) -> Path:
     """Write images as 8-bit RGB PNG files, and ``labels.csv`` with labels, groups and splits.
 
-    Copies that are there already are kept, so an interrupted call goes on where it stopped; those
-    whose originals have changed since are written anew, and those without any are removed.
+    Each says what it is a copy of (:func:`medept.data.images.file_hash`), so that what is fitted to
+    copies is not evaluated on their originals. Copies that are there already are kept, and an
+    interrupted call goes on where it stopped; those whose originals have changed since are written
+    anew, and those without any are removed.
 
     Args:
         out: a folder: new, empty, or of an earlier call for as many pixels.
@@ -46,9 +56,10 @@ def write_shrunk(
     def write(number: int) -> None:
         image, file = data.images[number], out / files[number]
         if not _is_newer(file, image):
-            small = _shrunk(read_image(image), pixels)
+            small, note = _shrunk(read_image(image), pixels), PngInfo()
+            note.add_text(ORIGINAL, file_hash(image))
             with whole_file(file) as partial:
-                small.save(partial, format="PNG")
+                small.save(partial, format="PNG", pnginfo=note)
 
     threads = available_threads()
     done = ahead(write, range(len(data)), threads=threads, most=2 * threads)

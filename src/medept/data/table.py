@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +15,21 @@ import numpy as np
 
 from medept.data.cells import Table, read_table
 from medept.data.dicom import DICOM_SUFFIXES, groups_of, split_frame
-from medept.data.folders import SPLITS, images_by_class
+from medept.data.folders import SPLITS, images_by_class, split_folders
 from medept.data.images import IMAGE_SUFFIXES, ImageLike
-from medept.data.labels import class_names, label, read_targets
+from medept.data.labels import class_names, label, natural, read_targets
 from medept.errors import InputError
 from medept.files import as_given
 
+logger = logging.getLogger(__name__)
+
 IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_id")
 LABEL_COLUMNS = ("label", "labels", "class", "target", "diagnosis", "dx", "finding", "findings")
-GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "study", "study_id",
-                 "lesion", "lesion_id", "case", "case_id")  # fmt: skip
+GROUP_COLUMNS = ("group", "groups", "patient", "patients", "patient_id", "pat", "pat_id", "pid",
+                 "mrn", "subject", "subject_id", "study", "study_id", "lesion", "lesion_id", "case",
+                 "case_id")  # fmt: skip
+SPLIT_COLUMNS = ({"train", "test"}, {"train", "val", "test"}, {"train", "val"})
+"""What a column holds that looks like a split, whatever it is called."""
 MASK_COLUMNS = ("mask", "masks", "mask_path", "segmentation")
 
 
@@ -158,6 +165,7 @@ def read_dataset(
         raise InputError(f"{path}: column {column!r} cannot be the label and something else too")
     names = _image_names(table, image_column, frame_column)
     images = _locate(path, names, path.parent if image_root is None else Path(image_root))
+    _say_what_is_read(table, image_column, label_columns, group_column, split_column)
     targets, found = read_targets(table, label_columns, classes, task)
     return LabelledImages(
         images=images,
@@ -169,34 +177,71 @@ def read_dataset(
     )
 
 
-def read_image_column(path: Path) -> tuple[Path, ...]:
+def _say_what_is_read(
+    table: Table, image: str, labels: list[str], group: str | None, split: str | None
+) -> None:
+    """Which columns are taken for what; a warning where one looks like a split by another name."""
+    logger.info(
+        "%s: images in column %r, labels in %s, %s%s",
+        table.path.name,
+        image,
+        ", ".join(map(repr, labels)),
+        f"patients or other groups in {group!r}" if group else "no column of patients",
+        f", split in {split!r}" if split else "",
+    )
+    for name in [] if split else set(table.columns).difference([image, group, *labels]):
+        if {text.lower() for text in table.texts(name).values()} in SPLIT_COLUMNS:
+            warnings.warn(
+                f"{table.path}: column {name!r} looks like a split, and is not read; rename it "
+                "'split' to test on its test rows alone",
+                stacklevel=4,
+            )
+
+
+def read_image_column(
+    path: Path, image_column: str | None = None, image_root: Path | None = None
+) -> tuple[Path, ...]:
     """The images that a table lists, whatever else is in it.
+
+    Args:
+        image_column: as in :func:`read_dataset`, as is ``image_root``.
+        image_root: see above.
 
     Raises:
         InputError: as :func:`read_dataset` does.
     """
     table = read_table(path)
-    column = _column(table, None, IMAGE_COLUMNS, set(), "rename one")
-    frames = _optional_column(table, None, ("frame",), set())
-    return _locate(path, _image_names(table, column, frames), path.parent)
+    remedy = "say which one it is with --image-column"
+    column = _column(table, image_column, IMAGE_COLUMNS, set(), remedy)
+    frames = _optional_column(table, None, ("frame",), {image_column})
+    names = _image_names(table, column, frames)
+    return _locate(path, names, path.parent if image_root is None else Path(image_root))
 
 
 def _read_folder(folder: Path, classes: Sequence[str] | None, task: str | None) -> LabelledImages:
-    found = images_by_class(folder)
-    names = class_names(folder, list(found), classes)
-    for name in found:
+    parts = split_folders(folder)
+    found = {part: images_by_class(inside) for part, inside in (parts or {"": folder}).items()}
+    present = sorted({name for by_class in found.values() for name in by_class}, key=natural)
+    names = class_names(folder, present, classes)
+    for name in present:
         if name not in names:
             raise InputError(
-                f"{folder / name}: unknown class {name!r}; the classes are {', '.join(names)}"
+                f"{folder}: unknown class {name!r}; the classes are {', '.join(names)}"
             )
-    images = [(path, names.index(name)) for name, paths in found.items() for path in paths]
-    indices = np.array([index for _, index in images], dtype=np.int64)
+    images = [
+        (path, names.index(name), part)
+        for part, by_class in found.items()
+        for name, paths in by_class.items()
+        for path in paths
+    ]
+    indices = np.array([index for _, index, _ in images], dtype=np.int64)
     return LabelledImages(
-        images=tuple(path for path, _ in images),
-        names=tuple(path.relative_to(folder).as_posix() for path, _ in images),
+        images=tuple(path for path, _, _ in images),
+        names=tuple(path.relative_to(folder).as_posix() for path, _, _ in images),
         targets=np.eye(len(names), dtype=np.uint8)[indices] if task == "multilabel" else indices,
         classes=names,
-        groups=groups_of([path for path, _ in images]),
+        groups=groups_of([path for path, _, _ in images]),
+        splits=np.array([part for _, _, part in images]) if parts else None,
     )
 
 
@@ -226,13 +271,20 @@ def _optional_column(
     usual: Sequence[str],
     named: set[str | None],
 ) -> str | None:
-    """The column given, or else the first usual one that is not named for another use."""
+    """The column given, or else the first usual one that is not named for another use.
+
+    Usual names are known in any spelling: ``PatientID``, ``Patient ID`` and ``patient-id``.
+    """
     if given is None:
-        lower = {name.lower(): name for name in reversed(table.columns) if name not in named}
-        return next((lower[name] for name in usual if name in lower), None)
+        found = {_plain(name): name for name in reversed(table.columns) if name not in named}
+        return next((found[_plain(name)] for name in usual if _plain(name) in found), None)
     if given not in table.columns:
         raise InputError(f"{table.path}: no column {given!r}; there are {', '.join(table.columns)}")
     return given
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
 
 
 def _label_columns(table: Table, given: str | None, taken: set[str | None]) -> list[str]:
@@ -311,6 +363,9 @@ def _image_file(path: Path) -> Path:
     """The path, or where it is none of a file, the only image of that name with a suffix added."""
     if split_frame(path)[0].is_file():
         return path
+    path = Path(str(path).replace("\\", "/"))  # of a table that was written on Windows
+    if split_frame(path)[0].is_file():
+        return path
     added = (path.with_name(path.name + suffix) for suffix in IMAGE_SUFFIXES | DICOM_SUFFIXES)
     found = [file for file in added if file.is_file()]
     return found[0] if len(found) == 1 else path
@@ -329,7 +384,9 @@ def _image_names(table: Table, column: str, frame_column: str | None) -> dict[in
 
 
 def _groups(table: Table, column: str) -> np.ndarray:
-    return np.array([as_given(text) for text in table.filled(column).values()])
+    """Ids as they are written, but 1.0 is 1, as it is of labels."""
+    ids = (as_given(text) for text in table.filled(column).values())
+    return np.array([label(text) or text for text in ids])
 
 
 def _splits(table: Table, column: str) -> np.ndarray:

@@ -12,11 +12,14 @@ from medept.data.table import read_image_column
 from medept.errors import InputError
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def find_images(
+    paths: Sequence[Path], image_column: str | None = None, image_root: Path | None = None
+) -> list[Path]:
     """The images among files, folders (searched through, in order of name) and tables.
 
-    A table's column of images has a usual name (``image``, ``path``, ...), and its paths are
-    relative to where the table is.
+    Args:
+        image_column: of tables; default: one with a usual name (``image``, ``path``, ...).
+        image_root: what the paths in tables are relative to; default: where each table is.
 
     Raises:
         InputError: if a path does not exist, a folder holds no image or a link out of it, or a
@@ -32,7 +35,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         elif not split_frame(path)[0].exists():
             raise InputError(f"{path}: no such file or folder")
         elif path.suffix.lower() in TABLE_SUFFIXES:
-            found += read_image_column(path)
+            found += read_image_column(path, image_column, image_root)
         else:
             found.append(path)
     return found

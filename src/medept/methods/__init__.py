@@ -40,7 +40,11 @@ def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSett
         InputError: if a setting is unknown or out of range.
     """
     method = find_method(name)
-    given = named_settings(name) | (values or {})
+    named, values = named_settings(name), values or {}
+    for key in named.keys() & values.keys():
+        if values[key] != named[key]:
+            raise InputError(f"{key}={values[key]} for {name!r}: its name says {key}={named[key]}")
+    given = named | values
     known = ", ".join(shown_settings(method)) or "none"
     if unknown := [key for key in given if key not in method.Settings.model_fields]:
         raise InputError(

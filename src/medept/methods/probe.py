@@ -84,4 +84,5 @@ def _log_likelihood(model, features: np.ndarray, labels: np.ndarray) -> float:  
     if not met.any():
         return 0.0
     columns = np.searchsorted(model.classes_, labels[met])
-    return float(model.predict_log_proba(features[met])[np.arange(met.sum()), columns].mean())
+    chosen = model.predict_proba(features[met])[np.arange(met.sum()), columns]
+    return float(np.log(chosen.clip(np.finfo(float).tiny)).mean())

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+NAME = 24
+"""Letters of a class's name, at most, in the title of a panel."""
+
 
 def distributions(
     features: Mapping[str, np.ndarray],
@@ -48,21 +51,29 @@ def distributions(
     for row, (scale, values) in enumerate((("raw", features), ("at equal scale", even))):
         axis = figure.add_subplot(grid[row, 0])
         _densities(axis, {name: each[of_class] for name, each in values.items()})
-        axis.set_title(f"(a) {classes[chosen]}: density, {scale}", fontsize=9)
+        axis.set_title(f"(a) {_short(classes[chosen])}: density, {scale}", fontsize=9)
     for column, name in enumerate(features, start=1):
         limits = _limits(points.values() if joint else [points[name]])
         above = figure.add_subplot(grid[0, column])
         _contours(above, points[name][of_class], limits, COLOURS[(column - 1) % 8])
-        above.set_title(f"(b) {name}: {classes[chosen]}", fontsize=9)
+        above.set_title(f"(b) {name}: {_short(classes[chosen])}", fontsize=9)
         below = figure.add_subplot(grid[1, column])
         _classes(below, points[name], targets, classes, chosen)
         below.set_title(f"(c) {titles[name]}", fontsize=8)
         for axis in (above, below):
             axis.set(xticks=[], yticks=[], xlim=limits[0], ylim=limits[1])
     handles, names = below.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(6, len(names)), fontsize=8,
-                  frameon=False)  # fmt: skip
+    longest = max(map(len, names), default=1)
+    ncols = max(1, min(6, len(names), int(figure.get_figwidth() * 12 / (longest + 4))))
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=ncols, fontsize=8, frameon=False
+    )
     return figure
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for what stands beside it."""
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
 def _densities(axis: Axes, features: Mapping[str, np.ndarray]) -> None:
@@ -112,7 +123,7 @@ def _classes(
             points[rows, 1],
             s=14,
             color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[i % len(MARKERS)],
+            marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
             linewidths=0,
             alpha=0.8,
             label=name,
