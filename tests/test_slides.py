@@ -13,6 +13,7 @@ from test_cli import run
 
 from medept import InputError
 from medept.data.slides import write_tiles
+from medept.data.table import read_dataset
 
 pytest.importorskip("openslide")
 tifffile = pytest.importorskip("tifffile")
@@ -88,6 +89,21 @@ def test_the_command_cuts_tissue(
     assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path / "out"), "tiles": 4}
     assert run("tiles", slide, *options, "--out", tmp_path / "fine", "--slide-mpp", 0.5) == 0
     assert len(pd.read_csv(tmp_path / "fine" / "s1.csv")) == 16, "a tile is half as wide"
+
+
+def test_several_slides_have_one_table(slide: Path, tmp_path: Path) -> None:
+    """Which `fit` reads, and in which labels stay; each slide has its own beside it."""
+    second, out = slide.with_name("s2.tif"), tmp_path / "out"
+    second.write_bytes(slide.read_bytes())
+    for _ in range(2):
+        assert run("tiles", slide, second, "--size", 64, "--out", out) == 0
+        table = pd.read_csv(out / "slides.csv")
+        table.assign(label=table["slide"]).to_csv(out / "slides.csv", index=False)
+    data = read_dataset(out / "slides.csv")
+    assert data.groups is not None
+    assert data.groups.tolist() == [*["s1"] * 4, *["s2"] * 4]
+    assert data.classes == ("s1", "s2")
+    assert len(pd.read_csv(out / "s2.csv")) == 4
 
 
 def test_bad_slides_and_numbers(slide: Path, tmp_path: Path) -> None:

@@ -156,8 +156,8 @@ def shrink(
 
 @app.command(rich_help_panel=DATA)
 def tiles(
-    slide: Annotated[Path, typer.Argument(metavar="SLIDE", help="A whole-slide file.")],
-    out: Annotated[Path, typer.Option(help="Folder to write tiles and their table to.")],
+    slides: Annotated[list[Path], typer.Argument(metavar="SLIDES", help="Whole-slide files.")],
+    out: Annotated[Path, typer.Option(help="Folder to write tiles and their tables to.")],
     size: Annotated[int, typer.Option(help="Pixels along a tile's side.")] = 224,
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
     slide_mpp: Annotated[
@@ -167,14 +167,19 @@ def tiles(
     tissue: Annotated[float, typer.Option(help="Least share of tissue in a tile, 0 to 1.")] = 0.25,
     as_json: Json = False,
 ) -> None:
-    """Cut the tissue of a whole slide into tiles; run it again to go on after a stop."""
-    from medept.data.slides import write_tiles
+    """Cut the tissue of whole slides into tiles; run it again to go on after a stop.
+
+    Each slide gets a table, SLIDE.csv; several get slides.csv too, with the tiles of all.
+    """
+    from medept.data.cells import read_table
+    from medept.data.slides import write_slides
 
     with resumable(), progress_bars() as report:
-        table = write_tiles(
-            slide, out, size=size, mpp=mpp, slide_mpp=slide_mpp, tissue=tissue, progress=report
+        table = write_slides(
+            slides, out, size=size, mpp=mpp, slide_mpp=slide_mpp, tissue=tissue, progress=report
         )
+    count = len(read_table(table).frame)
     if as_json:
-        print_json({"out": str(out), "tiles": len(table)})
+        print_json({"out": str(out), "tiles": count})
     else:
-        notes.print(f"{len(table)} tiles. Their table: {out / slide.stem}.csv")
+        notes.print(f"{count} tiles. Their table: {table}")

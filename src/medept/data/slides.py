@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,22 @@ CELLS = 8
 """Pixels of the overview along a tile's side: what its share of tissue is counted on."""
 SATURATION = 18
 """Of 255: stained tissue is more colourful than glass (white, grey or black)."""
+
+
+def write_slides(slides: Sequence[Path], out: Path, **options: Any) -> Path:
+    """Tiles of each slide, as :func:`write_tiles`; where they are several, ``slides.csv`` of all.
+
+    Columns that were added to that table are kept too.
+
+    Returns:
+        The path of the table.
+    """
+    tables = [write_tiles(slide, out, **options) for slide in slides]
+    if len(slides) == 1:
+        return out / f"{slides[0].stem}.csv"
+    file = out / "slides.csv"
+    _write_over(file, pd.concat(tables, ignore_index=True).fillna(""))
+    return file
 
 
 def write_tiles(
@@ -73,7 +90,11 @@ def write_tiles(
             rows.append((tile.as_posix(), slide.stem, slide.stem, x, y, level))
             progress("tiles", done, len(corners))
     table = pd.DataFrame(rows, columns=["path", "slide", "group", "x", "y", "level"])
-    file = out / f"{slide.stem}.csv"
+    return _write_over(out / f"{slide.stem}.csv", table)
+
+
+def _write_over(file: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Write a table, with the columns that an earlier one in its place was given."""
     if file.exists():
         table = _with_columns_of(file, table)
     write_table(file, table)
