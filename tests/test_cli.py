@@ -765,7 +765,7 @@ VERBS = sorted(command.name or command.callback.__name__ for command in app.regi
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(verb, "--help") == 0
     printed = capsys.readouterr().out
-    assert f"Usage: medept {verb}" in printed
+    assert re.search(rf"Usage: .*medept {verb} ", printed), "whatever runs it"
     assert "--json" in printed
 
 

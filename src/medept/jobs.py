@@ -24,7 +24,7 @@ from medept.classifier import FewShotClassifier
 from medept.data.check import Check, quick_check
 from medept.data.check import check as look_through
 from medept.data.episodes import draw_episode, read_episode
-from medept.data.images import file_hash, readable
+from medept.data.images import original_hash, readable
 from medept.data.sources import named_source
 from medept.data.sources.medfmc import MedFMC
 from medept.data.submission import read_submission, write_submission
@@ -94,7 +94,7 @@ def fit(
         info = classifier.info()
         if classifier.history_:  # methods that are fitted at once have no epochs
             write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
-        hashes = [file_hash(image) for image in support.images]
+        hashes = [original_hash(image) for image in support.images]
         write_table(folder / "support.csv", describe_rows(support).assign(sha256=hashes))
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
         if evaluation:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medept.adapter import read_info
-from medept.data.images import file_hash
+from medept.data.images import original_hash
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 from medept.files import read_written
@@ -65,7 +65,7 @@ def _seen(data: LabelledImages, folders: Sequence[Path]) -> np.ndarray:
         hashes.update(support.get("sha256", ()))
     hashes.discard("")  # of images that are no files
     named = np.array([normpath(name) in names for name in data.names])
-    found = np.array([file_hash(image) if hashes else "" for image in data.images])
+    found = np.array([original_hash(image) if hashes else "" for image in data.images])
     same = np.isin(found, list(hashes))
     if count := int((named & ~same & (found != "")).sum()):
         logger.warning(

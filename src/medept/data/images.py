@@ -15,7 +15,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -166,18 +165,6 @@ def ahead(
                 waiting.cancel()
 
 
-def _original(source: str | os.PathLike[str]) -> str:
-    """The hash that a small copy's file states; empty for any other file."""
-    with suppress(OSError, ValueError, SyntaxError), Image.open(source, formats=["PNG"]) as copy:
-        stated = str(copy.info.get(ORIGINAL))
-        return stated if re.fullmatch("[0-9a-f]{64}", stated) else ""
-    return ""
-
-
-ORIGINAL = "medept-original-sha256"
-"""What a small copy's file says of the file that it was made of."""
-
-
 def _name(source: ImageLike) -> str:
     if isinstance(source, np.ndarray):
         return f"array of shape {source.shape} and type {source.dtype}"
@@ -191,19 +178,29 @@ def _name(source: ImageLike) -> str:
 
 
 def file_hash(source: ImageLike) -> str:
-    """SHA-256 of the bytes of an image's file, in hexadecimal; empty for what is no file.
-
-    Of a small copy that medept made, it is that of the original, which the copy names.
-    """
+    """SHA-256 of the bytes of an image's file, in hexadecimal; empty for what is no file."""
     if not isinstance(source, str | os.PathLike):
         return ""
-    if original := _original(source):
-        return original
     digest = hashlib.sha256()
     with split_frame(Path(source))[0].open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+ORIGINAL = "medept-original-sha256"
+"""What the PNG file of a small copy says of the file that it was made of."""
+
+_COPY = re.compile(rb"\x89PNG.*?tEXt" + ORIGINAL.encode() + rb"\0([0-9a-f]{64})", re.DOTALL)
+
+
+def original_hash(source: ImageLike) -> str:
+    """:func:`file_hash`; of a small copy that medept made, that of its original."""
+    if not isinstance(source, str | os.PathLike):
+        return ""
+    with split_frame(Path(source))[0].open("rb") as file:
+        copy = _COPY.match(file.read(512))
+    return copy[1].decode() if copy else file_hash(source)
 
 
 def image_key(source: ImageLike) -> str:

@@ -15,7 +15,7 @@ from medept.data.images import (
     ImageLike,
     ahead,
     available_threads,
-    file_hash,
+    original_hash,
     read_image,
 )
 from medept.data.table import LabelledImages, label_texts
@@ -31,8 +31,8 @@ def write_shrunk(
 ) -> Path:
     """Write images as 8-bit RGB PNG files, and ``labels.csv`` with labels, groups and splits.
 
-    Each says what it is a copy of (:func:`medept.data.images.file_hash`), so that what is fitted to
-    copies is not evaluated on their originals. Copies that are there already are kept, and an
+    Each says what it was made of (:func:`medept.data.images.original_hash`), so that what is fitted
+    to copies is not evaluated on their originals. Copies that are there already are kept, and an
     interrupted call goes on where it stopped; those whose originals have changed since are written
     anew, and those without any are removed.
 
@@ -57,7 +57,7 @@ def write_shrunk(
         image, file = data.images[number], out / files[number]
         if not _is_newer(file, image):
             small, note = _shrunk(read_image(image), pixels), PngInfo()
-            note.add_text(ORIGINAL, file_hash(image))
+            note.add_text(ORIGINAL, original_hash(image))
             with whole_file(file) as partial:
                 small.save(partial, format="PNG", pnginfo=note)
 
