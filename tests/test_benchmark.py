@@ -427,9 +427,10 @@ def test_what_a_kill_left_half_written_is_passed_over(finished: Path) -> None:
     count = len(read_rows(finished))
     (finished / "runs" / ".partial-0123.json").write_text('{"id": "01')
     assert len(write_results(finished)) == count == len(list((finished / "runs").glob("[!.]*")))
-    (finished / "runs" / "0123.json").write_text('{"id": "01')
-    with pytest.raises(InputError, match="0123.json: damaged"):
-        read_rows(finished)
+    for damaged in ('{"id": "01', "{}", "3"):
+        (finished / "runs" / "0123.json").write_text(damaged)
+        with pytest.raises(InputError, match="0123.json: damaged"):
+            read_rows(finished)
 
 
 def test_a_folder_without_a_benchmark_is_told(

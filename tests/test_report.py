@@ -249,14 +249,17 @@ def test_names_cannot_write_into_the_page(tmp_path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.json", "predictions.csv", "support.csv", "adapter.json", "history.csv"]
-)
+    ("name", "text"),
+    [("metrics.json", "{"), ("metrics.json", "{}"), ("check.json", '{"a": 1}'),
+     ("adapter.json", "{"), ("predictions.csv", "image\n"), ("support.csv", "image\n"),
+     ("history.csv", "image\n")],
+)  # fmt: skip
 def test_a_damaged_folder_is_told(
-    tmp_path: Path, folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: Path, name: str, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "fit"
     shutil.copytree(folder, copy)
-    (copy / name).write_text("{" if name.endswith("json") else "image\n")
+    (copy / name).write_text(text)
     before = (copy / "report.html").read_text()
     assert run("report", str(copy)) == 2
     error = re.sub(r"\s+", "", capsys.readouterr().err)

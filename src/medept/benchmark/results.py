@@ -54,8 +54,9 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for file in sorted((folder / "runs").glob("[!.]*.json")):  # a kill may leave .partial-* behind
         try:
-            rows.append(json.loads(file.read_text(encoding="utf-8")))
-        except ValueError as error:
+            row = json.loads(file.read_text(encoding="utf-8"))
+            rows.append({"id": row["id"], **row})
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{file}: damaged ({error}); remove it and run the benchmark again"
             ) from error

@@ -85,7 +85,7 @@ def read_fit(folder: Path) -> Fit:
         "info": info,
         "support": support,
         "support_targets": _targets(support["label"], info, folder / "support.csv"),
-        "findings": _json(folder / "check.json") if (folder / "check.json").exists() else None,
+        "findings": _json(check, "flatters") if (check := folder / "check.json").exists() else None,
         "shape": _last_row(folder / "distribution.csv"),
         "history": _history(folder / "history.csv"),
     }
@@ -104,7 +104,7 @@ def read_fit(folder: Path) -> Fit:
         raise InputError(f"{file}: {error}; fit again") from error
     return Fit(
         **parts,
-        metrics=_json(folder / "metrics.json"),
+        metrics=_json(folder / "metrics.json", "ece", "groups", "by_class", "calibration"),
         names=table["image"].tolist(),
         groups=table["group"].to_numpy() if "group" in table else None,
         targets=_targets(table["label"], info, file),
@@ -112,11 +112,16 @@ def read_fit(folder: Path) -> Fit:
     )
 
 
-def _json(file: Path) -> Any:
+def _json(file: Path, *keys: str) -> Any:
+    """An object that has these keys, or a list of such objects."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: damaged ({error}); fit again") from error
+    for part in found if isinstance(found, list) else [found]:
+        if not isinstance(part, dict) or not part.keys() >= set(keys):
+            raise InputError(f"{file}: damaged (no {', '.join(keys)} in it); fit again")
+    return found
 
 
 def _table(file: Path, *columns: str) -> pd.DataFrame:
