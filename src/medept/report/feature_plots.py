@@ -51,12 +51,12 @@ def distributions(
     for row, (scale, values) in enumerate((("raw", features), ("at equal scale", even))):
         axis = figure.add_subplot(grid[row, 0])
         _densities(axis, {name: each[of_class] for name, each in values.items()})
-        axis.set_title(f"(a) {_short(classes[chosen])}: density, {scale}", fontsize=9)
+        axis.set_title(f"(a) density, {scale}:\n{_short(classes[chosen])}", fontsize=9)
     for column, name in enumerate(features, start=1):
         limits = _limits(points.values() if joint else [points[name]])
         above = figure.add_subplot(grid[0, column])
         _contours(above, points[name][of_class], limits, COLOURS[(column - 1) % 8])
-        above.set_title(f"(b) {name}: {_short(classes[chosen])}", fontsize=9)
+        above.set_title(f"(b) {name}:\n{_short(classes[chosen])}", fontsize=9)
         below = figure.add_subplot(grid[1, column])
         _classes(below, points[name], targets, classes, chosen)
         below.set_title(f"(c) {titles[name]}", fontsize=8)
