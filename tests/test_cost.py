@@ -110,9 +110,9 @@ def test_memory_is_what_a_step_takes(method: str, micro_batch: int | None, preci
 
 
 def test_large_stores_are_said_to_be_in_a_file() -> None:
-    found = cost.Cost(seconds=100, evaluation=0.5, held=10**9, memory=10**9, stored=3 * 10**9)
+    found = cost.Cost(seconds=100, evaluation=0.05, held=10**9, memory=10**9, stored=3 * 10**9)
     assert str(found) == (
-        "2 min, and 50 s for each 100 images to predict; 2.0 GB of memory, and "
+        "2 min, and 50 s for each 1,000 images to predict; 2.0 GB of memory, and "
         "3.0 GB in a temporary file for encoded views"
     )
 

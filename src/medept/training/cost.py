@@ -63,8 +63,8 @@ class Cost:
     def __str__(self) -> str:
         place = "more" if self.stored <= IN_MEMORY else "in a temporary file"
         return (
-            f"{duration(self.seconds)}, and {duration(100 * self.evaluation)} for each 100 images "
-            f"to predict; {(self.held + self.memory) / 1e9:.1f} GB of memory, and "
+            f"{duration(self.seconds)}, and {duration(1000 * self.evaluation)} for each 1,000 "
+            f"images to predict; {(self.held + self.memory) / 1e9:.1f} GB of memory, and "
             f"{self.stored / 1e9:.1f} GB {place} for encoded views"
         )
 
