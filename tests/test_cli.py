@@ -904,3 +904,22 @@ def test_characters_that_the_terminal_lacks_are_no_error(fitted: Path, table: Pa
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert b"accuracy" in done.stdout
+
+
+def test_a_folder_that_another_process_writes_is_left_to_it(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = tmp_path / ".partial-out"
+    others.mkdir()
+    (others / "adapter.json").write_text("half")
+    fit = ["fit", table, "--out", tmp_path / "out", "--shots", 2, "--method", "prototype"]
+    (others / ".writer").write_text(str(os.getppid()))
+    assert run(*fit) == 2
+    assert "is being written by another medept" in capsys.readouterr().err
+    assert (others / "adapter.json").read_text() == "half"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (others / ".writer").write_text(str(dead.pid))
+    assert run(*fit) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    assert not (tmp_path / "out" / ".writer").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 PARTIAL = ".partial-"
 """Before the name of what is not yet whole."""
+
+WRITER = ".writer"
+"""In a folder that is not yet whole: the number of the process that writes it."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that a spreadsheet may run (OWASP's list)."""
@@ -50,16 +54,25 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` when the block ends well.
 
     Raises:
-        InputError: if ``folder`` is there already and is not an empty folder, or is below a file.
+        InputError: if ``folder`` is there already and is not an empty folder, is below a file, or
+            is being written by another process.
         OSError: that names a file or ``folder``, if something cannot be written.
     """
     refuse_folder(folder)
     partial = folder.with_name(f"{PARTIAL}{folder.name}")
+    writer = partial / WRITER
+    if writer.exists() and _runs_elsewhere(writer.read_text(encoding="utf-8")):
+        raise InputError(
+            f"{folder}: is being written by another medept; wait for it, name another folder, or "
+            f"remove {partial} if there is none"
+        )
     shutil.rmtree(partial, ignore_errors=True)
     _make_folder(partial)
     try:
         with _naming(folder):
+            writer.write_text(str(os.getpid()), encoding="utf-8")
             yield partial
+            writer.unlink()
             if folder.exists():
                 folder.rmdir()
             partial.replace(folder)
@@ -79,6 +92,13 @@ def refuse_folder(folder: Path) -> None:
         )
     if not folder.name:
         raise InputError(f"{folder}: name a new folder to write")
+
+
+def _runs_elsewhere(process: str) -> bool:
+    """Whether a process of that number is there, and is another than this."""
+    import psutil
+
+    return process.isdecimal() and int(process) != os.getpid() and psutil.pid_exists(int(process))
 
 
 @contextmanager
