@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import re
 import threading
@@ -319,6 +320,21 @@ def test_folds_and_trials_share_the_features_of_images_as_they_are(
     classifier = quick(method=method, tune=3).fit(images, labels)
     assert sorted(seen) == list(range(len(images))), "each is encoded once, whatever the folds"
     assert classifier.calibration_.kind == "temperature"
+
+
+def test_random_weights_are_no_file_that_is_missed(tiles, tmp_path: Path) -> None:
+    images, labels = tiles
+    fitted = FewShotClassifier(
+        "vit_tiny_patch16_224", "prototype", encoder_weights="random", image_size=32,
+        calibrate="none", device="cpu", precision="float32",
+    ).fit(images, labels)  # fmt: skip
+    fitted.save(tmp_path)
+    loaded = FewShotClassifier.load(tmp_path, device="cpu", precision="float32")
+    np.testing.assert_array_equal(loaded.logits(images), fitted.logits(images))
+    info = json.loads((tmp_path / "adapter.json").read_text()) | {"encoder_weights": "gone.st"}
+    (tmp_path / "adapter.json").write_text(json.dumps(info))
+    with pytest.raises(InputError, match="gone.st, are not there; say where they are"):
+        FewShotClassifier.load(tmp_path)
 
 
 def test_a_column_of_labels_is_classes(tiles) -> None:

@@ -33,7 +33,7 @@ from medept.encoders import Encoder, Preprocessing, is_finite
 from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.evaluation.decisions import decide
-from medept.loading import EMBEDDED, load_encoder
+from medept.loading import EMBEDDED, RANDOM, load_encoder
 from medept.methods import AdaptedEncoder, adapt, find_method, read_settings
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
@@ -293,9 +293,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         views = support.views(preprocessing, self.recipe_.crop_scale, self.seed).part(rows)
         self.views_seed_ = views.seed
         search = self._search_folds(targets, groups) if self.tune else []
-        parts = [*search, len(folds)] if folds else search
-        support.kept.fits = max(support.kept.fits, support.seeds * (1 + sum(parts)))
-        self._announce(views, accelerator, search, [len(folds)] if folds else [])
+        held_out = [len(folds)] if folds else []
+        fits = support.seeds * (1 + sum([*search, *held_out]))
+        support.kept.fits = max(support.kept.fits, fits)  # those of a fold, which has none, are one
+        self._announce(views, accelerator, search, held_out)
         began = time.perf_counter()
         found: dict[str, Any] = {}
         content = [image_key(image) for image in support.images] if checkpoint else []
@@ -575,7 +576,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             ) from error
         weights = encoder_weights or info.encoder_weights
         size = info.encoder.preprocessing.size
-        if weights is not None and not Path(weights).exists():
+        if weights not in (None, RANDOM) and not Path(weights).exists():
             raise InputError(
                 f"{folder}: its encoder's weights, {weights}, are not there; say where they are "
                 "now with --encoder-weights (encoder_weights=)"
