@@ -96,13 +96,6 @@ def add_prefix_tokens(sites: Iterable[AttentionSite], count: int, stack: ExitSta
             stack.callback(setattr, site.module, "num_prefix_tokens", before)
 
 
-def rounding(x: Tensor) -> float:
-    """The relative error of one number in what is computed of ``x``, under autocast if it is on."""
-    device = x.device.type
-    lower = torch.is_autocast_enabled(device)
-    return torch.finfo(torch.get_autocast_dtype(device) if lower else x.dtype).eps
-
-
 def replace_forward(module: nn.Module, forward: Callable[..., Tensor], stack: ExitStack) -> None:
     """Let ``module`` compute by ``forward`` until ``stack`` is closed."""
     before = vars(module).get("forward")

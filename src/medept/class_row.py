@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medept.attachment import Divert
-from medept.block_parts import FUSED, OUTPUT, QUERY, replace_forward, rounding
+from medept.block_parts import FUSED, OUTPUT, QUERY, replace_forward
+from medept.trial import is_close, noise
 
 _ONE_AT_A_TIME = RLock()
 """Modules are changed while they compute: threads take turns."""
@@ -52,20 +53,19 @@ def find_last_block(
     def spoil(_: nn.Module, __: Any, tokens: Tensor) -> Tensor:
         return torch.cat([tokens[:, :1], torch.full_like(tokens[:, 1:], torch.nan)], dim=1)
 
-    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
-    close = rounding(example) ** 0.75
+    pixels = noise(len(example), example)
     try:
         with ExitStack() as stack:
             stack.enter_context(_ONE_AT_A_TIME)
             stack.callback(last.block.register_forward_hook(spoil).remove)
-            if features(noise).isnan().any():
+            if features(pixels).isnan().any():
                 return None
-        expected = features(noise)
+        expected = features(pixels)
         with class_row_only(last):
-            error = features(noise) - expected
+            found = features(pixels)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         return None
-    return last if error.norm() <= close * expected.norm() else None
+    return last if is_close(found, expected, pixels) else None
 
 
 @contextmanager

@@ -86,12 +86,17 @@ def refuse_folder(folder: Path) -> None:
     Raises:
         InputError: if ``folder`` is there already and is not an empty folder.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if _is_taken(folder):
         raise InputError(
             f"{folder}: exists already and is not an empty folder; name another or remove it"
         )
     if not folder.name:
         raise InputError(f"{folder}: name a new folder to write")
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether there is something of that name, and it is no empty folder."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def _runs_elsewhere(process: str) -> bool:
@@ -135,7 +140,7 @@ def claim_folder(folder: Path, mark: str, content: dict[str, Any], other: str) -
     file, text = folder / mark, json.dumps(content)
     if file.exists() and file.read_text(encoding="utf-8") == text:
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if _is_taken(folder):
         raise InputError(f"{folder}: holds {other}; name another folder")
     write_text(file, text)
 

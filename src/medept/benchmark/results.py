@@ -55,11 +55,13 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     for file in sorted((folder / "runs").glob("[!.]*.json")):  # a kill may leave .partial-* behind
         try:
             row = json.loads(file.read_text(encoding="utf-8"))
-            rows.append({"id": row["id"], **row})
-        except (ValueError, KeyError, TypeError) as error:
+            if not isinstance(row, dict) or "id" not in row:
+                raise ValueError("no id in it")
+        except ValueError as error:
             raise InputError(
                 f"{file}: damaged ({error}); remove it and run the benchmark again"
             ) from error
+        rows.append(row)
     return rows
 
 

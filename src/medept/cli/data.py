@@ -171,15 +171,13 @@ def tiles(
 
     Each slide gets a table, SLIDE.csv; several get slides.csv too, with the tiles of all.
     """
-    from medept.data.cells import read_table
     from medept.data.slides import write_slides
 
     with resumable(), progress_bars() as report:
-        table = write_slides(
+        file, table = write_slides(
             slides, out, size=size, mpp=mpp, slide_mpp=slide_mpp, tissue=tissue, progress=report
         )
-    count = len(read_table(table).frame)
     if as_json:
-        print_json({"out": str(out), "tiles": count})
+        print_json({"out": str(out), "tiles": len(table)})
     else:
-        notes.print(f"{count} tiles. Their table: {table}")
+        notes.print(f"{len(table)} tiles. Their table: {file}")

@@ -21,20 +21,19 @@ SATURATION = 18
 """Of 255: stained tissue is more colourful than glass (white, grey or black)."""
 
 
-def write_slides(slides: Sequence[Path], out: Path, **options: Any) -> Path:
+def write_slides(slides: Sequence[Path], out: Path, **options: Any) -> tuple[Path, pd.DataFrame]:
     """Tiles of each slide, as :func:`write_tiles`; where they are several, ``slides.csv`` of all.
 
     Columns that were added to that table are kept too.
 
     Returns:
-        The path of the table.
+        The path of the table, and the table.
     """
     tables = [write_tiles(slide, out, **options) for slide in slides]
     if len(slides) == 1:
-        return out / f"{slides[0].stem}.csv"
+        return out / f"{slides[0].stem}.csv", tables[0]
     file = out / "slides.csv"
-    _write_over(file, pd.concat(tables, ignore_index=True).fillna(""))
-    return file
+    return file, _write_over(file, pd.concat(tables, ignore_index=True).fillna(""))
 
 
 def write_tiles(

@@ -220,13 +220,14 @@ def read_image_column(
 
 def _read_folder(folder: Path, classes: Sequence[str] | None, task: str | None) -> LabelledImages:
     parts = split_folders(folder)
-    found = {part: images_by_class(inside) for part, inside in (parts or {"": folder}).items()}
+    inside = parts or {"": folder}
+    found = {part: images_by_class(place) for part, place in inside.items()}
     present = sorted({name for by_class in found.values() for name in by_class}, key=natural)
     names = class_names(folder, present, classes)
-    for name in present:
-        if name not in names:
+    for part, by_class in found.items():
+        for name in set(by_class).difference(names):
             raise InputError(
-                f"{folder}: unknown class {name!r}; the classes are {', '.join(names)}"
+                f"{inside[part] / name}: unknown class {name!r}; the classes are {', '.join(names)}"
             )
     images = [
         (path, names.index(name), part)

@@ -128,16 +128,11 @@ def evaluate(
         rates.append(weighted_rates(cases, weights))
         for name, values in weighted_values(cases, weights).items():
             drawn[name].append(values)
-    metrics = {
-        name: Metric(
-            value,
-            *_interval(
-                drawn[name], value, biased=name == "ece", groups=count * (name == "accuracy")
-            ),
-            n,
-        )
-        for name, value in point.items()
-    }
+    metrics = {}
+    for name, value in point.items():
+        groups_of = count if name == "accuracy" else 0
+        ends = _interval(drawn[name], value, biased=name == "ece", groups=groups_of)
+        metrics[name] = Metric(value, *ends, n)
     named = {
         metric: tuple(name for name, out in zip(classes, left_out, strict=True) if out)
         for metric, left_out in undefined.items()
@@ -268,9 +263,7 @@ def _resampled(ids: np.ndarray, count: int, resamples: int, seed: int) -> Iterat
 def _interval(
     drawn: list[np.ndarray], value: float | None, *, biased: bool = False, groups: int = 0
 ) -> tuple[float | None, float | None]:
-    """Of the resamples; ``groups``: that a share is a share of."""
-    from scipy.stats import binomtest
-
+    """Of the resamples; ``groups``: that a share is a share of, 0 of what is no share."""
     values = np.concatenate(drawn) if drawn else np.zeros(0)
     defined = values[~np.isnan(values)]
     if value is None or not len(defined) or 2 * len(defined) < len(values):
@@ -279,6 +272,8 @@ def _interval(
     if value == low == high and value in (0, 1):
         if not groups:
             return None, None
+        from scipy.stats import binomtest
+
         exact = binomtest(round(value * groups), groups).proportion_ci(method="exact")
         return float(exact.low), float(exact.high)
     return (max(0.0, 2 * value - high), max(value, 2 * value - low)) if biased else (low, high)

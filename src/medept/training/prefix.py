@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from medept.attention import attention_with_logsumexp
-from medept.block_parts import FUSED, KEY, QUERY, VALUE, replace_forward, rounding
+from medept.block_parts import FUSED, KEY, QUERY, VALUE, replace_forward
 from medept.encoders import Encoder
 from medept.errors import InputError
 from medept.methods import AdaptedEncoder
 from medept.prompts import EmbeddedPrompt
+from medept.trial import is_close, noise
 
 logger = logging.getLogger(__name__)
 
@@ -156,17 +157,14 @@ def find_prefix(model: AdaptedEncoder) -> Prefix | None:
         return None
     encoder = model.encoder
     black = encoder.example()
-    shape, generator = (2, *black.shape[1:]), torch.Generator().manual_seed(0)
-    noise = torch.randn(shape, generator=generator).to(black)
-    close = rounding(black) ** 0.75
+    pixels = noise(2, black)
     try:
         prefix = Prefix(encoder, first, prompt)
-        expected, state, found = encoder(noise), prefix.encode(noise), []
-        for blank in (black, noise[:1]):
+        expected, state, found = encoder(pixels), prefix.encode(pixels), []
+        for blank in (black, pixels[:1]):
             with prefix.resumed(blank) as feed:
                 found.append(encoder(feed(state)))
-        error = found[0] - expected
-        if torch.equal(*found) and error.norm() <= close * expected.norm():
+        if torch.equal(*found) and is_close(found[0], expected, pixels):
             return prefix
     except (AttributeError, IndexError, InputError, RuntimeError, TypeError, ValueError):
         pass
