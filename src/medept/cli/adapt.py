@@ -38,7 +38,8 @@ def fit(
         typer.Argument(
             metavar="DATA",
             help="A CSV or Parquet table with image paths and labels, a folder with one subfolder "
-            "per class, or NAME:FOLDER of a data set that `medept datasets` lists.",
+            "per class (or with train and test, and these in them), or NAME:FOLDER of a data set "
+            "that `medept datasets` lists.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write the adapter and its results to.")],
