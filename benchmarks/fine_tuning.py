@@ -48,7 +48,6 @@ from medept.methods import AdaptedEncoder, adapt
 from medept.prompts import EmbeddedPrompt
 from medept.training.device import (
     fast_bfloat16,
-    frozen_held,
     make_accelerator,
     precision_of,
 )
@@ -105,23 +104,25 @@ class Bench:
             self.images.append(file)
         self.targets = np.arange(len(self.images)) % 2
 
-    def model(self, method: str, settings: dict[str, Any]) -> AdaptedEncoder:
+    def model(self, method: str, settings: dict[str, Any], held: bool = False) -> AdaptedEncoder:
         encoder = load_encoder(self.name, weights=RANDOM, image_size=self.pixels)
+        if held and precision_of(make_accelerator(precision=self.precision)) == "bfloat16":
+            encoder.hold_in_bfloat16()
         return adapt(encoder, method, 2, settings)
 
     def ways(self) -> dict[str, Callable[[], dict[str, float]]]:
         """Each once: seconds a step, of what is done once, and of evaluating an image."""
-        deep = self.model("ept", {"length": 100})
-        some = self.model("ept", {"length": 100, "layers": self.upper_third()})
-        vpt, linear = self.model("vpt", {"length": 50}), self.model("linear", {})
+        deep = {"length": 100}
+        some = deep | {"layers": self.upper_third()}
+        vpt = self.model("vpt", {"length": 50})
         return {
-            "EPT, formula": partial(self.straight, deep, by_formula=True),
+            "EPT, formula": partial(self.straight, self.model("ept", deep), by_formula=True),
             "VPT, 50 tokens": partial(self.straight, vpt),
             "LoRA, peft and Trainer": LoraTrainer(self).run,
-            "linear": partial(self.straight, linear),
-            "medept, EPT": partial(self.fit, deep),
-            "medept, EPT in the upper third": partial(self.fit, some),
-            "medept, linear": partial(self.fit, linear),
+            "linear": partial(self.straight, self.model("linear", {})),
+            "medept, EPT": partial(self.fit, self.model("ept", deep, held=True)),
+            "medept, EPT in the upper third": partial(self.fit, self.model("ept", some, held=True)),
+            "medept, linear": partial(self.fit, self.model("linear", {}, held=True)),
         }
 
     def upper_third(self) -> str:
@@ -141,10 +142,9 @@ class Bench:
         synchronise()
         whole, cpu = time.perf_counter() - began, time.process_time() - cpu
         epochs = [row["seconds"] for row in history]
-        with frozen_held(model, accelerator):
-            began = time.perf_counter()
-            predict_logits(model, views, accelerator)
-            evaluating = time.perf_counter() - began
+        began = time.perf_counter()
+        predict_logits(model, views, accelerator)
+        evaluating = time.perf_counter() - began
         return {
             "step": statistics.median(epochs[1:]) / self.steps,
             "set up": whole - encoding - sum(epochs),

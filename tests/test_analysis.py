@@ -40,9 +40,15 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_gates_and_rollout_are_those_of_the_attention(fitted: tuple[Path, Path]) -> None:
-    classifier = FewShotClassifier.load(fitted[0] / "ept-0", device="cpu")
+    """Of which bfloat16, in which the encoder may be held, has as much as its digits."""
+    usual = {"folder": fitted[0] / "ept-0", "device": "cpu"}
+    classifier = FewShotClassifier.load(precision="float32", **usual)
     images = [Image.fromarray(np.full((64, 64, 3), value, np.uint8)) for value in (40, 200)]
     scaling = scaling_of(classifier, images)
+    rounded = scaling_of(FewShotClassifier.load(precision="bfloat16", **usual), images)
+    assert np.allclose(rounded.rollout.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(rounded.gates, scaling.gates, atol=0.01)
+    np.testing.assert_allclose(rounded.rollout, scaling.rollout, rtol=0.1)
     model, handle = classifier.model_, classifier.model_.handle
     blocks = model.encoder.model.blocks
     n, layers, tokens = len(images), len(blocks), handle.sites[0].tokens

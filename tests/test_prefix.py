@@ -21,9 +21,9 @@ from torchvision.transforms import v2
 from medept.classifier import FewShotClassifier
 from medept.encoders import Encoder, Preprocessing
 from medept.errors import InputError
-from medept.methods import adapt
+from medept.methods import adapt, find_method, read_settings
 from medept.training import inputs, views
-from medept.training.device import frozen_held, make_accelerator
+from medept.training.device import make_accelerator
 from medept.training.loop import predict_logits, train
 from medept.training.prefix import Prefix, find_prefix
 from medept.training.recipes import make_recipe
@@ -172,6 +172,8 @@ def fitted(
     encoder: Encoder, method: str, settings: dict[str, Any], precision: str = "float32"
 ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """What was trained, and the loss of every epoch."""
+    if precision == "bfloat16":
+        encoder.hold_in_bfloat16(besides=find_method(method).own(encoder, read_settings(method)))
     model = adapt(encoder, method, 3, settings)
     recipe = make_recipe("medept", method, epochs=4, views=2, batch_size=4, lr=0.01)
     history = train(model, Views(IMAGES, encoder.preprocessing, crop_scale=0.5), TARGETS, recipe,
@@ -190,7 +192,7 @@ def without(shortcut: str) -> Iterator[None]:
     name, instead = {
         "prefix": ("medept.training.inputs.make_plan", nothing_kept),
         "class row": ("medept.encoders.class_row_only", lambda _: nullcontext()),
-        "held": ("medept.training.loop.frozen_held", lambda *_: nullcontext()),
+        "held": ("medept.encoders.Encoder.hold_in_bfloat16", lambda *_, **__: None),
         "ahead": ("medept.training.loop.ahead", lambda function, items, **_: map(function, items)),
     }[shortcut]
     with patch(name, instead):
@@ -347,8 +349,9 @@ class Bypassed(torch.nn.Module):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_goes_past_the_blocks_is_noticed(precision: str) -> None:
     model = adapt(Encoder(Bypassed(), "bypassed", PREPROCESSING), "ept", 3)
-    accelerator = make_accelerator("cpu", precision)
-    with frozen_held(model, accelerator), accelerator.autocast():
+    if precision == "bfloat16":
+        model.encoder.hold_in_bfloat16()
+    with make_accelerator("cpu", precision).autocast():
         assert find_prefix(model) is None
 
 
@@ -372,9 +375,10 @@ def test_training_is_the_same_with_and_without(
 def test_in_bfloat16_as_much_is_computed_once(
     library: str, method: str, settings: dict[str, Any]
 ) -> None:
-    model = adapt(make_encoder(library), method, 3, settings)
-    accelerator = make_accelerator("cpu", "bfloat16")
-    with frozen_held(model, accelerator), accelerator.autocast():
+    encoder = make_encoder(library)
+    encoder.hold_in_bfloat16(besides=find_method(method).own(encoder, read_settings(method)))
+    model = adapt(encoder, method, 3, settings)
+    with make_accelerator("cpu", "bfloat16").autocast():
         assert find_prefix(model) is not None
 
 
@@ -429,8 +433,8 @@ def test_stages_of_unlike_sizes_are_gone_on_from_too() -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_in_bfloat16_too_the_last_block_computes_what_is_read(library: str) -> None:
     """Though the encoder is tried there first."""
-    encoder, accelerator = make_encoder(library), make_accelerator("cpu", "bfloat16")
-    with frozen_held(encoder, accelerator), accelerator.autocast():
+    encoder = make_encoder(library)
+    with make_accelerator("cpu", "bfloat16").autocast():
         encoder(torch.randn(2, 3, 32, 32))
     assert encoder._last_block is not None
 

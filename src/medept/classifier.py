@@ -310,25 +310,33 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             found = self._tuned(support, groups, done)
             self._build(support, **self._parameters(found))
         state = Checkpoint(Path(checkpoint), key()) if checkpoint else None
-        self.history_ = train(
-            self.model_,
-            views,
-            targets,
-            self.recipe_,
-            accelerator,
-            groups=groups,
-            seed=self.seed,
-            progress=self._report,
-            checkpoint=state,
-            kept=support.kept,
-        )
-        if not is_finite(self.model_.trained_state()):
-            if checkpoint and accelerator.is_main_process:
-                remove_checkpoint(Path(checkpoint))
-            raise InputError("training diverged: give a smaller lr (--lr) or encoder_lr")
+        self._train(support, rows, views, state)
         if self.calibrate != "none":
             self.calibration_ = self._calibrated(support, folds, found)
         logger.info("fitted in %s", spent(time.perf_counter() - began, support.kept.bytes))
+
+    def _train(
+        self, support: _Support, rows: np.ndarray, views: Views, checkpoint: Checkpoint | None
+    ) -> None:
+        """Train the model that was built; what the optimiser needs beside it is let go."""
+        accelerator = make_accelerator(self.device, self.precision)
+        self.history_ = train(
+            self.model_,
+            views,
+            support.targets[rows],
+            self.recipe_,
+            accelerator,
+            groups=support.groups[rows],
+            seed=self.seed,
+            progress=self._report,
+            checkpoint=checkpoint,
+            kept=support.kept,
+        )
+        self.model_.zero_grad(set_to_none=True)
+        if not is_finite(self.model_.trained_state()):
+            if checkpoint and accelerator.is_main_process:
+                remove_checkpoint(checkpoint.file)
+            raise InputError("training diverged: give a smaller lr (--lr) or encoder_lr")
 
     @property
     def _report(self) -> Progress:
@@ -361,7 +369,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             self.model_ = adapt(encoder, self.method, len(self.classes_), settings)
 
     def _encoder(self) -> Encoder:
-        return load_encoder(self.encoder, weights=self.encoder_weights, image_size=self.image_size)
+        """As it is loaded, and held in what it computes in."""
+        encoder = load_encoder(
+            self.encoder, weights=self.encoder_weights, image_size=self.image_size
+        )
+        accelerator = make_accelerator(self.device, self.precision)
+        return _held(encoder, self.method, self.settings, accelerator)
 
     @property
     def _space(self) -> SearchSpace:
@@ -473,7 +486,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def logits(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Logits (n, C), before any calibration."""
         check_is_fitted(self, "model_")
-        return self._run(self.model_, X)
+        return self._run(self._model(), X)
 
     def decision_function(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Logits (n, C); of two classes, by how much the second's is above the first's (n,)."""
@@ -504,8 +517,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def embed(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Features (n, D) of the encoder: as adapted once fitted, and frozen as it came before."""
         if hasattr(self, "model_"):
-            return self._run(self.model_.encoder, X)
+            return self._run(self._model().encoder, X)
         return self._run(self._encoder(), X)
+
+    def _model(self) -> AdaptedEncoder:
+        """The adapted encoder, loaded again if it is to compute in more than it is held in."""
+        precision = precision_of(make_accelerator(self.device, self.precision))
+        if self.model_.encoder.held and precision != "bfloat16":
+            state = self.model_.trained_state()
+            self.model_ = _adapted(self._encoder(), state, self.info(), "the fitted classifier")
+        return self.model_
 
     def _run(self, model: Any, X: Sequence[ImageLike]) -> np.ndarray:
         encoder: Encoder = getattr(model, "encoder", model)
@@ -584,6 +605,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         encoder = load_encoder(info.encoder.name, weights=weights)
         if encoder.preprocessing.size != size:
             encoder = load_encoder(info.encoder.name, weights=weights, image_size=size[0])
+        accelerator = make_accelerator(device, precision)
+        encoder = _held(encoder, info.method, info.settings, accelerator)
         model = _adapted(encoder, state, info, str(folder))
         self = cls(
             info.encoder.name,
@@ -622,6 +645,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if adapter is not None:
             trained, info = adapter
             self.model_ = _adapted(self._encoder(), trained, info, "what was pickled")
+
+
+def _held(
+    encoder: Encoder, method: str, settings: dict[str, Any] | None, accelerator: Accelerator
+) -> Encoder:
+    """``encoder``, in bfloat16 if that is computed in, but for what the method trains of it."""
+    if accelerator.mixed_precision == "bf16":
+        trained = find_method(method).own(encoder, read_settings(method, settings))
+        encoder.hold_in_bfloat16(besides=trained)
+    return encoder
 
 
 def _adapted(

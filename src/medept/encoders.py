@@ -6,8 +6,8 @@ An encoder turns pixels (B, 3, H, W) into features (B, D).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,6 +22,9 @@ from medept.survey import AttentionSite, find_attentions, use_sdpa
 
 if TYPE_CHECKING:
     from PIL import Image
+
+LAYERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+"""Whose products autocast computes in lower precision."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,10 @@ class Encoder(nn.Module):
         model: the library's own module.
         name: the name it was loaded by.
         preprocessing: its input size and normalisation.
+        held: whether its matrices are held in bfloat16 (:meth:`hold_in_bfloat16`).
     """
+
+    held = False
 
     def __init__(self, model: nn.Module, name: str, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -95,7 +101,7 @@ class Encoder(nn.Module):
 
         They are in float32, in whatever lower precision the encoder computes.
         """
-        with class_row_only(self._last_block):
+        with self.autocast(), class_row_only(self._last_block):
             return self._read(pixels)
 
     def _read(self, pixels: Tensor) -> Tensor:
@@ -104,6 +110,29 @@ class Encoder(nn.Module):
             pooled = getattr(output, "pooler_output", None)
             output = pooled if pooled is not None else output.last_hidden_state[:, 0]
         return output.to(torch.promote_types(output.dtype, torch.float32))
+
+    def hold_in_bfloat16(self, besides: Iterable[nn.Parameter] = ()) -> None:
+        """Keep the matrices of its layers in bfloat16 alone, but for those of ``besides``.
+
+        From then on it computes in bfloat16, as autocast does and with the same outputs, to the
+        bit: autocast would make the same of its weights at every pass. Norms, biases and position
+        embeddings stay in float32, and its fingerprint that of the weights it came with. It comes
+        before an adaptation, whose own matrices stay in float32.
+        """
+        _ = self.fingerprint, self.width  # what is found out by trial is, in float32
+        others = {id(parameter) for parameter in besides}
+        layers = [module for module in self.modules() if isinstance(module, LAYERS)]
+        for parameter in (p for layer in layers for p in layer.parameters(recurse=False)):
+            matrix = parameter.dtype == torch.float32 and parameter.ndim > 1
+            if matrix and id(parameter) not in others:
+                parameter.data = parameter.data.bfloat16()
+        self.held = True
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A context in which it computes in bfloat16, if it is held in it."""
+        if not self.held:
+            return nullcontext()
+        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
 
     def train(self, mode: bool = True) -> Encoder:
         """The encoder stays in evaluation mode: frozen means no dropout and no drop path."""
@@ -137,14 +166,14 @@ class Encoder(nn.Module):
     def example(self) -> Tensor:
         """A black input image (1, 3, H, W) on the encoder's device."""
         reference = next(self.parameters())
-        return torch.zeros(
-            1, 3, *self.preprocessing.size, device=reference.device, dtype=reference.dtype
-        )
+        dtype = torch.promote_types(reference.dtype, torch.float32)
+        return torch.zeros(1, 3, *self.preprocessing.size, device=reference.device, dtype=dtype)
 
     @cached_property
     def sites(self) -> tuple[AttentionSite, ...]:
         """The self-attentions, in order of execution."""
         with ExitStack() as stack:
+            stack.enter_context(self.autocast())
             use_sdpa(self.model, stack)
             return find_attentions(self.model, self.preprocessing.size)
 

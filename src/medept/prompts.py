@@ -208,8 +208,10 @@ class EmbeddedPrompt(nn.Module):
         if self.way != "concat":
             raise InputError(f"gates are the scaling of the way 'concat'; this is {self.way!r}")
         sink = first(query.shape[-2], self.sink(key.shape[-2])).detach()
-        self.recorded = gates(query, key, sink, **options)
-        self.recorded_attention = attention_weights(query, key, **options)
+        with torch.autocast(query.device.type, enabled=False):  # to look at: precisely
+            query, key = _precise(query), _precise(key)
+            self.recorded = gates(query, key, sink, **options)
+            self.recorded_attention = attention_weights(query, key, **options)
 
     def sink(self, tokens: int) -> Tensor:
         """s for an input of ``tokens`` tokens, (T,) or (H, T): all that the way ``concat`` needs.

@@ -92,6 +92,9 @@ class AdaptedEncoder(nn.Module):
         classes: the number C of classes or labels.
         settings: of the method's own ``Settings``.
 
+    Raises:
+        InputError: if it trains weights that the encoder holds in bfloat16.
+
     Attributes:
         encoder_identity: of the encoder as it came, before anything was put into it.
         name: by which it is asked for. A class that states one is registered in ``METHODS``.
@@ -121,10 +124,20 @@ class AdaptedEncoder(nn.Module):
         encoder.requires_grad_(False)
         self.head = self.make_head(encoder.width, classes)
         self.insert()
+        if any(p.requires_grad and p.dtype == torch.bfloat16 for p in encoder.parameters()):
+            raise InputError(
+                f"the method {self.name!r} trains weights that are held in bfloat16: name them "
+                "in its `own`, and keep them out of hold_in_bfloat16"
+            )
 
     def make_head(self, width: int, classes: int) -> Any:
         """What turns features (B, D) into logits (B, C): one linear layer."""
         return Head(width, classes)
+
+    @classmethod
+    def own(cls, encoder: Encoder, settings: Any) -> list[nn.Parameter]:
+        """The encoder's own parameters that are trained, with these settings; none, by default."""
+        return []
 
     def insert(self) -> None:
         """Put what is trained into the encoder; nothing, by default."""

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from medept.encoders import Encoder
 from medept.methods.own_parameters import OwnParameters
 
 
@@ -21,7 +22,6 @@ class Bias(OwnParameters):
     summary = "every bias of the encoder"
     recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-3}
 
-    def chosen(self) -> list[nn.Parameter]:
-        return [
-            p for n, p in self.encoder.named_parameters() if n.rpartition(".")[2].endswith("bias")
-        ]
+    @classmethod
+    def own(cls, encoder: Encoder, settings: Any) -> list[nn.Parameter]:
+        return [p for n, p in encoder.named_parameters() if n.rpartition(".")[2].endswith("bias")]

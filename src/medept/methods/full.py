@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from medept.encoders import Encoder
 from medept.methods.own_parameters import OwnParameters
 
 
@@ -16,5 +17,6 @@ class Full(OwnParameters):
     summary = "every parameter of the encoder"
     recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 1e-5}
 
-    def chosen(self) -> list[nn.Parameter]:
-        return list(self.encoder.parameters())
+    @classmethod
+    def own(cls, encoder: Encoder, settings: Any) -> list[nn.Parameter]:
+        return list(encoder.parameters())

@@ -19,10 +19,10 @@ class IA3(PeftTuner):
     recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 3e-3}
 
     def targets(self) -> list[str]:
-        return projections(self.encoder, KEY, VALUE)
+        return projections(self.encoder, KEY, VALUE) + last_mlp_layers(self.encoder)
 
     def config(self, targets: list[str]) -> Any:
         from peft import IA3Config
 
         inside = last_mlp_layers(self.encoder)
-        return IA3Config(target_modules=targets + inside, feedforward_modules=inside)
+        return IA3Config(target_modules=targets, feedforward_modules=inside)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from medept.methods.base import AdaptedEncoder
 
 
 class OwnParameters(AdaptedEncoder):
     """Trains copies of some of the encoder's own parameters, in their place."""
 
-    def chosen(self) -> list[nn.Parameter]:
-        """The encoder's parameters that are trained."""
-        raise NotImplementedError
-
     def insert(self) -> None:
-        self._before = [(parameter, parameter.data) for parameter in self.chosen()]
+        chosen = self.own(self.encoder, self.settings)
+        self._before = [(parameter, parameter.data) for parameter in chosen]
         for parameter, value in self._before:
             parameter.data = value.clone()
             parameter.requires_grad_(True)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import nn
 
+from medept.encoders import Encoder
 from medept.methods.base import MethodSettings
 from medept.methods.own_parameters import OwnParameters
 
@@ -29,8 +30,9 @@ class Partial(OwnParameters):
     recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 5e-4}
     settings: Settings
 
-    def chosen(self) -> list[nn.Parameter]:
-        return [p for block in self.encoder.blocks[-self.settings.k :] for p in block.parameters()]
+    @classmethod
+    def own(cls, encoder: Encoder, settings: Any) -> list[nn.Parameter]:
+        return [p for block in encoder.blocks[-settings.k :] for p in block.parameters()]
 
     def first_changed_block(self) -> int:
         return max(0, len(self.encoder.blocks) - self.settings.k)

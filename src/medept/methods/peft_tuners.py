@@ -7,8 +7,12 @@ layer, that layer is replaced by three that share its weights while the method i
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+import torch
+from torch import nn
 
 from medept.block_parts import split_projections
 from medept.errors import InputError
@@ -42,7 +46,11 @@ class PeftTuner(AdaptedEncoder):
                 f"the method {self.name!r} tunes layers that {self.encoder.name!r} does not have"
             )
         config = self.config(names)
-        with warnings.catch_warnings():  # that it has not met timm's LayerNorm, which it copies
+        layers = [self.encoder.model.get_submodule(name) for name in names]
+        with (
+            _in_float32(layers),
+            warnings.catch_warnings(),
+        ):  # that it has not met timm's LayerNorm, which it copies
             warnings.filterwarnings("ignore", "Unsupported layer type")
             tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](
                 self.encoder.model, config, "default"
@@ -51,3 +59,22 @@ class PeftTuner(AdaptedEncoder):
 
     def remove(self) -> None:
         self._undo.close()
+
+
+@contextmanager
+def _in_float32(layers: list[nn.Module]) -> Iterator[None]:
+    """While it is open they are, though held in bfloat16.
+
+    Of the type of a layer's weights peft draws what it puts beside them, and DoRA computes its
+    magnitudes.
+    """
+    held = [
+        (p, p.data) for layer in layers for p in layer.parameters() if p.dtype == torch.bfloat16
+    ]
+    for parameter, values in held:
+        parameter.data = values.float()
+    try:
+        yield
+    finally:
+        for parameter, values in held:
+            parameter.data = values

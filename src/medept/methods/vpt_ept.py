@@ -49,7 +49,8 @@ class TokensAndEmbeddedPrompts(VisualPromptTuning):
             layers=self.settings.layers, frozen=self.settings.frozen, collapsed=True
         )
         size = self.encoder.preprocessing.size
-        self.handle = attach(self.encoder.model, config, image_size=size)
+        with self.encoder.autocast():
+            self.handle = attach(self.encoder.model, config, image_size=size)
         self._hooks.callback(self.handle.detach)
 
     def tokens(self, index: int) -> Tensor:

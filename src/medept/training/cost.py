@@ -1,8 +1,7 @@
 """What a fit will cost, before it begins: one step is tried, and the rest is counted.
 
-It is one of the steps that the fit takes, on black images: in the fit's precision, with the frozen
-weights held as they will be, going on from what is computed once. It is timed, and what it keeps
-for its backward pass is weighed.
+It is one of the steps that the fit takes, on black images: in the fit's precision, going on from
+what is computed once. It is timed, and what it keeps for its backward pass is weighed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from medept.encoders import Encoder
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import duration
-from medept.training.device import frozen_held, held_memory, peak_memory
+from medept.training.device import held_memory, peak_memory
 from medept.training.inputs import IN_MEMORY, State, make_plan
 from medept.training.loop import EVALUATION_BATCH
 from medept.training.recipes import Recipe
@@ -89,22 +88,21 @@ def estimate_cost(
     pixels = encoder.example().expand(tried, -1, -1, -1)
     held = held_memory(accelerator.device)
     again = sum(parts - 1 for parts in folds)  # each fold trains on all images but its own part
-    with frozen_held(model, accelerator):
-        memory = LIBRARIES + views.decoded_bytes() + 2 * _held_in_bfloat16(model)
-        largest, forward = _timed(lambda: _forward(encoder, pixels, accelerator))
-        encoding = AT_ONCE * largest * EVALUATION_BATCH // tried
-        if isinstance(model, FeatureMethod):
-            once = images / tried * forward  # which folds share
-            return Cost(once, forward / tried, held, memory + encoding, 0)
-        plan = make_plan(model, recipe, accelerator, 1 + sum(folds))
-        count = min(recipe.views, recipe.epochs)
-        state: State = [pixels]
-        once, stored = 0.0, 0
-        if keep := plan.keep:
-            state, once = _timed(lambda: _kept(keep, pixels, accelerator))
-            stored = sum(part[0].numel() * part.element_size() for part in state) * count * images
-        with plan.resumed() as feed:
-            saved, step = _timed(lambda: _step(model, feed(state), accelerator))
+    memory = LIBRARIES + views.decoded_bytes()
+    largest, forward = _timed(lambda: _forward(encoder, pixels, accelerator))
+    encoding = AT_ONCE * largest * EVALUATION_BATCH // tried
+    if isinstance(model, FeatureMethod):
+        once = images / tried * forward  # which folds share
+        return Cost(once, forward / tried, held, memory + encoding, 0)
+    plan = make_plan(model, recipe, accelerator, 1 + sum(folds))
+    count = min(recipe.views, recipe.epochs)
+    state: State = [pixels]
+    once, stored = 0.0, 0
+    if keep := plan.keep:
+        state, once = _timed(lambda: _kept(keep, pixels, accelerator))
+        stored = sum(part[0].numel() * part.element_size() for part in state) * count * images
+    with plan.resumed() as feed:
+        saved, step = _timed(lambda: _step(model, feed(state), accelerator))
     step /= accelerator.num_processes  # which share it
     alone, together = recipe.head_epochs, recipe.epochs - recipe.head_epochs
     head_first = min(recipe.views, alone) * forward if model.trains_encoder else alone * step
@@ -154,11 +152,6 @@ def _step(model: AdaptedEncoder, given: Tensor, accelerator: Accelerator) -> int
     model.zero_grad(set_to_none=True)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     return sum(size for place, size in kept.items() if place not in weights)
-
-
-def _held_in_bfloat16(model: AdaptedEncoder) -> int:
-    """The number of weights that are held in bfloat16, beside themselves in float32."""
-    return sum(p.numel() for p in model.parameters() if p.dtype == torch.bfloat16)
 
 
 def _timed(run: Callable[[], T]) -> tuple[T, float]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from torch import nn
 
 from medept.errors import InputError
 
@@ -23,9 +20,6 @@ MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """What a precision is called in accelerate."""
 
 PRECISIONS = ("auto", *MIXED)
-
-LAYERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
-"""Whose products autocast computes in lower precision."""
 
 
 def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
@@ -73,30 +67,6 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
 def precision_of(accelerator: Accelerator) -> str:
     """What an accelerator computes in: one of :data:`PRECISIONS`, and not ``auto``."""
     return next(name for name, mixed in MIXED.items() if mixed == accelerator.mixed_precision)
-
-
-@contextmanager
-def frozen_held(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """While it is open the frozen layers of ``model`` are held in bfloat16, if it computes in it.
-
-    Of their weights autocast would make the same at every forward pass: the outputs are those of
-    autocast, to the bit. Whatever else there is stays in float32 (what is trained, prompts, norms,
-    biases, position embeddings), and afterwards every weight is what it was: their float32 values
-    are kept beside them.
-    """
-    before: list[tuple[nn.Parameter, torch.Tensor]] = []
-    if accelerator.mixed_precision == "bf16":
-        layers = [m for m in model.modules() if isinstance(m, LAYERS)]
-        for parameter in (p for layer in layers for p in layer.parameters(recurse=False)):
-            matrix = parameter.dtype == torch.float32 and parameter.ndim > 1
-            if matrix and not parameter.requires_grad:
-                before.append((parameter, parameter.data))
-                parameter.data = parameter.data.bfloat16()
-    try:
-        yield
-    finally:
-        for parameter, values in before:
-            parameter.data = values
 
 
 def held_memory(device: torch.device) -> int:

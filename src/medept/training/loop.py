@@ -23,7 +23,6 @@ from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import Progress, silent
 from medept.training.checkpoint import Checkpoint
-from medept.training.device import frozen_held
 from medept.training.inputs import Inputs, Kept, State, open_inputs
 from medept.training.recipes import Recipe
 from medept.training.views import Views
@@ -79,7 +78,6 @@ def train(
             features = plain_features(model, views, accelerator, kept, progress)
             model.fit_features(features, targets, groups)
             return []
-        stack.enter_context(frozen_held(model, accelerator))
         inputs = stack.enter_context(open_inputs(model, views, recipe, accelerator, kept, encode))
         wanted = torch.as_tensor(targets, device=accelerator.device)
         training = _Training(model, inputs, wanted, recipe, accelerator, seed)
@@ -261,11 +259,10 @@ def predict_logits(
     images = ahead(
         views.plain, range(len(views)), threads=available_threads(), most=2 * EVALUATION_BATCH
     )
-    with frozen_held(model, accelerator):
-        rows = [
-            output.float().cpu().numpy()
-            for output in _batches(model, images, len(views), accelerator, "reading", progress)
-        ]
+    rows = [
+        output.float().cpu().numpy()
+        for output in _batches(model, images, len(views), accelerator, "reading", progress)
+    ]
     return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 
 
