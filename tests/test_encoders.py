@@ -239,6 +239,20 @@ def test_two_loads_of_a_transformers_checkpoint_give_the_same_features(
         torch.testing.assert_close(source.classifier(first(pixels)), source(pixels).logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_checkpoint_in_half_precision_is_computed_in_float32(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """transformers gives a model the type of its checkpoint."""
+    source, pixels = saved_vit("ViTModel", tmp_path), torch.randn(2, 3, 32, 32)
+    source.to(dtype).save_pretrained(tmp_path)
+    encoder = load_encoder(f"transformers:{tmp_path}")
+    expected = source.float()(pixels).pooler_output
+    torch.testing.assert_close(encoder(pixels), expected)
+    encoder.hold_in_bfloat16()
+    torch.testing.assert_close(encoder(pixels), expected, rtol=0.05, atol=0.05)
+
+
 def test_a_transformers_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     saved_vit("ViTModel", tmp_path)
     file = tmp_path / "model.safetensors"

@@ -46,7 +46,7 @@ def load_encoder(
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        encoder = _load(name, weights)
+        encoder = _load(name, weights).float()  # some checkpoints are in half precision
     if image_size is None or encoder.preprocessing.size == (image_size, image_size):
         return encoder
     return resized(encoder, image_size)

@@ -47,10 +47,8 @@ class PeftTuner(AdaptedEncoder):
             )
         config = self.config(names)
         layers = [self.encoder.model.get_submodule(name) for name in names]
-        with (
-            _in_float32(layers),
-            warnings.catch_warnings(),
-        ):  # that it has not met timm's LayerNorm, which it copies
+        with _in_float32(layers), warnings.catch_warnings():
+            # it has not met timm's LayerNorm, which it copies
             warnings.filterwarnings("ignore", "Unsupported layer type")
             tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](
                 self.encoder.model, config, "default"

@@ -23,6 +23,7 @@ from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import Progress, silent
 from medept.training.checkpoint import Checkpoint
+from medept.training.compiled import compiled
 from medept.training.inputs import Inputs, Kept, State, open_inputs
 from medept.training.recipes import Recipe
 from medept.training.views import Views
@@ -140,46 +141,70 @@ def _epochs(
 ) -> list[dict[str, Any]]:
     """Train for those of the recipe's epochs, in which the rates fall from their highest to 0."""
     model, recipe, accelerator = training.model, training.recipe, training.accelerator
-    images = len(training.targets)
     order = torch.Generator().manual_seed(training.seed)
     optimizer = _optimizer(model, recipe)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     rates = [group["lr"] for group in optimizer.param_groups]
-    steps = math.ceil(images / recipe.batch_size)
+    steps = math.ceil(len(training.targets) / recipe.batch_size)
     history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
     if history:
         logger.info("going on after epoch %d of %d", history[-1]["epoch"], recipe.epochs)
     _agree([*parameters, *model.head.buffers()], accelerator)
     stepper = accelerator.prepare(optimizer)
-    for done in range(len(history), len(epochs)):
-        epoch = epochs[done]
-        started, total = time.perf_counter(), 0.0
-        batches = torch.randperm(images, generator=order).split(recipe.batch_size)
-        read = partial(_read_share, training.inputs, epoch % recipe.views, accelerator)
-        read_ahead = zip(batches, ahead(read, batches), strict=True)
-        for step, (rows, batch) in enumerate(read_ahead, start=done * steps):
-            part = recipe.schedule(step / (steps * len(epochs)))
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * part
-            stepper.zero_grad(set_to_none=True)
-            loss = _backward(training, batch)
-            _share_gradients(parameters, accelerator)
-            stepper.step()
-            total += accelerator.reduce(loss, "mean").item() * len(rows)
-        history.append(
-            {
-                "trained": "all" if model.trains_encoder else "head",
-                "epoch": epoch + 1,
-                "loss": total / images,
-                "lr": optimizer.param_groups[0]["lr"],
-                "encoder_lr": optimizer.param_groups[-1]["lr"],
-                "seconds": time.perf_counter() - started,
-            }
-        )
-        progress(f"training (loss {total / images:.3f})", epoch + 1, recipe.epochs)
-        if checkpoint and accelerator.is_main_process:
-            checkpoint.save(parameters, optimizer, order, history)
+
+    def take_step(batch: Share, step: int) -> Tensor:
+        part = recipe.schedule(step / (steps * len(epochs)))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * part
+        stepper.zero_grad(set_to_none=True)
+        loss = _backward(training, batch)
+        _share_gradients(parameters, accelerator)
+        stepper.step()
+        return loss
+
+    with ExitStack() as stack:
+        for done in range(start := len(history), len(epochs)):
+            if done == max(start, 1):
+                seconds = history[0]["seconds"] * (len(epochs) - 1)
+                stack.enter_context(compiled(model.encoder, accelerator, seconds))
+            started = time.perf_counter()
+            loss = _epoch(training, epochs[done], order, take_step, done * steps)
+            history.append(
+                {
+                    "trained": "all" if model.trains_encoder else "head",
+                    "epoch": epochs[done] + 1,
+                    "loss": loss,
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "encoder_lr": optimizer.param_groups[-1]["lr"],
+                    "seconds": time.perf_counter() - started,
+                }
+            )
+            progress(f"training (loss {loss:.3f})", epochs[done] + 1, recipe.epochs)
+            if checkpoint and accelerator.is_main_process:
+                checkpoint.save(parameters, optimizer, order, history)
     return history
+
+
+def _epoch(
+    training: _Training,
+    epoch: int,
+    order: torch.Generator,
+    take_step: Callable[[Share, int], Tensor],
+    first: int,
+) -> float:
+    """See every image once, in a new order; the mean loss.
+
+    Args:
+        take_step: is given a batch and the step's number, of which the ``first`` is given here.
+    """
+    recipe, accelerator, total = training.recipe, training.accelerator, 0.0
+    batches = torch.randperm(len(training.targets), generator=order).split(recipe.batch_size)
+    read = partial(_read_share, training.inputs, epoch % recipe.views, accelerator)
+    read_ahead = zip(batches, ahead(read, batches), strict=True)
+    for step, (rows, batch) in enumerate(read_ahead, start=first):
+        loss = take_step(batch, step)
+        total += accelerator.reduce(loss, "mean").item() * len(rows)
+    return total / len(training.targets)
 
 
 def _backward(training: _Training, batch: Share) -> Tensor:

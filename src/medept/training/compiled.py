@@ -1,0 +1,100 @@
+"""``torch.compile``, where it saves more of a fit than its warm-up takes.
+
+It fuses what lies between matrix products and attention, which stay the kernels that they are: on
+a CPU a few hundredths of a step. The blocks of an encoder are alike, and are compiled once for all
+of them. Whether that pays is estimated from the seconds of a fit's first epoch, in which nothing is
+compiled; its checkpoint has them, so that a fit that was killed goes on as it would have. The
+variable ``TORCHDYNAMO_DISABLE=1`` turns it off.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from medept.block_parts import replace_forward
+from medept.encoders import Encoder
+from medept.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+WARM_UP = 20.0
+"""Seconds that the compiler takes, where it finds nothing of an earlier fit."""
+
+SAVED = {("cpu", "bf16"): 0.04, ("cpu", "no"): 0.02}
+"""The part of a step that is saved, by device and precision: measured (``benchmarks/compiled.py``),
+ViT-Ti to ViT-B. Others have not been, and nothing is compiled there."""
+
+
+@contextmanager
+def compiled(encoder: Encoder, accelerator: Accelerator, seconds: float) -> Iterator[None]:
+    """While it is open the blocks run compiled, if in ``seconds`` of training that pays.
+
+    They do for tokens of the shape that they are first given. Of the last block less is computed
+    than its own forward would (:mod:`medept.class_row`): it runs as it is, and so do blocks that
+    are passed over, and all where they differ (Swin) or there is no compiler.
+    """
+    with ExitStack() as stack:
+        blocks = _alike(encoder) if _pays(seconds, accelerator) else []
+        if blocks and _compiles():
+            logger.info("training is long: the encoder's blocks are compiled")
+            for block in blocks:
+                replace_forward(block, _compiled(block.forward), stack)
+        yield
+
+
+def _pays(seconds: float, accelerator: Accelerator) -> bool:
+    saved = SAVED.get((accelerator.device.type, str(accelerator.mixed_precision)), 0.0)
+    return saved * seconds > WARM_UP
+
+
+def _alike(encoder: Encoder) -> list[nn.Module]:
+    """The blocks that run as their own forward says, where all see as many tokens and heads."""
+    try:
+        blocks = encoder.blocks[:-1]
+    except InputError:
+        return []
+    alike = len({(site.tokens, site.heads) for site in encoder.sites}) == 1
+    return [block for block in blocks if alike and "forward" not in vars(block)]
+
+
+def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``forward``, compiled for the shape of the first tokens; others are smaller batches."""
+    fast, shapes = torch.compile(forward, dynamic=False), list[torch.Size]()
+
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        tokens = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        if not shapes:
+            shapes.append(tokens.shape)
+        return (fast if tokens.shape == shapes[0] else forward)(*args, **kwargs)
+
+    return run
+
+
+def _compiles() -> bool:
+    """Whether there is a compiler that works; a line says so where there is none.
+
+    What it makes is kept in the user's own cache: PyTorch would look for it in a folder of the
+    system's temporary one, whose name is known and which anyone could have made.
+    """
+    own = Path(torch.hub.get_dir()).parent / "inductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(own))
+    try:
+        probe = torch.compile(lambda x: x + torch.compiler.is_compiling(), dynamic=False)
+        works = bool(probe(torch.zeros(8)).all())
+        why = "torch.compile is turned off"
+    except Exception as error:  # of whatever part of it is missing: nothing depends on it
+        works, why = False, str(error).strip().partition("\n")[0]
+    if not works:
+        logger.info("training is long, but the encoder's blocks are not compiled: %s", why)
+    return works
