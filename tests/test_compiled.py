@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from medept.encoders import Encoder
 from medept.loading import RANDOM, load_encoder
-from medept.methods import adapt
+from medept.methods import adapt, find_method, read_settings
 from medept.training import compiled, loop
 from medept.training.checkpoint import Checkpoint
 from medept.training.device import make_accelerator
@@ -38,26 +38,23 @@ TARGETS = np.arange(6) % 2
         ("cuda", "bf16", 1e6, False),  # it has not been measured
     ],
 )
-def test_it_pays_from_some_length_on(
-    device: str, mixed: str, minutes: float, pays: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_pays_from_some_length_on(device: str, mixed: str, minutes: float, pays: bool) -> None:
     accelerator: Any = SimpleNamespace(device=torch.device(device), mixed_precision=mixed)
-    encoder, asked = small_encoder(), []
-    before = [block.forward for block in encoder.blocks]
-    monkeypatch.setattr(compiled, "_compiles", lambda: asked.append(True) or True)
-    with compiled.compiled(encoder, accelerator, 60 * minutes):
-        changed = [block.forward != own for block, own in zip(encoder.blocks, before, strict=True)]
-    assert changed == [pays] * 11 + [False], "the last block is not"
-    assert asked == [True] * pays
-    assert [block.forward for block in encoder.blocks] == before
+    assert compiled.pays(60 * minutes, accelerator) == pays
 
 
-def test_blocks_that_differ_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Swin's stages would be, one after the other."""
-    monkeypatch.setattr(compiled, "WARM_UP", -1)
+def test_blocks_that_are_alike_are_compiled_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the last; Swin's would be stage after stage, and are not."""
+    monkeypatch.setattr(compiled, "_why_not", lambda: "")
+    monkeypatch.delenv(compiled.CACHE, raising=False)
     swin = load_encoder("swin_tiny_patch4_window7_224", weights=RANDOM)
-    with compiled.compiled(swin, make_accelerator("cpu", "float32"), 1):
-        assert not any("forward" in vars(block) for block in swin.blocks)
+    for encoder, count in ((small_encoder(), 11), (swin, 0)):
+        with compiled.compiled(encoder):
+            assert Path(os.environ[compiled.CACHE]).parts[-2:] == ("torch", "inductor")
+            changed = ["forward" in vars(block) for block in encoder.blocks]
+        assert changed == [True] * count + [False] * (len(encoder.blocks) - count)
+        assert not any("forward" in vars(block) for block in encoder.blocks)
+        assert compiled.CACHE not in os.environ
 
 
 def test_its_length_is_told_from_the_first_epoch(
@@ -65,15 +62,10 @@ def test_its_length_is_told_from_the_first_epoch(
 ) -> None:
     """And is the same for a fit that was killed and goes on."""
     asked: list[float] = []
-
-    def noting(encoder: Encoder, accelerator: Any, seconds: float) -> Any:
-        asked.append(seconds)
-        return nullcontext()
-
-    monkeypatch.setattr(loop, "compiled", noting)
-    checkpoint = Checkpoint(tmp_path / "state", "a fit")
-    history = fitted("ept", {}, checkpoint=checkpoint)[1]
-    assert asked == [3 * history[0]["seconds"]]
+    monkeypatch.setattr(loop, "pays", lambda seconds, accelerator: bool(asked.append(seconds)))
+    history = fitted("ept", {}, checkpoint=Checkpoint(tmp_path / "state", "a fit"))[1]
+    assert asked == [pytest.approx(3 * history[0]["seconds"])]
+    asked.clear()
 
     def kill(what: str, done: int, total: int) -> None:
         if what.startswith("training") and done == 2:
@@ -83,7 +75,11 @@ def test_its_length_is_told_from_the_first_epoch(
     with pytest.raises(KeyboardInterrupt):
         fitted("ept", {}, checkpoint=checkpoint, progress=kill)
     history = fitted("ept", {}, checkpoint=checkpoint)[1]
-    assert asked[1:] == [3 * history[0]["seconds"]] * 2
+    assert asked == [pytest.approx(3 * history[0]["seconds"])] * 2
+    assert asked[0] == asked[1]
+    asked.clear()
+    fitted("linear", {})  # of which no step runs the encoder
+    assert not asked
 
 
 @pytest.mark.slow
@@ -105,53 +101,65 @@ def test_compiled_blocks_train_as_they_do_otherwise(
         return lambda tokens, *a, **k: runs.append(len(tokens)) or fast(tokens, *a, **k)
 
     torch._dynamo.reset()  # what others compiled counts towards its limit
+    counters.clear()
     monkeypatch.setattr(torch, "compile", counting)
     monkeypatch.setattr(compiled, "WARM_UP", -1)
     fast_state, fast_history = fitted(method, settings, precision)
     blocks = 6 if settings.get("layers") else 11
     assert runs == [8] + [4] * 3 * blocks, "eight numbers to try it, three epochs"
-    close = {"rtol": 1e-5 if precision == "float32" else 0.02}
+    assert counters["stats"]["unique_graphs"] <= 3, "the first block has no gradient of its input"
+    assert not counters["graph_break"]
     losses, fast = ([row["loss"] for row in rows] for rows in (history, fast_history))
+    close = {"rtol": 1e-5} if precision == "float32" else {"rtol": 0.02}
     np.testing.assert_allclose(fast, losses, **close)
-    if precision == "float32":
-        for name, tensor in state.items():
-            torch.testing.assert_close(fast_state[name], tensor, rtol=1e-3, atol=1e-4)
+    near = {"rtol": 1e-3, "atol": 1e-4} if precision == "float32" else {"rtol": 0.1, "atol": 0.05}
+    for name, tensor in state.items():
+        torch.testing.assert_close(fast_state[name], tensor, **near)
 
 
-def test_without_a_compiler_it_runs_as_it_is(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("tried", "said"),
+    [
+        (True, "not compiled: No working C++ compiler found"),
+        (False, "the encoder's blocks are compiled"),
+    ],
+)
+def test_what_cannot_be_compiled_runs_as_it_is(
+    tried: bool, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Whether nothing can be, or what is tried first can and the blocks cannot."""
+
     def missing(*_: Any, **__: Any) -> Any:
         raise RuntimeError("No working C++ compiler found\nand more")
 
     state, _ = fitted("ept", {})
-    monkeypatch.setattr(torch, "compile", missing)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: missing)
     monkeypatch.setattr(compiled, "WARM_UP", -1)
+    if not tried:
+        monkeypatch.setattr(compiled, "_why_not", lambda: "")
     with caplog.at_level(logging.INFO, "medept"):
         same, _ = fitted("ept", {})
-    assert any(m.endswith("not compiled: No working C++ compiler found") for m in caplog.messages)
+    assert any(message.endswith(said) for message in caplog.messages)
     for name, tensor in state.items():
         assert torch.equal(same[name], tensor)
 
 
 def test_it_is_off_where_compiled_code_is_not_to_run() -> None:
     with torch.compiler.set_stance("force_eager"):
-        assert not compiled._compiles()
+        assert compiled._why_not() == "torch.compile is turned off"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"])
 def test_it_can_be_turned_off(variable: str) -> None:
-    code = "import logging; logging.basicConfig(level=20); from medept.training import compiled; "
-    code += "print(compiled._compiles())"
+    code = "from medept.training import compiled; print(compiled._why_not())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {variable: "1"},
         capture_output=True,
         text=True,
     )
-    assert done.stdout == "False\n", done.stderr
-    assert "torch.compile is turned off" in done.stderr
+    assert done.stdout == "torch.compile is turned off\n", done.stderr
 
 
 def small_encoder() -> Encoder:
@@ -167,6 +175,8 @@ def fitted(
     """What was trained, and the learning curve: four epochs of a batch of four and one of two."""
     torch.manual_seed(0)
     encoder = small_encoder()
+    if precision == "bfloat16":
+        encoder.hold_in_bfloat16(besides=find_method(method).own(encoder, read_settings(method)))
     model = adapt(encoder, method, 2, settings)
     recipe = make_recipe("medept", method, epochs=4, head_first=0, views=2, batch_size=4)
     views = Views(IMAGES, encoder.preprocessing, crop_scale=0.5)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,27 @@ def test_the_device_asked_for_is_taken_whatever_was_used_before(
     device.make_accelerator("mps", "float32")
     device.make_accelerator("auto", "float32")
     assert len(forgotten) == (1 if torch.cuda.is_available() else 2)
+
+
+def test_an_accelerator_keeps_its_precision_when_another_is_made() -> None:
+    """Though accelerate has one for all; and when threads make them at once."""
+    first = device.make_accelerator("cpu", "float32")
+    second = device.make_accelerator("cpu", "bfloat16")
+    assert [device.precision_of(one) for one in (first, second)] == ["float32", "bfloat16"]
+    with first.autocast():
+        assert not torch.is_autocast_enabled("cpu")
+    with second.autocast():
+        assert torch.is_autocast_enabled("cpu")
+    interval, asked = sys.getswitchinterval(), ["float32", "bfloat16"] * 50
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            made = list(
+                threads.map(lambda precision: device.make_accelerator("cpu", precision), asked)
+            )
+    finally:
+        sys.setswitchinterval(interval)
+    assert [device.precision_of(one) for one in made] == asked
 
 
 @pytest.mark.parametrize("name", ["cuda:1", "cpu:0", "tpu"])
@@ -155,8 +179,12 @@ def test_dora_begins_as_the_encoder_that_is_held() -> None:
 
 @pytest.mark.parametrize("name", ["full", "partial"])
 def test_what_is_trained_is_not_to_be_held(name: str) -> None:
+    encoder = held_for("linear")
+    places = [p.data_ptr() for p in encoder.parameters()]
     with pytest.raises(InputError, match=f"'{name}' trains weights that are held in bfloat16"):
-        adapt(held_for("linear"), name, 2)
+        adapt(encoder, name, 2)
+    assert [p.data_ptr() for p in encoder.parameters()] == places
+    assert not any(p.requires_grad for p in encoder.parameters())
 
 
 def test_a_twin_of_what_is_held_is_held_in_the_same_memory() -> None:
@@ -232,6 +260,43 @@ def test_more_precision_is_had_from_the_encoder_that_is_loaded_again() -> None:
     expected = low.decision_function(SQUARES)
     assert not np.array_equal(low.embed(SQUARES), features)
     low.set_params(precision="float32")
+    state = torch.get_rng_state()
     np.testing.assert_array_equal(low.embed(SQUARES), features)
+    assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_allclose(low.decision_function(SQUARES), expected, atol=0.1)
     assert low.info().precision == "bfloat16"
+    low.set_params(precision="bfloat16")
+    np.testing.assert_allclose(low.decision_function(SQUARES), expected, rtol=1e-3, atol=1e-4)
+    assert low.model_.encoder.held
+
+
+def test_what_was_pickled_waits_for_a_device_that_is_there() -> None:
+    fitted = FewShotClassifier(
+        "vit_tiny_patch16_224", "lora", encoder_weights=RANDOM, image_size=32, epochs=1,
+        calibrate="none", device="cpu", precision="bfloat16",
+    ).fit(SQUARES, ["a"] * 3 + ["b"] * 3)  # fmt: skip
+    expected = fitted.logits(SQUARES)
+    again = pickle.loads(pickle.dumps(fitted.set_params(device="tpu")))
+    with pytest.raises(InputError, match="'tpu' is not available"):
+        again.logits(SQUARES)
+    again.set_params(device="cpu")
+    np.testing.assert_allclose(again.logits(SQUARES), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_search_may_choose_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the encoder's own parameters: they are not held in bfloat16 before."""
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(METHODS["partial"], "search", {"k": (1, 2, 3)})
+    tried: list[int] = []
+
+    def noting(encoder: Encoder, name: str, classes: int, settings: dict[str, Any]) -> Any:
+        model = adapt(encoder, name, classes, settings)
+        tried.append(settings.get("k", 1))
+        return model
+
+    monkeypatch.setattr("medept.classifier.adapt", noting)
+    FewShotClassifier(
+        "vit_tiny_patch16_224", "partial", encoder_weights=RANDOM, image_size=32, epochs=1, tune=6,
+        calibrate="none", device="cpu", precision="bfloat16",
+    ).fit(SQUARES, ["a"] * 3 + ["b"] * 3)  # fmt: skip
+    assert {1, 2, 3} == set(tried)

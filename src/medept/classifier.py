@@ -38,7 +38,7 @@ from medept.methods import AdaptedEncoder, adapt, find_method, read_settings
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
 from medept.training.cost import estimate_cost, spent
-from medept.training.device import make_accelerator, precision_of
+from medept.training.device import in_bfloat16, make_accelerator, precision_of
 from medept.training.inputs import Kept
 from medept.training.loop import plain_features, predict_logits, train
 from medept.training.recipes import make_recipe
@@ -132,7 +132,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     Attributes:
         classes_: (C,) the classes; for multi-label data the labels' names.
         task_: ``multiclass`` or ``multilabel``.
-        model_: the adapted encoder.
+        model_: the adapted encoder, which holds frozen matrices in bfloat16 alone where it computes
+            in that.
         history_: the learning curve, one dict an epoch: what was ``trained`` (``head`` or
             ``all``), ``epoch``, ``loss``, ``lr``, ``encoder_lr``, ``seconds``.
         calibration_: how logits become probabilities.
@@ -283,7 +284,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.task_: Literal["multiclass", "multilabel"] = (
             "multiclass" if targets.ndim == 1 else "multilabel"
         )
-        accelerator = make_accelerator(self.device, self.precision)
+        accelerator = self._accelerator()
         self.precision_ = precision_of(accelerator)
         self.support_images_ = len(rows)
         self.calibration_ = Calibration()
@@ -320,7 +321,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self, support: _Support, rows: np.ndarray, views: Views, checkpoint: Checkpoint | None
     ) -> None:
         """Train the model that was built; what the optimiser needs beside it is let go."""
-        accelerator = make_accelerator(self.device, self.precision)
+        accelerator = self._accelerator()
         self.history_ = train(
             self.model_,
             views,
@@ -364,18 +365,25 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     ) -> None:
         """Set the recipe and the adapted encoder, untrained."""
         self.recipe_ = make_recipe(self.recipe, self.method, **recipe_settings)
-        encoder = support.encoder(self._encoder)
+        encoder = support.encoder(self._held)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             self.model_ = adapt(encoder, self.method, len(self.classes_), settings)
 
     def _encoder(self) -> Encoder:
-        """As it is loaded, and held in what it computes in."""
-        encoder = load_encoder(
-            self.encoder, weights=self.encoder_weights, image_size=self.image_size
-        )
-        accelerator = make_accelerator(self.device, self.precision)
-        return _held(encoder, self.method, self.settings, accelerator)
+        return load_encoder(self.encoder, weights=self.encoder_weights, image_size=self.image_size)
+
+    def _accelerator(self) -> Accelerator:
+        return make_accelerator(self.device, self.precision)
+
+    def _held(self) -> Encoder:
+        """The encoder in what it computes in, but for what the method may train of it."""
+        encoder = self._encoder()
+        trained = find_method(self.method).own(encoder, read_settings(self.method, self.settings))
+        may_choose_others = trained and self.tune
+        if in_bfloat16(self._accelerator()) and not may_choose_others:
+            encoder.hold_in_bfloat16(besides=trained)
+        return encoder
 
     @property
     def _space(self) -> SearchSpace:
@@ -426,7 +434,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             fold._fit(support, train)
             model, recipe = fold.model_, fold.recipe_
             views = support.views(model.encoder.preprocessing, recipe.crop_scale, self.seed)
-            accelerator = make_accelerator(self.device, self.precision)
+            accelerator = self._accelerator()
             if model.alters_features:
                 return predict_logits(model, views.part(test), accelerator)
             features = plain_features(model, views.part(test), accelerator, support.kept)
@@ -487,7 +495,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def logits(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Logits (n, C), before any calibration."""
         check_is_fitted(self, "model_")
-        return self._run(self._model(), X)
+        accelerator = self._accelerator()
+        return self._run(self._model(accelerator), X, accelerator)
 
     def decision_function(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Logits (n, C); of two classes, by how much the second's is above the first's (n,)."""
@@ -517,21 +526,24 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def embed(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Features (n, D) of the encoder: as adapted once fitted, and frozen as it came before."""
-        if hasattr(self, "model_"):
-            return self._run(self._model().encoder, X)
-        return self._run(self._encoder(), X)
+        accelerator = self._accelerator()
+        fitted = hasattr(self, "model_")
+        encoder = self._model(accelerator).encoder if fitted else self._held()
+        return self._run(encoder, X, accelerator)
 
-    def _model(self) -> AdaptedEncoder:
+    def _model(self, accelerator: Accelerator) -> AdaptedEncoder:
         """The adapted encoder, loaded again if it is to compute in more than it is held in."""
-        precision = precision_of(make_accelerator(self.device, self.precision))
-        if self.model_.encoder.held and precision != "bfloat16":
-            state = self.model_.trained_state()
-            self.model_ = _adapted(self._encoder(), state, self.info(), "the fitted classifier")
+        encoder = self.model_.encoder
+        if in_bfloat16(accelerator):
+            if not encoder.held:
+                encoder.hold_in_bfloat16(p for p in encoder.parameters() if p.requires_grad)
+        elif encoder.held:
+            again = self.model_.trained_state(), self.info(), "the fitted classifier"
+            self.model_ = _adapted(self._encoder(), *again, accelerator)
         return self.model_
 
-    def _run(self, model: Any, X: Sequence[ImageLike]) -> np.ndarray:
+    def _run(self, model: Any, X: Sequence[ImageLike], accelerator: Accelerator) -> np.ndarray:
         encoder: Encoder = getattr(model, "encoder", model)
-        accelerator = make_accelerator(self.device, self.precision)
         views = Views(_as_list(X), encoder.preprocessing)
         model.to(accelerator.device)
         return predict_logits(model, views, accelerator, progress=self._report)
@@ -606,9 +618,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         encoder = load_encoder(info.encoder.name, weights=weights)
         if encoder.preprocessing.size != size:
             encoder = load_encoder(info.encoder.name, weights=weights, image_size=size[0])
-        accelerator = make_accelerator(device, precision)
-        encoder = _held(encoder, info.method, info.settings, accelerator)
-        model = _adapted(encoder, state, info, str(folder))
+        model = _adapted(encoder, state, info, str(folder), make_accelerator(device, precision))
         self = cls(
             info.encoder.name,
             info.method,
@@ -645,23 +655,22 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         super().__setstate__(state)
         if adapter is not None:
             trained, info = adapter
-            self.model_ = _adapted(self._encoder(), trained, info, "what was pickled")
-
-
-def _held(
-    encoder: Encoder, method: str, settings: dict[str, Any] | None, accelerator: Accelerator
-) -> Encoder:
-    """``encoder``, in bfloat16 if that is computed in, but for what the method trains of it."""
-    if accelerator.mixed_precision == "bf16":
-        trained = find_method(method).own(encoder, read_settings(method, settings))
-        encoder.hold_in_bfloat16(besides=trained)
-    return encoder
+            try:
+                accelerator = self._accelerator()
+            except InputError:  # its device is not here; another may be set
+                accelerator = None
+            encoder = self._encoder()
+            self.model_ = _adapted(encoder, trained, info, "what was pickled", accelerator)
 
 
 def _adapted(
-    encoder: Encoder, state: dict[str, Tensor], info: AdapterInfo, where: str
+    encoder: Encoder,
+    state: dict[str, Tensor],
+    info: AdapterInfo,
+    where: str,
+    accelerator: Accelerator | None,
 ) -> AdaptedEncoder:
-    """The model of a saved adapter.
+    """The model of a saved adapter, held in what is computed in, where that is known.
 
     Raises:
         InputError: if the encoder's weights are not those it was trained on.
@@ -673,6 +682,10 @@ def _adapted(
             "give the right file with --encoder-weights"
         )
     encoder.preprocessing = info.encoder.preprocessing  # the library's own may have changed since
-    model = adapt(encoder, info.method, len(info.classes), info.settings)
+    if accelerator is not None and in_bfloat16(accelerator):
+        settings = read_settings(info.method, info.settings)
+        encoder.hold_in_bfloat16(besides=find_method(info.method).own(encoder, settings))
+    with torch.random.fork_rng(devices=[]):  # initial values, of which nothing stays
+        model = adapt(encoder, info.method, len(info.classes), info.settings)
     model.load_trained_state(state)
     return model

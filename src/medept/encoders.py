@@ -115,9 +115,9 @@ class Encoder(nn.Module):
         """Keep the matrices of its layers in bfloat16 alone, but for those of ``besides``.
 
         From then on it computes in bfloat16, as autocast does and with the same outputs, to the
-        bit: autocast would make the same of its weights at every pass. Norms, biases and position
-        embeddings stay in float32, and its fingerprint that of the weights it came with. It comes
-        before an adaptation, whose own matrices stay in float32.
+        bit: autocast would make the same of its weights at every pass. (Code that reads the type of
+        a weight may round more: the rotary embeddings of transformers' DINOv3.) Norms, biases and
+        position embeddings stay in float32, and its fingerprint that of the weights it came with.
         """
         _ = self.fingerprint, self.width  # what is found out by trial is, in float32
         others = {id(parameter) for parameter in besides}

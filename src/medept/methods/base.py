@@ -125,6 +125,7 @@ class AdaptedEncoder(nn.Module):
         self.head = self.make_head(encoder.width, classes)
         self.insert()
         if any(p.requires_grad and p.dtype == torch.bfloat16 for p in encoder.parameters()):
+            self.remove()
             raise InputError(
                 f"the method {self.name!r} trains weights that are held in bfloat16: name them "
                 "in its `own`, and keep them out of hold_in_bfloat16"

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""The variable that says where compiled code is kept."""
+
 WARM_UP = 20.0
 """Seconds that the compiler takes, where it finds nothing of an earlier fit."""
 
@@ -36,26 +39,33 @@ SAVED = {("cpu", "bf16"): 0.04, ("cpu", "no"): 0.02}
 ViT-Ti to ViT-B. Others have not been, and nothing is compiled there."""
 
 
-@contextmanager
-def compiled(encoder: Encoder, accelerator: Accelerator, seconds: float) -> Iterator[None]:
-    """While it is open the blocks run compiled, if in ``seconds`` of training that pays.
+def pays(seconds: float, accelerator: Accelerator) -> bool:
+    """Whether compiling saves more than it costs, of so many seconds of training."""
+    saved = SAVED.get((accelerator.device.type, str(accelerator.mixed_precision)), 0.0)
+    return saved * seconds > WARM_UP
 
-    They do for tokens of the shape that they are first given. Of the last block less is computed
-    than its own forward would (:mod:`medept.class_row`): it runs as it is, and so do blocks that
-    are passed over, and all where they differ (Swin) or there is no compiler.
+
+@contextmanager
+def compiled(encoder: Encoder) -> Iterator[None]:
+    """While it is open the blocks run compiled, for tokens of the shape that they are first given.
+
+    Of the last block less is computed than its own forward would (:mod:`medept.class_row`): it
+    runs as it is, and so do blocks that are passed over, and all where they differ (Swin) or
+    cannot be compiled. What the compiler makes is kept in the user's own cache: PyTorch would look
+    for it in the system's temporary folder, under a name that is known and anyone could have made.
     """
     with ExitStack() as stack:
-        blocks = _alike(encoder) if _pays(seconds, accelerator) else []
-        if blocks and _compiles():
+        if CACHE not in os.environ:
+            os.environ[CACHE] = str(Path(torch.hub.get_dir()).parent / "inductor")
+            stack.callback(os.environ.pop, CACHE, None)
+        blocks = _alike(encoder)
+        if blocks and (why := _why_not()):
+            logger.info("training is long, but the encoder's blocks are not compiled: %s", why)
+        elif blocks:
             logger.info("training is long: the encoder's blocks are compiled")
             for block in blocks:
                 replace_forward(block, _compiled(block.forward), stack)
         yield
-
-
-def _pays(seconds: float, accelerator: Accelerator) -> bool:
-    saved = SAVED.get((accelerator.device.type, str(accelerator.mixed_precision)), 0.0)
-    return saved * seconds > WARM_UP
 
 
 def _alike(encoder: Encoder) -> list[nn.Module]:
@@ -69,32 +79,32 @@ def _alike(encoder: Encoder) -> list[nn.Module]:
 
 
 def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``forward``, compiled for the shape of the first tokens; others are smaller batches."""
+    """``forward``, compiled for the shape of the first tokens; others are smaller batches.
+
+    Where that fails it runs as it is, from then on.
+    """
     fast, shapes = torch.compile(forward, dynamic=False), list[torch.Size]()
 
     def run(*args: Any, **kwargs: Any) -> Tensor:
+        nonlocal fast
         tokens = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
         if not shapes:
             shapes.append(tokens.shape)
-        return (fast if tokens.shape == shapes[0] else forward)(*args, **kwargs)
+        if tokens.shape == shapes[0]:
+            try:
+                return fast(*args, **kwargs)
+            except Exception as error:  # if it is no fault of the compiler's, it comes again
+                logger.debug("not compiled: %s", error)
+                fast = forward
+        return forward(*args, **kwargs)
 
     return run
 
 
-def _compiles() -> bool:
-    """Whether there is a compiler that works; a line says so where there is none.
-
-    What it makes is kept in the user's own cache: PyTorch would look for it in a folder of the
-    system's temporary one, whose name is known and which anyone could have made.
-    """
-    own = Path(torch.hub.get_dir()).parent / "inductor"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(own))
+def _why_not() -> str:
+    """What is missing for it; empty where a small function could be compiled."""
     try:
         probe = torch.compile(lambda x: x + torch.compiler.is_compiling(), dynamic=False)
-        works = bool(probe(torch.zeros(8)).all())
-        why = "torch.compile is turned off"
-    except Exception as error:  # of whatever part of it is missing: nothing depends on it
-        works, why = False, str(error).strip().partition("\n")[0]
-    if not works:
-        logger.info("training is long, but the encoder's blocks are not compiled: %s", why)
-    return works
+        return "" if probe(torch.zeros(8)).all() else "torch.compile is turned off"
+    except Exception as error:  # of whatever part of it: nothing depends on it
+        return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import psutil
@@ -20,6 +21,9 @@ MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """What a precision is called in accelerate."""
 
 PRECISIONS = ("auto", *MIXED)
+
+_ONE_AT_A_TIME = Lock()
+"""Threads make accelerators in turn: what is set for one is in place of accelerate's, of all."""
 
 
 def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
@@ -51,22 +55,30 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
     kind = best if device == "auto" else device
     if precision == "float16" and kind != "cuda":
         raise InputError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
-    # accelerate keeps the first settings for the life of the process unless told to forget them
-    AcceleratorState._reset_state()
-    if PartialState._shared_state:
-        state = PartialState()
-        if state.device.type != kind and state.num_processes == 1:
-            PartialState._reset_state()
-    if precision == "auto":
-        several = PartialState(cpu=kind == "cpu").num_processes > 1
-        found = _first_finds_bfloat16_fast if several else fast_bfloat16
-        precision = "bfloat16" if kind != "mps" and found(kind) else "float32"
-    return Accelerator(mixed_precision=MIXED[precision], cpu=kind == "cpu")
+    with _ONE_AT_A_TIME:
+        # accelerate keeps the first settings for the life of the process unless told to forget them
+        AcceleratorState._reset_state()
+        if PartialState._shared_state:
+            state = PartialState()
+            if state.device.type != kind and state.num_processes == 1:
+                PartialState._reset_state()
+        if precision == "auto":
+            several = PartialState(cpu=kind == "cpu").num_processes > 1
+            found = _first_finds_bfloat16_fast if several else fast_bfloat16
+            precision = "bfloat16" if kind != "mps" and found(kind) else "float32"
+        accelerator = Accelerator(mixed_precision=MIXED[precision], cpu=kind == "cpu")
+        accelerator.state.__dict__ = dict(vars(accelerator.state))  # which all would share
+    return accelerator
 
 
 def precision_of(accelerator: Accelerator) -> str:
     """What an accelerator computes in: one of :data:`PRECISIONS`, and not ``auto``."""
     return next(name for name, mixed in MIXED.items() if mixed == accelerator.mixed_precision)
+
+
+def in_bfloat16(accelerator: Accelerator) -> bool:
+    """Whether it computes in bfloat16, in which frozen matrices are held then."""
+    return accelerator.mixed_precision == "bf16"
 
 
 def held_memory(device: torch.device) -> int:

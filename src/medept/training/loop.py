@@ -23,7 +23,7 @@ from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import Progress, silent
 from medept.training.checkpoint import Checkpoint
-from medept.training.compiled import compiled
+from medept.training.compiled import compiled, pays
 from medept.training.inputs import Inputs, Kept, State, open_inputs
 from medept.training.recipes import Recipe
 from medept.training.views import Views
@@ -164,9 +164,11 @@ def _epochs(
 
     with ExitStack() as stack:
         for done in range(start := len(history), len(epochs)):
-            if done == max(start, 1):
-                seconds = history[0]["seconds"] * (len(epochs) - 1)
-                stack.enter_context(compiled(model.encoder, accelerator, seconds))
+            if done == max(start, 1) and model.trains_encoder:
+                seconds = torch.tensor(history[0]["seconds"], device=accelerator.device)
+                _agree([seconds], accelerator)
+                if pays(float(seconds) * (len(epochs) - 1), accelerator):
+                    stack.enter_context(compiled(model.encoder))
             started = time.perf_counter()
             loss = _epoch(training, epochs[done], order, take_step, done * steps)
             history.append(
