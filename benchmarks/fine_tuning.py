@@ -46,11 +46,7 @@ from train_step import formula
 from medept.loading import RANDOM, load_encoder
 from medept.methods import AdaptedEncoder, adapt
 from medept.prompts import EmbeddedPrompt
-from medept.training.device import (
-    fast_bfloat16,
-    make_accelerator,
-    precision_of,
-)
+from medept.training.device import fast_bfloat16, make_accelerator, precision_of
 from medept.training.inputs import Kept
 from medept.training.loop import predict_logits, train
 from medept.training.prefix import find_prefix

@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 
 from medept.encoders import Encoder
 from medept.loading import RANDOM, load_encoder
-from medept.methods import adapt, find_method, read_settings
+from medept.methods import adapt, trained_of
 from medept.training import compiled, loop
 from medept.training.checkpoint import Checkpoint
 from medept.training.device import make_accelerator
@@ -187,7 +187,7 @@ def fitted(
     torch.manual_seed(0)
     encoder = small_encoder()
     if precision == "bfloat16":
-        encoder.hold_in_bfloat16(besides=find_method(method).own(encoder, read_settings(method)))
+        encoder.hold_in_bfloat16(besides=trained_of(encoder, method))
     model = adapt(encoder, method, 2, settings)
     recipe = make_recipe("medept", method, epochs=4, head_first=0, views=2, batch_size=4)
     views = Views(IMAGES, encoder.preprocessing, crop_scale=0.5)

@@ -18,7 +18,7 @@ from medept import FewShotClassifier, InputError
 from medept.data.phantoms import make_phantoms
 from medept.encoders import LAYERS, Encoder
 from medept.loading import RANDOM, load_encoder
-from medept.methods import METHODS, adapt, find_method, read_settings
+from medept.methods import METHODS, adapt, trained_of
 from medept.training import device
 from medept.training.loop import predict_logits
 
@@ -121,7 +121,7 @@ def test_bfloat16_is_as_good_as_float32() -> None:
 def held_for(name: str) -> Encoder:
     """A small encoder, held in bfloat16 but for what the method trains of it."""
     encoder = small_encoder()
-    encoder.hold_in_bfloat16(besides=find_method(name).own(encoder, read_settings(name)))
+    encoder.hold_in_bfloat16(besides=trained_of(encoder, name))
     return encoder
 
 

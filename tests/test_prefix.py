@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from medept.classifier import FewShotClassifier
 from medept.encoders import Encoder, Preprocessing
 from medept.errors import InputError
-from medept.methods import adapt, find_method, read_settings
+from medept.methods import adapt, trained_of
 from medept.training import inputs, views
 from medept.training.device import make_accelerator
 from medept.training.loop import predict_logits, train
@@ -173,9 +173,7 @@ def fitted(
 ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """What was trained, and the loss of every epoch."""
     if precision == "bfloat16":
-        encoder.hold_in_bfloat16(
-            besides=find_method(method).own(encoder, read_settings(method, settings))
-        )
+        encoder.hold_in_bfloat16(besides=trained_of(encoder, method, settings))
     model = adapt(encoder, method, 3, settings)
     recipe = make_recipe("medept", method, epochs=4, views=2, batch_size=4, lr=0.01)
     history = train(model, Views(IMAGES, encoder.preprocessing, crop_scale=0.5), TARGETS, recipe,
@@ -378,9 +376,7 @@ def test_in_bfloat16_as_much_is_computed_once(
     library: str, method: str, settings: dict[str, Any]
 ) -> None:
     encoder = make_encoder(library)
-    encoder.hold_in_bfloat16(
-        besides=find_method(method).own(encoder, read_settings(method, settings))
-    )
+    encoder.hold_in_bfloat16(besides=trained_of(encoder, method, settings))
     model = adapt(encoder, method, 3, settings)
     with make_accelerator("cpu", "bfloat16").autocast():
         assert find_prefix(model) is not None

@@ -34,11 +34,11 @@ from medept.errors import InputError
 from medept.evaluation.calibration import KINDS, Calibration, Kind, fit_calibration
 from medept.evaluation.decisions import decide
 from medept.loading import EMBEDDED, RANDOM, load_encoder
-from medept.methods import AdaptedEncoder, adapt, find_method, read_settings
+from medept.methods import AdaptedEncoder, adapt, find_method, read_settings, trained_of
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
 from medept.training.cost import estimate_cost, spent
-from medept.training.device import in_bfloat16, make_accelerator, precision_of
+from medept.training.device import make_accelerator, precision_of
 from medept.training.inputs import Kept
 from medept.training.loop import plain_features, predict_logits, train
 from medept.training.recipes import make_recipe
@@ -379,9 +379,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _held(self) -> Encoder:
         """The encoder in what it computes in, but for what the method may train of it."""
         encoder = self._encoder()
-        trained = find_method(self.method).own(encoder, read_settings(self.method, self.settings))
+        trained = trained_of(encoder, self.method, self.settings)
         may_choose_others = trained and self.tune
-        if in_bfloat16(self._accelerator()) and not may_choose_others:
+        if precision_of(self._accelerator()) == "bfloat16" and not may_choose_others:
             encoder.hold_in_bfloat16(besides=trained)
         return encoder
 
@@ -534,7 +534,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _model(self, accelerator: Accelerator) -> AdaptedEncoder:
         """The adapted encoder, loaded again if it is to compute in more than it is held in."""
         encoder = self.model_.encoder
-        if in_bfloat16(accelerator):
+        if precision_of(accelerator) == "bfloat16":
             if not encoder.held:
                 encoder.hold_in_bfloat16(p for p in encoder.parameters() if p.requires_grad)
         elif encoder.held:
@@ -682,9 +682,8 @@ def _adapted(
             "give the right file with --encoder-weights"
         )
     encoder.preprocessing = info.encoder.preprocessing  # the library's own may have changed since
-    if accelerator is not None and in_bfloat16(accelerator):
-        settings = read_settings(info.method, info.settings)
-        encoder.hold_in_bfloat16(besides=find_method(info.method).own(encoder, settings))
+    if accelerator is not None and precision_of(accelerator) == "bfloat16":
+        encoder.hold_in_bfloat16(besides=trained_of(encoder, info.method, info.settings))
     with torch.random.fork_rng(devices=[]):  # initial values, of which nothing stays
         model = adapt(encoder, info.method, len(info.classes), info.settings)
     model.load_trained_state(state)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from torch import nn
 
 from medept.encoders import Encoder
 from medept.errors import InputError, problems
@@ -88,6 +89,13 @@ def adapt(
     return find_method(name)(encoder, classes, read_settings(name, settings))
 
 
+def trained_of(
+    encoder: Encoder, name: str, settings: dict[str, Any] | None = None
+) -> list[nn.Parameter]:
+    """The encoder's own parameters that the named method trains."""
+    return find_method(name).own(encoder, read_settings(name, settings))
+
+
 __all__ = [
     "METHODS",
     "AdaptedEncoder",
@@ -97,4 +105,5 @@ __all__ = [
     "named_settings",
     "read_settings",
     "shown_settings",
+    "trained_of",
 ]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from medept.block_parts import replace_forward
 from medept.encoders import Encoder
 from medept.errors import InputError
+from medept.training.device import precision_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -34,14 +35,14 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 WARM_UP = 20.0
 """Seconds that the compiler takes, where it finds nothing of an earlier fit."""
 
-SAVED = {("cpu", "bf16"): 0.04, ("cpu", "no"): 0.02}
+SAVED = {("cpu", "bfloat16"): 0.04, ("cpu", "float32"): 0.02}
 """The part of a step that is saved, by device and precision: measured (``benchmarks/compiled.py``),
 ViT-Ti to ViT-B. Others have not been, and nothing is compiled there."""
 
 
 def pays(seconds: float, accelerator: Accelerator) -> bool:
     """Whether compiling saves more than it costs, of so many seconds of training."""
-    saved = SAVED.get((accelerator.device.type, str(accelerator.mixed_precision)), 0.0)
+    saved = SAVED.get((accelerator.device.type, precision_of(accelerator)), 0.0)
     return saved * seconds > WARM_UP
 
 

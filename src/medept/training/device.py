@@ -76,11 +76,6 @@ def precision_of(accelerator: Accelerator) -> str:
     return next(name for name, mixed in MIXED.items() if mixed == accelerator.mixed_precision)
 
 
-def in_bfloat16(accelerator: Accelerator) -> bool:
-    """Whether it computes in bfloat16, in which frozen matrices are held then."""
-    return accelerator.mixed_precision == "bf16"
-
-
 def held_memory(device: torch.device) -> int:
     """Bytes that this process holds: in main memory, or on a GPU, of which a new peak begins."""
     if device.type == "cuda":
