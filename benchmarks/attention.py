@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from side_by_side import arguments, peak_bytes, show, time_in_turn
 from torch import Tensor
 
-from medept.attention import prompted_attention
+from medept.ept.attention import prompted_attention
 
 HEADS, WIDTH, LENGTH = 12, 64, 100
 

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from side_by_side import arguments, peak_bytes, show, time_in_turn
 from torch._dynamo.utils import counters
 
-from medept.encoders import Encoder
-from medept.loading import RANDOM, load_encoder
+from medept.encoders.encoder import Encoder
+from medept.encoders.load import load_encoder
+from medept.encoders.weights import RANDOM
 from medept.methods import adapt
 from medept.training.compiled import CACHE, compiled
 from medept.training.device import make_accelerator, precision_of

@@ -43,12 +43,14 @@ from torch.utils.flop_counter import (
 )
 from train_step import formula
 
-from medept.loading import RANDOM, load_encoder
+from medept.encoders.load import load_encoder
+from medept.encoders.weights import RANDOM
+from medept.ept.prompts import EmbeddedPrompt
 from medept.methods import AdaptedEncoder, adapt
-from medept.prompts import EmbeddedPrompt
+from medept.training.cache import Kept
 from medept.training.device import fast_bfloat16, make_accelerator, precision_of
-from medept.training.inputs import Kept
-from medept.training.loop import predict_logits, train
+from medept.training.inference import predict_logits
+from medept.training.loop import train
 from medept.training.prefix import find_prefix
 from medept.training.recipes import MEDEPT, PAPER, Recipe
 from medept.training.views import Views
@@ -154,7 +156,7 @@ class Bench:
         """Every view new, every block run whole in every step, in float32."""
         recipe = RECIPE.model_copy(update={"views": EPOCHS})
         with ExitStack() as stack:
-            stack.enter_context(patch("medept.encoders.class_row_only", nullcontext))
+            stack.enter_context(patch("medept.encoders.encoder.class_row_only", nullcontext))
             if by_formula:
                 stack.enter_context(patch.object(EmbeddedPrompt, "forward", formula))
             found = self.fit(model, recipe=recipe, precision="float32")

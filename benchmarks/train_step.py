@@ -25,10 +25,11 @@ from side_by_side import arguments, peak_bytes, show, table, time_in_turn
 from torch import Tensor
 
 from medept import EmbeddedPromptConfig, attach
-from medept.encoders import Encoder
-from medept.loading import RANDOM, load_encoder
+from medept.encoders.encoder import Encoder
+from medept.encoders.load import load_encoder
+from medept.encoders.weights import RANDOM
+from medept.ept.prompts import EmbeddedPrompt
 from medept.methods import AdaptedEncoder, adapt
-from medept.prompts import EmbeddedPrompt
 
 METHODS: dict[str, tuple[str, int, dict]] = {
     "EPT formula, L = 100": ("ept", 2, {"length": 100}),

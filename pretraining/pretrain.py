@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 from views import crop_turn_flip, mix, mixing, recolour
 
-from medept import embedded
-from medept.attachment import Divert
+from medept.encoders import embedded
+from medept.ept.divert import Divert
 from medept.files import whole_file
 
 MINUTES_BETWEEN_CHECKPOINTS = 5

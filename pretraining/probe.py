@@ -24,12 +24,13 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from medept import FewShotClassifier, embedded, load_encoder
+from medept import FewShotClassifier, load_encoder
 from medept.data.images import read_image
 from medept.data.table import LabelledImages, read_dataset
-from medept.encoders import Encoder
+from medept.encoders import embedded
+from medept.encoders.encoder import Encoder
 from medept.training.device import make_accelerator
-from medept.training.loop import predict_logits
+from medept.training.inference import predict_logits
 from medept.training.views import Views
 
 

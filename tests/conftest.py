@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test may ask the hub
 
@@ -14,7 +13,6 @@ from hypothesis import settings
 
 settings.register_profile("medept", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("medept")
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +34,6 @@ def tiny_vit() -> torch.nn.Module:
         dynamic_img_size=True,
     )
     return model.eval()
-
-
-def shared_data(*parts: str) -> Path:
-    """A path below the shared data; the test is skipped where it is absent."""
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"needs {'/'.join(parts)}, which is not on this machine")
-    return path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

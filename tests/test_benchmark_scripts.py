@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-SCRIPTS = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = ROOT / "benchmarks"
 
 
 def printed(script: str, *options: str) -> dict:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import run
+from helpers import ROOT, run
 from typer.main import get_command
 
 from medept.benchmark.suite import read_suite
 from medept.cli.app import app
-from medept.data.phantoms import make_phantoms
-from medept.demo import run_demo, summary
+from medept.phantoms import make_phantoms
+from medept.workflows.demo import run_demo, summary
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line

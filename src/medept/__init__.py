@@ -7,23 +7,23 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medept.attachment import Handle, attach
-    from medept.classifier import FewShotClassifier
-    from medept.encoders import Encoder
+    from medept.classifier.classifier import FewShotClassifier
+    from medept.encoders.encoder import Encoder
+    from medept.encoders.load import load_encoder
+    from medept.ept.attach import Handle, attach
+    from medept.ept.prompts import EmbeddedPromptConfig
     from medept.errors import InputError
-    from medept.loading import load_encoder
-    from medept.prompts import EmbeddedPromptConfig
 
 __version__ = version("medept")
 
 _HOME = {
-    "attach": "medept.attachment",
-    "Handle": "medept.attachment",
-    "FewShotClassifier": "medept.classifier",
-    "Encoder": "medept.encoders",
-    "load_encoder": "medept.loading",
+    "attach": "medept.ept.attach",
+    "Handle": "medept.ept.attach",
+    "FewShotClassifier": "medept.classifier.classifier",
+    "Encoder": "medept.encoders.encoder",
+    "load_encoder": "medept.encoders.load",
     "InputError": "medept.errors",
-    "EmbeddedPromptConfig": "medept.prompts",
+    "EmbeddedPromptConfig": "medept.ept.prompts",
 }
 """Public names load their module on first use, so that ``import medept`` is fast."""
 

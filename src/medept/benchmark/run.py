@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from medept.encoders.load import EMBEDDED
+from medept.encoders.weights import RANDOM
 from medept.errors import InputError
-from medept.loading import EMBEDDED, RANDOM
 
 if TYPE_CHECKING:
     from medept.data.table import LabelledImages
@@ -70,8 +71,8 @@ class DataSpec(_Strict):
         Raises:
             InputError: if it is missing or cannot be used.
         """
-        from medept.data.phantoms import make_phantoms
         from medept.data.sources import open_dataset
+        from medept.phantoms import make_phantoms
 
         if not self.drawn:
             return open_dataset(self.path, **self.model_dump(exclude={"path"}))

@@ -22,7 +22,7 @@ import pandas as pd
 from medept.benchmark.results import read_rows, write_results, write_row, write_suite
 from medept.benchmark.run import DataSpec, Run, content_hash
 from medept.benchmark.suite import Suite
-from medept.benchmark.work import decode, describe, do_run, frozen_features
+from medept.benchmark.worker import decode, describe, do_run, frozen_features
 from medept.data.table import LabelledImages
 from medept.errors import InputError
 from medept.progress import Progress, silent

@@ -115,7 +115,7 @@ class Suite(BaseModel):
             InputError: if a data set's place has not been given, there is none, or two encoders
             cannot be told apart.
         """
-        from medept.data.episodes import read_shots
+        from medept.episodes.draw import read_shots
 
         missing = [name for name, spec in self.data.items() if spec is None] or (
             [] if self.data else ["NAME"]

@@ -25,7 +25,7 @@ from medept.errors import InputError
 from medept.progress import is_main_process
 
 if TYPE_CHECKING:
-    from medept.jobs import FitResult
+    from medept.workflows.fit import FitResult
 
 SUPPORT, METHOD, TRAINING = "Support set", "Method", "Training"
 
@@ -164,10 +164,10 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit an adapter to labelled images, and evaluate it on images kept apart."""
-    from medept import jobs
-    from medept.classifier import FewShotClassifier
-    from medept.data.episodes import read_shots
+    from medept.classifier.classifier import FewShotClassifier
     from medept.data.sources import official_list, open_dataset
+    from medept.episodes.draw import read_shots
+    from medept.workflows.fit import fit as fit_to_table
 
     shot_count = read_shots(shots)
     if episode and Path(episode).is_file() and shot_count is not None:
@@ -197,7 +197,7 @@ def fit(
             calibrate=calibrate,
             progress=report,
         )
-        result = jobs.fit(table, out, classifier, shots=shot_count, episode=chosen)
+        result = fit_to_table(table, out, classifier, shots=shot_count, episode=chosen)
     if not is_main_process():
         return
     if as_json:

@@ -159,8 +159,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write DIR/report.html: of a fit (again), or of a benchmark, with its tables and figures."""
+    from medept.benchmark.page import write_benchmark
     from medept.data.sources import open_dataset
-    from medept.report.benchmark_page import write_benchmark
     from medept.report.fit_page import write_fit_page
 
     images = None
@@ -213,10 +213,10 @@ def analyse(
     Adapters of one method count as episodes of it. Images that an adapter was fitted to, and
     others of their groups, are left out.
     """
-    from medept.adapter import DESCRIPTION, read_info
     from medept.analysis import analyse as look_into
     from medept.analysis import summary
     from medept.data.sources import open_dataset
+    from medept.fits.adapter import DESCRIPTION, read_info
 
     *given, source = models
     if not given:

@@ -31,15 +31,15 @@ def check(
 
     Exit code 1 if anything would inflate a result, or an image cannot be read.
     """
-    from medept import jobs
     from medept.data.sources import open_dataset
     from medept.report import check_page
+    from medept.workflows.check import check as check_data
 
     if out is not None:
         refuse_folder(out)
     table = open_dataset(data, **columns)
     with progress_bars() as report:
-        found = jobs.check(table, device=device, progress=report)
+        found = check_data(table, device=device, progress=report)
     if out is not None:
         check_page.write_check(found, data.name, out)
     if as_json:
@@ -78,8 +78,8 @@ def episodes(
     as_json: Json = False,
 ) -> None:
     """Draw support sets and write them as lists that others can use: fit --episode LIST."""
-    from medept.data.episodes import read_shots, write_episodes
     from medept.data.sources import open_dataset
+    from medept.episodes.draw import read_shots, write_episodes
 
     table = open_dataset(data, **columns)
     asked = {text: read_shots(text) for text in shots or ["1", "5", "10"]}
@@ -103,7 +103,7 @@ def phantoms(
     as_json: Json = False,
 ) -> None:
     """Make a synthetic data set with patients, to try things on."""
-    from medept.data.phantoms import make_phantoms, write_phantoms
+    from medept.phantoms import make_phantoms, write_phantoms
 
     data = make_phantoms(
         task,

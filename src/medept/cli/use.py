@@ -58,8 +58,9 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Probabilities of each class for new images."""
-    from medept import jobs
-    from medept.data.unlabelled import find_images
+    from medept.data.find_images import find_images
+    from medept.workflows.predict import predict as predict_images
+    from medept.workflows.submissions import predict_submission
 
     if form is not None and skip_unreadable:
         raise InputError("a submission has a row for every image: leave --skip-unreadable out")
@@ -69,9 +70,9 @@ def predict(
         classifier = _load(adapter, encoder_weights, device, precision, report)
         if form is None:
             found = find_images(images, image_column, image_root)
-            table = jobs.predict(classifier, found, out, skip_unreadable=skip_unreadable)
+            table = predict_images(classifier, found, out, skip_unreadable=skip_unreadable)
         else:
-            table = jobs.predict_submission(classifier, str(images[0]), names, out)
+            table = predict_submission(classifier, str(images[0]), names, out)
     if as_json:
         print_json({"out": str(out), "predictions": table.to_dict(orient="records")})
     else:
@@ -105,13 +106,14 @@ def evaluate(
 
     With --format medfmc, of submission files: medept evaluate medfmc-colon:FOLDER FILES...
     """
-    from medept import jobs
     from medept.data.sources import open_dataset
+    from medept.workflows.evaluate import evaluate_unseen
+    from medept.workflows.submissions import score_submissions
 
     if form is not None and out is not None:
         raise InputError("--out is for tables and folders: leave it out with --format")
     if form is not None:
-        scores = jobs.score_submissions(str(adapter), data)
+        scores = score_submissions(str(adapter), data)
         if as_json:
             print_json({str(file): result.to_dict() for file, result in scores.items()})
         for file, result in {} if as_json else scores.items():
@@ -128,7 +130,7 @@ def evaluate(
             classes=classifier.info().classes,
             task=classifier.task_,
         )
-        result = jobs.evaluate_unseen(classifier, table, adapter, out)
+        result = evaluate_unseen(classifier, table, adapter, out)
     if as_json:
         print_json(result.to_dict())
         return
@@ -163,9 +165,9 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Features of images: one row per image."""
-    from medept import jobs
-    from medept.classifier import FewShotClassifier
-    from medept.data.unlabelled import find_images
+    from medept.classifier.classifier import FewShotClassifier
+    from medept.data.find_images import find_images
+    from medept.workflows.predict import embed as embed_images
 
     if adapter and (encoder != "embedded" or image_size):
         raise InputError("--adapter brings its own encoder: leave --encoder and --image-size out")
@@ -182,7 +184,7 @@ def embed(
                 progress=report,
             )
         )
-        features = jobs.embed(classifier, find_images(images, image_column, image_root), out)
+        features = embed_images(classifier, find_images(images, image_column, image_root), out)
     if as_json:
         print_json({"out": str(out), "shape": list(features.shape)})
     else:
@@ -192,7 +194,7 @@ def embed(
 @app.command(rich_help_panel=ADAPT)
 def info(adapter: AdapterFolder, as_json: Json = False) -> None:
     """What an adapter is: encoder, classes, method, settings, how it was trained."""
-    from medept.adapter import read_info
+    from medept.fits.adapter import read_info
 
     description = read_info(adapter)
     if as_json:
@@ -211,8 +213,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """A complete run on synthetic data: no network, a few minutes."""
-    from medept.demo import run_demo, summary
     from medept.report.plots import shots_head
+    from medept.workflows.demo import run_demo, summary
 
     notes.print(
         "Phantoms of colon tissue, 60 patients, 2 tiles each; the encoder that ships with medept."
@@ -249,7 +251,7 @@ def _plain(value: Any) -> str:
 
 
 def _load(folder: Path, weights: Path | None, device: str, precision: str, report: Report) -> Any:
-    from medept.classifier import FewShotClassifier
+    from medept.classifier.classifier import FewShotClassifier
 
     return FewShotClassifier.load(
         folder, encoder_weights=weights, device=device, precision=precision, progress=report

@@ -12,23 +12,15 @@ import hashlib
 import os
 import re
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medept.data.dicom import (
-    DICOM_SUFFIXES,
-    begins_as_dicom,
-    is_dicom,
-    read_frame,
-    split_frame,
-)
+from medept.data.dicom import DICOM_SUFFIXES, begins_as_dicom, is_dicom, read_frame, split_frame
+from medept.data.threads import ahead, available_threads
 from medept.errors import InputError
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -120,11 +112,6 @@ def readable(images: Sequence[P]) -> list[P]:
     return good
 
 
-def available_threads() -> int:
-    """For reading images: one a core, 16 at most."""
-    return min(16, os.cpu_count() or 1)
-
-
 def decoded(
     images: Sequence[ImageLike], room: int = MEMORY_FOR_DECODED_IMAGES
 ) -> tuple[ImageLike, ...]:
@@ -142,27 +129,6 @@ def decoded(
             break
         held[i] = pixels
     return tuple(held)
-
-
-def ahead(
-    function: Callable[[S], T], items: Iterable[S], *, threads: int = 1, most: int = 2
-) -> Iterator[T]:
-    """``function`` of each item, in their order, computed in threads before it is asked for.
-
-    Args:
-        most: how many results, at most, are being computed or wait to be taken.
-    """
-    todo = iter(items)
-    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
-        running = deque(pool.submit(function, item) for item in islice(todo, most))
-        try:
-            while running:
-                result = running.popleft().result()
-                running.extend(pool.submit(function, item) for item in islice(todo, 1))
-                yield result
-        finally:
-            for waiting in running:
-                waiting.cancel()
 
 
 def _name(source: ImageLike) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medept.data.cells import Table
+from medept.data.spreadsheet import Table
 from medept.errors import InputError
 
 NO_LABEL = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})

@@ -10,15 +10,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from medept.data.dicom import split_frame
-from medept.data.images import (
-    ORIGINAL,
-    ImageLike,
-    ahead,
-    available_threads,
-    original_hash,
-    read_image,
-)
+from medept.data.images import ORIGINAL, ImageLike, original_hash, read_image
 from medept.data.table import LabelledImages, label_texts
+from medept.data.threads import ahead, available_threads
 from medept.errors import InputError
 from medept.files import claim_folder, whole_file, write_table
 from medept.progress import Progress, silent

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medept.data.cells import read_table
+from medept.data.spreadsheet import read_table
 from medept.errors import InputError
 from medept.files import as_given, claim_folder, whole_file, write_table
 from medept.progress import Progress, silent

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medept.data.cells import Table, read_table
 from medept.data.dicom import DICOM_SUFFIXES, groups_of, split_frame
 from medept.data.folders import SPLITS, images_by_class, split_folders
 from medept.data.images import IMAGE_SUFFIXES, ImageLike
 from medept.data.labels import class_names, label, natural, read_targets
+from medept.data.spreadsheet import Table, read_table
 from medept.errors import InputError
 from medept.files import as_given
 

@@ -16,7 +16,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 from medept.errors import InputError
-from medept.evaluation.decisions import indicators
+from medept.evaluation.predictions import indicators
 
 BOUNDS = (0.05, 20.0)
 """Between which a temperature is looked for."""

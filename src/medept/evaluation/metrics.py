@@ -3,7 +3,7 @@
 Point values come from torchmetrics. Their intervals come from a bootstrap over *groups* (patients,
 studies; images where there are none): a resampled data set is the same data with whole-number
 weights, so each metric also has a weighted form that takes all resamples at once
-(:mod:`medept.evaluation.weighted`). With weights of one the two agree, which the tests check.
+(:mod:`medept.evaluation.bootstrap`). With weights of one the two agree, which the tests check.
 
 A class that has one label value only (all positive, or none) has no AUROC and no average
 precision; a class without positives has no recall and no F1. Such a class is left out of the mean
@@ -20,14 +20,8 @@ from typing import Any
 import numpy as np
 
 from medept.errors import InputError
+from medept.evaluation.bootstrap import BINS, Cases, find_cases, weighted_rates, weighted_values
 from medept.evaluation.reliability import CalibrationErrors, calibration_errors
-from medept.evaluation.weighted import (
-    BINS,
-    Cases,
-    find_cases,
-    weighted_rates,
-    weighted_values,
-)
 
 NUMBERS_AT_ONCE = 1_000_000
 """Resamples are taken in blocks whose weights are about as many numbers as this."""

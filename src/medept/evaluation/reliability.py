@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from medept.evaluation.decisions import indicators, is_correct
+from medept.evaluation.predictions import indicators, is_correct
 
 
 @dataclass(frozen=True)

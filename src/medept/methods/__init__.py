@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from torch import nn
 
-from medept.encoders import Encoder
+from medept.encoders.encoder import Encoder
 from medept.errors import InputError, problems
 from medept.methods.base import METHODS, AdaptedEncoder, MethodSettings
 

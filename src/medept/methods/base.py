@@ -3,7 +3,7 @@
 A method is one file with three parts: its ``Settings``, its class, which says what it puts into
 the encoder (:meth:`AdaptedEncoder.insert`) and takes out again (:meth:`AdaptedEncoder.remove`),
 and what of it is kept in the adapter file (:meth:`AdaptedEncoder.trained_state`). It sees the
-encoder as :class:`medept.encoders.Encoder` shows it, and no library's names.
+encoder as :class:`medept.encoders.encoder.Encoder` shows it, and no library's names.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from medept.encoders import Encoder
+from medept.encoders.encoder import Encoder
+from medept.ept.prompts import EmbeddedPrompt
 from medept.errors import InputError
-from medept.prompts import EmbeddedPrompt
 
 
 class MethodSettings(BaseModel):

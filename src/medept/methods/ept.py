@@ -1,7 +1,7 @@
 """Embedded Prompt Tuning (Zu et al., Medical Image Analysis 97, 2024, 103258).
 
 Prompts inside the softmax of the frozen attention, and a linear head. The prompt's mathematics
-is in :mod:`medept.prompts`; here it becomes a method like the others. The adapter keeps prompts
+is in :mod:`medept.ept.prompts`; here it becomes a method like the others. The adapter keeps prompts
 of the way ``concat`` merged: one number per token and layer, whatever their length.
 """
 
@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from medept.attachment import Handle, attach_at
+from medept.ept.attach import Handle, attach_at
+from medept.ept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
 from medept.methods.base import AdaptedEncoder, MethodSettings
-from medept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
 
 
 class EmbeddedPromptTuning(AdaptedEncoder):
@@ -27,7 +27,7 @@ class EmbeddedPromptTuning(AdaptedEncoder):
     """
 
     class Settings(EmbeddedPromptConfig, MethodSettings):
-        """Those of :class:`medept.prompts.EmbeddedPromptConfig`."""
+        """Those of :class:`medept.ept.prompts.EmbeddedPromptConfig`."""
 
     name = "ept"
     summary = "learnable prompts inside the softmax of every attention"

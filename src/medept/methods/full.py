@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from medept.encoders import Encoder
+from medept.encoders.encoder import Encoder
 from medept.methods.own_parameters import OwnParameters
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from medept.block_parts import KEY, VALUE, last_mlp_layers, projections
+from medept.encoders.layers import last_mlp_layers, projections
+from medept.encoders.patching import KEY, VALUE
 from medept.methods.peft_tuners import PeftTuner
 
 

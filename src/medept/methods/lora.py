@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from medept.block_parts import QUERY, VALUE, projections
+from medept.encoders.layers import projections
+from medept.encoders.patching import QUERY, VALUE
 from medept.methods.base import MethodSettings
 from medept.methods.peft_tuners import PeftTuner
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from medept.block_parts import norms
+from medept.encoders.layers import norms
 from medept.methods.peft_tuners import PeftTuner
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import nn
 
-from medept.encoders import Encoder
+from medept.encoders.encoder import Encoder
 from medept.methods.base import MethodSettings
 from medept.methods.own_parameters import OwnParameters
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medept.block_parts import split_projections
+from medept.encoders.layers import split_projections
 from medept.errors import InputError
 from medept.methods.base import AdaptedEncoder
 

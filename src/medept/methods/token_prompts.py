@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from medept.ept.prompts import Layers, parse_layers
 from medept.methods.base import AdaptedEncoder, MethodSettings
-from medept.prompts import Layers, parse_layers
 
 
 class TokenPrompts(AdaptedEncoder):

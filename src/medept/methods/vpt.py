@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medept.block_parts import add_prefix_tokens
+from medept.encoders.layers import add_prefix_tokens
 from medept.errors import InputError
 from medept.methods.token_prompts import TokenPrompts
 

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from medept.attachment import Handle, attach
+from medept.ept.attach import Handle, attach
+from medept.ept.prompts import EmbeddedPromptConfig
 from medept.methods.vpt import VisualPromptTuning
-from medept.prompts import EmbeddedPromptConfig
 
 TOKEN_SCALE = 30
 """How many times faster embedded prompts learn than tokens, for which AdamW's rate is 1e-3."""

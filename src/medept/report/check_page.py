@@ -14,8 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from medept.data.check import Check
-from medept.data.findings import Finding
+from medept.checks.check import Check
+from medept.checks.findings import Finding
 from medept.data.table import LabelledImages, label_text
 from medept.files import whole_folder, write_table, write_text
 from medept.report.html import render, shown, thumbnail

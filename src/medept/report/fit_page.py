@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from medept.adapter import AdapterInfo
 from medept.data.images import ImageLike
 from medept.data.table import label_text
+from medept.evaluation.bootstrap import BINS
 from medept.evaluation.conformal import Coverage, check_coverage, check_label_coverage
-from medept.evaluation.decisions import THRESHOLD, indicators
+from medept.evaluation.predictions import THRESHOLD, indicators
 from medept.evaluation.reliability import abstention_curve, confidences, reliability_curve
-from medept.evaluation.weighted import BINS
 from medept.files import write_text
+from medept.fits.adapter import AdapterInfo
+from medept.fits.folder import Fit, read_fit
 from medept.report import plots as run_plots
 from medept.report import probability_plots as plots
-from medept.report.fit_files import Fit, read_fit
 from medept.report.html import data_uri, picture, render, shown, thumbnail
 
 REPORT = "report.html"

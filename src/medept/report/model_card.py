@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 
-from medept.adapter import AdapterInfo
 from medept.evaluation.metrics import Evaluation
+from medept.fits.adapter import AdapterInfo
 
 HEAD = ("metric", "value", "95 % interval", "n")
 """Of :func:`metric_rows`."""

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from medept.block_parts import replace_forward
-from medept.encoders import Encoder
+from medept.encoders.encoder import Encoder
+from medept.encoders.patching import replace_forward
 from medept.errors import InputError
 from medept.training.device import precision_of
 
@@ -50,7 +50,7 @@ def pays(seconds: float, accelerator: Accelerator) -> bool:
 def compiled(encoder: Encoder) -> Iterator[None]:
     """While it is open the blocks run compiled, for tokens of the shape that they are first given.
 
-    Of the last block less is computed than its own forward would (:mod:`medept.class_row`): it
+    Of the last block less is computed than its own forward would (:mod:`medept.encoders.class_token`): it
     runs as it is, and so do blocks that are passed over, and all where they differ (Swin) or
     cannot be compiled. What the compiler makes is kept in the user's own cache: PyTorch would look
     for it in the system's temporary folder, under a name that is known and anyone could have made.

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from medept.encoders import Encoder
+from medept.encoders.encoder import Encoder
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import duration
+from medept.training.cache import IN_MEMORY, State
 from medept.training.device import held_memory, peak_memory
-from medept.training.inputs import IN_MEMORY, State, make_plan
-from medept.training.loop import EVALUATION_BATCH
+from medept.training.inference import EVALUATION_BATCH
+from medept.training.plan import make_plan
 from medept.training.recipes import Recipe
 from medept.training.views import Views
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,13 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from medept.data.images import ahead, available_threads
+from medept.data.threads import ahead
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import Progress, silent
+from medept.training.cache import Kept, State
 from medept.training.checkpoint import Checkpoint
 from medept.training.compiled import compiled, pays
-from medept.training.inputs import Inputs, Kept, State, open_inputs
+from medept.training.inference import EVALUATION_BATCH, encode_views, plain_features
+from medept.training.plan import Inputs, open_inputs
 from medept.training.recipes import Recipe
 from medept.training.views import Views
 
@@ -37,8 +38,6 @@ T = TypeVar("T")
 
 Share = tuple[Tensor, float, State]
 """A process's rows of a batch, by what its loss counts, and what the model is fed."""
-
-EVALUATION_BATCH = 32
 
 
 def train(
@@ -71,7 +70,7 @@ def train(
     model.to(accelerator.device)
 
     def encode(function: Callable[[Tensor], State], count: int) -> Iterator[State]:
-        return _encode_views(function, views.part(), count, accelerator, progress)
+        return encode_views(function, views.part(), count, accelerator, progress)
 
     with ExitStack() as stack:
         kept = kept or stack.enter_context(Kept())
@@ -273,77 +272,6 @@ def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.ndim == 1:
         return F.cross_entropy(logits, targets)
     return F.binary_cross_entropy_with_logits(logits, targets.float())
-
-
-def predict_logits(
-    model: nn.Module,
-    views: Views,
-    accelerator: Accelerator,
-    *,
-    progress: Progress = silent,
-) -> np.ndarray:
-    """Outputs (n, C), float32, of ``model`` for every image as it is evaluated."""
-    images = ahead(
-        views.plain, range(len(views)), threads=available_threads(), most=2 * EVALUATION_BATCH
-    )
-    rows = [
-        output.float().cpu().numpy()
-        for output in _batches(model, images, len(views), accelerator, "reading", progress)
-    ]
-    return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
-
-
-def plain_features(
-    model: AdaptedEncoder,
-    views: Views,
-    accelerator: Accelerator,
-    kept: Kept,
-    progress: Progress = silent,
-) -> np.ndarray:
-    """The encoder's own features (n, D) of images as they are evaluated.
-
-    Those of the whole set that ``views`` are a part of are computed once.
-    """
-
-    def encode() -> Iterator[State]:
-        whole = predict_logits(model.encoder, views.part(), accelerator, progress=progress)
-        yield [torch.as_tensor(whole)]
-
-    key = ("plain", model.encoder_identity["sha256"], accelerator.mixed_precision)
-    (features,) = kept.get(key, views.total, encode)
-    return features[views.numbers].numpy()
-
-
-def _encode_views(
-    function: Callable[[Tensor], State],
-    views: Views,
-    count: int,
-    accelerator: Accelerator,
-    progress: Progress,
-) -> Iterator[State]:
-    """``function`` of the first ``count`` random views, image by image, view by view."""
-    draw = partial(views.first, count=count)
-    threads = available_threads()
-    drawn = ahead(draw, range(len(views)), threads=threads, most=2 * threads)
-    images = chain.from_iterable(drawn)
-    return _batches(function, images, count * len(views), accelerator, "encoding", progress)
-
-
-@torch.inference_mode()
-def _batches(
-    model: Callable[[Tensor], T],
-    images: Iterator[Tensor],
-    count: int,
-    accelerator: Accelerator,
-    what: str,
-    progress: Progress,
-) -> Iterator[T]:
-    """``model`` of ``count`` images (3, H, W) in batches, with its progress."""
-    for start in range(0, count, EVALUATION_BATCH):
-        batch = list(islice(images, EVALUATION_BATCH))
-        with accelerator.autocast():
-            yield model(torch.stack(batch).to(accelerator.device))
-        progress(what, start + len(batch), count)
 
 
 def _optimizer(model: AdaptedEncoder, recipe: Recipe) -> torch.optim.Optimizer:

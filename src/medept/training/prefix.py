@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medept.attention import attention_with_logsumexp
-from medept.block_parts import FUSED, KEY, QUERY, VALUE, replace_forward
-from medept.encoders import Encoder
+from medept.encoders.encoder import Encoder
+from medept.encoders.equivalence import is_close, noise
+from medept.encoders.patching import FUSED, KEY, QUERY, VALUE, replace_forward
+from medept.ept.attention import attention_with_logsumexp
+from medept.ept.prompts import EmbeddedPrompt
 from medept.errors import InputError
 from medept.methods import AdaptedEncoder
-from medept.prompts import EmbeddedPrompt
-from medept.trial import is_close, noise
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medept.data.folds import make_folds
+from medept.episodes.folds import make_folds
 from medept.errors import InputError
 from medept.evaluation.calibration import negative_log_likelihood
 from medept.methods import find_method, named_settings, read_settings

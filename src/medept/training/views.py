@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from medept.data.images import MEMORY_FOR_DECODED_IMAGES, ImageLike, read_image
-from medept.encoders import Preprocessing
+from medept.encoders.preprocessing import Preprocessing
 
 CUT_FROM = 2.0
 """Random views of large images are cut from a reduced one, in which the smallest crop has at least

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medept.data.lists import read_lines, read_list
+from medept.data.image_lists import read_lines, read_list
 from medept.data.sources.base import Source, require
 from medept.data.table import LabelledImages
 from medept.errors import InputError

@@ -1,0 +1,200 @@
+"""What Ray's workers do: decode a data set, encode it once, and do one run after another."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medept.benchmark.run import EncoderSpec, Run
+from medept.classifier.classifier import FewShotClassifier
+from medept.data.images import decoded, read_image, read_images
+from medept.data.sources import official_list
+from medept.data.table import LabelledImages
+from medept.episodes.draw import Episode, draw_episode, read_episode
+from medept.errors import InputError
+from medept.evaluation import evaluate
+from medept.fits.adapter import current_versions
+from medept.training.device import peak_memory
+
+DECODED = 4 * 2**30
+"""Bytes of a data set's decoded images that runs share; beyond them each decodes its own."""
+
+
+def decode(data: LabelledImages) -> LabelledImages:
+    """The data set with its images decoded, so that no run has to do it again.
+
+    Images that cannot be read stay as they are: the runs that need them fail, and others do not.
+    """
+    return replace(data, images=decoded(data.images, DECODED))
+
+
+def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) -> np.ndarray:
+    """Features (n, D) of the encoder as it came, for methods that leave it so.
+
+    Those of images that cannot be read are NaN.
+    """
+    classifier = _classifier(encoder, precision=precision)
+    try:
+        return classifier.embed(data.images)
+    except InputError:
+        problems = read_images(data.images, lambda _: None)
+        good = [i for i, problem in enumerate(problems) if problem is None]
+    found = classifier.embed([data.images[i] for i in good])
+    features = np.full((len(data), found.shape[1]), np.nan, dtype=found.dtype)
+    features[good] = found
+    return features
+
+
+def _classifier(encoder: EncoderSpec, **options: Any) -> FewShotClassifier:
+    return FewShotClassifier(
+        encoder.name,
+        encoder_weights=encoder.weights,
+        image_size=encoder.image_size,
+        calibrate="none",
+        **options,
+    )
+
+
+def do_run(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
+    """Fit and evaluate; a row, with the traceback in ``error`` if it failed.
+
+    Nothing is compiled in a long fit, as whether it is depends on the worker's speed.
+    """
+    started, cpu = time.perf_counter(), time.process_time()
+    row = describe(run)
+    _forget_peak_memory()
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            row |= _fit_and_evaluate(run, data, features)
+    except Exception:  # a failed run is a row
+        row["error"] = traceback.format_exc()
+    return row | {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu,
+        **_peak_memory(),
+        **provenance(),
+    }
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """The columns that say what a run is; ``run`` alone is enough to do it again."""
+    return {
+        "id": run.id,
+        "data": run.data,
+        "encoder": run.encoder.title,
+        "label": run.label,
+        "method": run.method.method,
+        "settings": json.dumps(run.method.settings),
+        "shots": run.shots,
+        "episode": str(run.episode),
+        "seed": run.seed,
+        "run": run.model_dump_json(),
+        "error": "",
+    }
+
+
+def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
+    recipe, changes = run.method.recipe_within(run.recipe)
+    classifier = _classifier(
+        run.encoder,
+        method=run.method.method,
+        settings=run.method.settings,
+        recipe=recipe,
+        recipe_settings=changes,
+        precision=run.precision,
+        tune=run.tune,
+        seed=run.seed,
+    )
+    episode = _episode(run, data)
+    if not len(episode.test):
+        raise InputError(
+            f"{run.data}: {run.shots or 'all'} shots leave nothing to test on; ask for fewer, or "
+            "give it a `split` column"
+        )
+    support, test = data.subset(episode.support), data.subset(episode.test)
+    began = time.perf_counter()
+    classifier.fit(support.images, support.labels, groups=support.groups, classes=data.classes)
+    fitted = time.perf_counter() - began
+    if classifier.model_.alters_features:
+        probabilities = classifier.predict_proba(test.images)
+    else:
+        known = features[episode.test]
+        for row in np.flatnonzero(np.isnan(known).any(axis=1)):
+            read_image(test.images[row])  # raises what is wrong with it
+        probabilities = classifier.predict_proba_of_features(known)
+    result = evaluate(probabilities, test.targets, classes=data.classes, resamples=0)
+    info = classifier.info()
+    return {name: metric.value for name, metric in result.metrics.items()} | {
+        "support": len(support),
+        "test": len(test),
+        "fit_seconds": fitted,
+        "trainable_parameters": info.trainable_parameters,
+        "encoder_sha256": info.encoder.sha256,
+        "settings": json.dumps(info.settings),
+        "recipe": json.dumps(info.recipe),
+        "final_loss": classifier.history_[-1]["loss"] if classifier.history_ else None,
+    }
+
+
+def _episode(run: Run, data: LabelledImages) -> Episode:
+    if isinstance(run.episode, int):
+        return draw_episode(data, run.shots, seed=run.episode)
+    return read_episode(data, official_list(run.source.path, run.shots, run.episode))
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """With what, and on what, a run was made."""
+    return {
+        "versions": json.dumps(current_versions()),
+        "commit": _commit(),
+        "machine": platform.node(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _commit() -> str | None:
+    """Of the checkout that this file is kept in, ``-dirty`` where it was changed; else None."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _forget_peak_memory() -> None:
+    """Count peaks afresh: the GPU's, and where the system allows it (Linux) the process's."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # another system, or one that does not allow it
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory() -> dict[str, float | None]:
+    """MB since the peaks were forgotten: of the whole process, and of what is on the GPU."""
+    most = peak_memory() / 2**20
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                most = int(line.split()[1]) / 1024
+    gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+    return {"peak_memory_mb": most, "peak_gpu_memory_mb": gpu}

@@ -1,0 +1,1 @@
+"""What a careful data scientist looks for in a data set first."""

@@ -1,0 +1,1 @@
+"""The few-shot classifier, and what it consists of."""

@@ -1,0 +1,1 @@
+"""Encoders: one view of a vision transformer, whichever library it comes from."""

@@ -1,0 +1,180 @@
+"""One small view of an encoder, whichever library it comes from (:mod:`medept.encoders.load`).
+
+An encoder turns pixels (B, 3, H, W) into features (B, D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from copy import deepcopy
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from medept.encoders.class_token import LastBlock, class_row_only, find_last_block
+from medept.encoders.preprocessing import Preprocessing
+from medept.encoders.tensors import fingerprint
+from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
+from medept.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+LAYERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+"""Whose products autocast computes in lower precision."""
+
+
+class Encoder(nn.Module):
+    """A vision transformer and what medept has to know of it.
+
+    Attributes:
+        model: the library's own module.
+        name: the name it was loaded by.
+        preprocessing: its input size and normalisation.
+        held: whether its matrices are held in bfloat16 (:meth:`hold_in_bfloat16`).
+    """
+
+    held = False
+
+    def __init__(self, model: nn.Module, name: str, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.model, self.name, self.preprocessing = model, name, preprocessing
+        self.model.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) -> features (B, D): what the model's classifier would read.
+
+        They are in float32, in whatever lower precision the encoder computes.
+        """
+        with self.autocast(), class_row_only(self._last_block):
+            return self._read(pixels)
+
+    def _read(self, pixels: Tensor) -> Tensor:
+        output = self.model(pixels)
+        if not isinstance(output, Tensor):
+            pooled = getattr(output, "pooler_output", None)
+            output = pooled if pooled is not None else output.last_hidden_state[:, 0]
+        return output.to(torch.promote_types(output.dtype, torch.float32))
+
+    def hold_in_bfloat16(self, besides: Iterable[nn.Parameter] = ()) -> None:
+        """Keep the matrices of its layers in bfloat16 alone, but for those of ``besides``.
+
+        From then on it computes in bfloat16, as autocast does and with the same outputs, to the
+        bit: autocast would make the same of its weights at every pass. (Code that reads the type of
+        a weight may round more: the rotary embeddings of transformers' DINOv3.) Norms, biases and
+        position embeddings stay in float32, and its fingerprint that of the weights it came with.
+        """
+        _ = self.fingerprint, self.width  # what is found out by trial is, in float32
+        others = {id(parameter) for parameter in besides}
+        layers = [module for module in self.modules() if isinstance(module, LAYERS)]
+        for parameter in (p for layer in layers for p in layer.parameters(recurse=False)):
+            matrix = parameter.dtype == torch.float32 and parameter.ndim > 1
+            if matrix and id(parameter) not in others:
+                parameter.data = parameter.data.bfloat16()
+        self.held = True
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A context in which it computes in bfloat16, if it is held in it."""
+        if not self.held:
+            return nullcontext()
+        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """The encoder stays in evaluation mode: frozen means no dropout and no drop path."""
+        return super().train(False)
+
+    @cached_property
+    def _last_block(self) -> LastBlock | None:
+        """The last block, if its class token is all that is read of it."""
+        try:
+            last = LastBlock(self.blocks[-1], self.sites[-1].module)
+        except InputError:
+            return None
+        return find_last_block(self._read, last, self.example())
+
+    @cached_property
+    def width(self) -> int:
+        """The number D of features."""
+        with torch.inference_mode():
+            return self(self.example()).shape[-1]
+
+    def twin(self) -> Encoder:
+        """Another encoder on the same memory, which knows what this one has found out of itself.
+
+        What is put into it is not put into this one; values are not to be changed in place.
+        """
+        memo: dict[int, Any] = {id(buffer): buffer for buffer in self.buffers()}
+        for parameter in self.parameters():
+            memo[id(parameter)] = nn.Parameter(parameter.data, parameter.requires_grad)
+        return deepcopy(self, memo)
+
+    def example(self) -> Tensor:
+        """A black input image (1, 3, H, W) on the encoder's device."""
+        reference = next(self.parameters())
+        dtype = torch.promote_types(reference.dtype, torch.float32)
+        return torch.zeros(1, 3, *self.preprocessing.size, device=reference.device, dtype=dtype)
+
+    @cached_property
+    def sites(self) -> tuple[AttentionSite, ...]:
+        """The self-attentions, in order of execution."""
+        with ExitStack() as stack:
+            stack.enter_context(self.autocast())
+            use_sdpa(self.model, stack)
+            return find_attentions(self.model, self.preprocessing.size)
+
+    @cached_property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the transformer blocks, in order of execution.
+
+        Raises:
+            InputError: if the encoder's attentions do not sit in numbered blocks.
+        """
+        names = [_enclosing_block(site.name) for site in self.sites]
+        if not all(names) or len(set(names)) != len(names):
+            raise InputError(
+                f"the blocks of {self.name!r} are of a kind that this method cannot use"
+            )
+        return tuple(names)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, each with an attention and an ``mlp``."""
+        return [self.model.get_submodule(name) for name in self.block_names]
+
+    @property
+    def mlps(self) -> list[nn.Module]:
+        """The MLP of each block.
+
+        Raises:
+            InputError: if a block has none under that name.
+        """
+        if not all(hasattr(block, "mlp") for block in self.blocks):
+            raise InputError(
+                f"the blocks of {self.name!r} have no `mlp` that this method could use"
+            )
+        return [block.get_submodule("mlp") for block in self.blocks]
+
+    def identity(self) -> dict[str, Any]:
+        """Name, preprocessing and the hash of the weights: what an adapter must be loaded onto."""
+        return {
+            "name": self.name,
+            "sha256": self.fingerprint,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "preprocessing": asdict(self.preprocessing),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights."""
+        return fingerprint(self.model.state_dict())
+
+
+def _enclosing_block(name: str) -> str:
+    """``encoder.layer.3.attention`` -> ``encoder.layer.3``; empty where nothing is numbered."""
+    parts = name.split(".")
+    numbered = [i for i, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbered[-1] + 1]) if numbered else ""

@@ -1,0 +1,74 @@
+"""Vision models of transformers, by name or from a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from PIL.Image import Resampling
+
+from medept.encoders.encoder import Encoder
+from medept.encoders.preprocessing import Preprocessing
+from medept.encoders.weights import RANDOM, import_extra, load_weights
+from medept.errors import InputError
+
+
+def load_from_transformers(name: str, weights: str | Path | None) -> Encoder:
+    transformers = import_extra("transformers", "transformers")
+    local = Path(name).is_dir()
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+        config = getattr(config, "vision_config", config)
+        if weights is None:
+            model, found = transformers.AutoModel.from_pretrained(
+                name,
+                config=config,
+                use_safetensors=True,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+            )
+            _leave_out_pooler(model, found["missing_keys"])
+        else:
+            model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
+        processor = transformers.AutoImageProcessor.from_pretrained(name).to_dict()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the transformers model {name!r} could not be loaded ({error})"
+            + ("" if local else "; give a local folder that holds it: transformers:FOLDER")
+        ) from error
+    if weights is not None and weights != RANDOM:
+        load_weights(model, Path(weights))
+    side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+    return Encoder(model, f"transformers:{name}", _preprocessing(processor, side))
+
+
+def _preprocessing(processor: dict[str, Any], side: int) -> Preprocessing:
+    """What a processor of transformers does, to images of the model's own size."""
+    shortest = (processor.get("size") or {}).get("shortest_edge")
+    cropped = (processor.get("crop_size") or {}).get("height")
+    resample = processor.get("resample")
+    return Preprocessing(
+        size=(side, side),
+        mean=tuple(processor.get("image_mean") or (0.5,) * 3),
+        std=tuple(processor.get("image_std") or (0.5,) * 3),
+        interpolation="bicubic" if resample is None else Resampling(resample).name.lower(),
+        crop_pct=cropped / shortest if cropped and shortest else 1.0,
+    )
+
+
+def _leave_out_pooler(model: Any, missing: Collection[str]) -> None:
+    """Take away a pooler that the checkpoint has no weights of: it is drawn anew at each load.
+
+    Features are then the class token behind the final norm, which such a model's own classifier
+    reads.
+
+    Raises:
+        ValueError: if weights of another part are missing, which are drawn likewise.
+    """
+    others = sorted(name for name in missing if not name.startswith("pooler."))
+    if others:
+        raise ValueError(f"its checkpoint has no weights of {shorten(', '.join(others), 200)}")
+    if missing:
+        model.pooler = None

@@ -1,0 +1,91 @@
+"""Encoders by name: which library they are from, and where their weights are.
+
+``embedded`` (ships inside medept), any timm vision transformer (``vit_base_patch16_224``), a
+transformers model (``transformers:google/vit-base-patch16-224`` or a local folder), or an open_clip
+tower (``open_clip:ViT-B-16``). Weights come from the hub, or from a local safetensors file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from medept.encoders.encoder import Encoder
+from medept.encoders.from_open_clip import load_from_open_clip
+from medept.encoders.from_timm import load_from_timm
+from medept.encoders.from_transformers import load_from_transformers
+from medept.encoders.preprocessing import Preprocessing
+from medept.encoders.weights import as_tuples
+from medept.errors import InputError
+
+EMBEDDED = "embedded"
+
+
+def load_encoder(
+    name: str = EMBEDDED,
+    *,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+) -> Encoder:
+    """Load an encoder by name.
+
+    Args:
+        name: ``embedded``, a timm name, ``transformers:NAME`` or ``open_clip:NAME``.
+        weights: a local safetensors file; ``"random"`` for untrained weights, the same at each
+            call; by default those that ship with medept (``embedded``) or those of the hub.
+        image_size: pixels a side, where it should differ from the encoder's own; position
+            embeddings are interpolated.
+
+    Raises:
+        InputError: if the name is unknown, the weights cannot be had or do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        encoder = _load(name, weights).float()  # some checkpoints are in half precision
+    if image_size is None or encoder.preprocessing.size == (image_size, image_size):
+        return encoder
+    return resized(encoder, image_size)
+
+
+def _load(name: str, weights: str | Path | None) -> Encoder:
+    library, _, rest = name.partition(":")
+    if name == EMBEDDED:
+        return _load_embedded(weights)
+    if library == "transformers":
+        return load_from_transformers(rest, weights)
+    if library == "open_clip":
+        return load_from_open_clip(rest, weights)
+    return load_from_timm(name, weights)
+
+
+def resized(encoder: Encoder, image_size: int) -> Encoder:
+    """The same encoder for another input size; its position embeddings are interpolated."""
+    model = encoder.model
+    if not hasattr(model, "set_input_size"):
+        raise InputError(
+            f"the encoder {encoder.name!r} takes {encoder.preprocessing.size[0]} pixels only: "
+            "leave the image size out"
+        )
+    try:
+        model.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
+        model(torch.zeros(1, 3, image_size, image_size))
+    except (AssertionError, RuntimeError) as error:
+        raise InputError(
+            f"image size {image_size} does not fit {encoder.name!r}: {error}"
+        ) from error
+    values = asdict(encoder.preprocessing) | {"size": (image_size, image_size)}
+    return Encoder(model, encoder.name, Preprocessing(**values))
+
+
+def _load_embedded(weights: str | Path | None) -> Encoder:
+    from medept.encoders import embedded
+
+    if weights is not None:
+        raise InputError("the encoder 'embedded' has its own weights: leave --encoder-weights out")
+    model, config = embedded.load()
+    transform = dict(config["transform"])
+    size = transform.pop("input_size")
+    encoder = Encoder(model, EMBEDDED, Preprocessing(size=(size, size), **as_tuples(transform)))
+    return encoder

@@ -1,0 +1,65 @@
+"""How an image becomes an encoder's input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes an encoder's input."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+
+    def evaluation(self) -> Callable[[Image.Image], Tensor]:
+        """RGB image -> normalised (3, H, W): resize, centre crop (timm's evaluation transform)."""
+        from timm.data import create_transform
+
+        return create_transform(
+            (3, *self.size),
+            is_training=False,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            crop_pct=self.crop_pct,
+        )
+
+    def training(self, crop_scale: float) -> Callable[[Image.Image], Callable[[], Tensor]]:
+        """RGB image -> a random resized crop, flipped half of the time, that is drawn.
+
+        Called, what was drawn is made: normalised (3, H, W).
+
+        Args:
+            crop_scale: the smallest part of the image's area that a crop may have.
+        """
+        from torchvision.transforms import v2
+
+        crop = v2.RandomResizedCrop(
+            self.size,
+            scale=(crop_scale, 1.0),
+            interpolation=v2.InterpolationMode(self.interpolation),
+        )
+        to_tensor = [
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(self.mean, self.std),
+        ]
+
+        def draw(image: Image.Image) -> Callable[[], Tensor]:
+            where, flipped = crop.make_params([image]), bool(torch.rand(1) < 0.5)
+            flip = [v2.functional.horizontal_flip] if flipped else []
+            return lambda: v2.Compose([*flip, *to_tensor])(crop.transform(image, where))
+
+        return draw

@@ -1,0 +1,1 @@
+"""Support sets and folds, drawn by case."""

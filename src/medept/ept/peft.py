@@ -1,0 +1,177 @@
+"""Embedded Prompt Tuning as a method of Hugging Face peft.
+
+Import this module, and ``get_peft_model(model, EptConfig(...))``, ``save_pretrained`` and
+``PeftModel.from_pretrained`` work for EPT as for peft's own methods, on any encoder that
+:func:`medept.attach` serves.
+
+peft registers methods through ``register_peft_method``, but asks that the method's name be a
+member of its ``PeftType`` enumeration, which it offers no way to extend. This module therefore
+adds the member ``EPT`` to it when it is imported: the one patch, in :func:`_register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import PeftType, register_peft_method
+from torch import nn
+
+from medept.ept.divert import Divert
+from medept.ept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
+from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
+from medept.errors import InputError
+
+
+@dataclass
+class EptConfig(PeftConfig):
+    """peft's configuration of EPT; fields are those of ``EmbeddedPromptConfig`` that are saved.
+
+    Frozen prompts are peft's ``inference_mode``.
+
+    Args:
+        length: see :class:`medept.ept.prompts.EmbeddedPromptConfig`, as the rest.
+        layers: which self-attentions, counted from 1.
+        way: how the prompt enters the logits.
+        init: initial values.
+        per_head: one prompt for each head.
+        collapsed: one number a token.
+        image_size: pixels that size the prompts; None: what the model says of itself.
+        target_modules: names of the attentions; found and filled in by ``get_peft_model``.
+    """
+
+    length: int | str = field(default="auto")
+    layers: str | list[int] = field(default="all")
+    way: str = field(default="concat")
+    init: str = field(default="normal")
+    per_head: bool = field(default=False)
+    collapsed: bool = field(default=False)
+    image_size: int | None = field(default=None)
+    target_modules: list[str] | None = field(default=None)
+    exclude_modules: list[str] | None = field(default=None)
+    modules_to_save: list[str] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType.EPT
+
+    def prompt(self) -> EmbeddedPromptConfig:
+        """The same as medept's own configuration."""
+        names = ("length", "layers", "way", "init", "per_head", "collapsed")
+        return EmbeddedPromptConfig(**{name: getattr(self, name) for name in names})
+
+
+class EptLayer(nn.Module, BaseTunerLayer):
+    """An attention, and the prompts of each adapter for it."""
+
+    adapter_layer_names = ("ept_prompts",)
+    base_layer: nn.Module
+    ept_prompts: nn.ModuleDict
+    active_adapters: list[str]
+    disable_adapters: bool
+    set_adapter: Callable[..., None]
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.ept_prompts = nn.ModuleDict()
+        self.merged_adapters: list[str] = []
+
+    def update_layer(self, name: str, config: EptConfig, site: AttentionSite) -> None:
+        """Add the prompts of one more adapter."""
+        prompt = EmbeddedPrompt(
+            config.prompt(), heads=site.heads, prefix=site.prefix, grid=site.grid
+        )
+        self.ept_prompts[name] = prompt.to(next(self.base_layer.parameters()).device)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        active = [name for name in self.active_adapters if name in self.ept_prompts]
+        if self.disable_adapters or not active:
+            return self.base_layer(*args, **kwargs)
+        if len(active) > 1:
+            raise InputError(f"prompts are used one at a time: set one adapter, not {active}")
+        with Divert(self.ept_prompts[active[0]]):
+            return self.base_layer(*args, **kwargs)
+
+    def merge(self, *_: Any, **__: Any) -> None:
+        """There is no weight that a prompt inside the softmax could be merged into."""
+        raise InputError(
+            "prompts act inside the softmax and cannot become a part of the weights: keep the "
+            "adapter beside the model, or unload() it"
+        )
+
+
+class EptModel(BaseTuner):
+    """peft's tuner: wraps each chosen attention in an :class:`EptLayer`."""
+
+    prefix = "ept_"
+    tuner_layer_cls = EptLayer
+
+    def _prepare_adapter_config(self, config: EptConfig, model_config: Any) -> EptConfig:
+        return config
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        config = self.peft_config[adapter_name]
+        if not hasattr(self, "_sites"):
+            self._undo = ExitStack()
+            use_sdpa(model, self._undo)
+            self._sites = {s.name: s for s in find_attentions(model, config.image_size)}
+            self._image_size = config.image_size
+        elif config.image_size != self._image_size:
+            raise InputError(
+                f"image_size={config.image_size}: the first adapter has {self._image_size}; give "
+                "all adapters of a model one size"
+            )
+        names = list(self._sites)
+        config.target_modules = [names[i] for i in config.prompt().chosen_layers(len(names))]
+        return super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def _create_and_replace(
+        self,
+        config: EptConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        if not isinstance(target, EptLayer):
+            layer = EptLayer(target)
+            layer.set_adapter(adapter_name)
+            setattr(parent, target_name, layer)
+            target = layer
+        target.update_layer(adapter_name, config, self._sites[current_key])
+        if adapter_name not in self.active_adapters:
+            target.ept_prompts[adapter_name].requires_grad_(False)
+
+    def unload(self) -> nn.Module:
+        """The model as it was, but for modules to save, which stay as they were trained."""
+        model = super().unload()
+        self._undo.close()
+        return model
+
+    def _replace_module(
+        self, parent: nn.Module, name: str, module: nn.Module, _: nn.Module
+    ) -> None:
+        """Put the module itself back; peft's own gives it the weight of a linear layer."""
+        setattr(parent, name, module)
+
+
+def _register() -> None:
+    if "EPT" in PeftType._member_map_:
+        return
+    member = str.__new__(PeftType, "EPT")
+    member._name_ = member._value_ = "EPT"
+    type.__setattr__(PeftType, "EPT", member)
+    PeftType._member_map_["EPT"] = PeftType._value2member_map_["EPT"] = member
+    PeftType._member_names_.append("EPT")
+    register_peft_method(name="ept", config_cls=EptConfig, model_cls=EptModel)
+
+
+_register()

@@ -1,0 +1,164 @@
+"""What the verbs of the command line do, as functions: fit, check, predict, evaluate, embed.
+
+Each writes its files into a temporary place beside the one asked for and moves them there when
+all is done: a job that is killed leaves nothing half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medept.analysis import look_into_fit
+from medept.checks.check import quick_check
+from medept.classifier.classifier import FewShotClassifier
+from medept.data.images import original_hash
+from medept.data.table import LabelledImages
+from medept.episodes.draw import draw_episode, read_episode
+from medept.errors import InputError
+from medept.evaluation.metrics import Evaluation
+from medept.files import refuse_folder, whole_folder, write_table, write_text
+from medept.fits.adapter import AdapterInfo
+from medept.progress import is_main_process
+from medept.report.fit_page import write_fit_page
+from medept.report.model_card import model_card
+from medept.training.checkpoint import remove_checkpoint
+from medept.workflows.evaluate import describe_rows, write_evaluation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fit: where it was written, what it is, and how it did on the test set (if there is one)."""
+
+    folder: Path
+    info: AdapterInfo
+    evaluation: Evaluation | None
+    support: int
+    test: int
+
+
+def fit(
+    data: LabelledImages,
+    out: Path,
+    classifier: FewShotClassifier,
+    *,
+    shots: int | float | None,
+    episode: Path | None = None,
+) -> FitResult:
+    """Draw a support set, fit, evaluate on the rest, and write all files of the fit to ``out``.
+
+    Under ``accelerate launch`` every process trains, and the first one evaluates and writes.
+
+    Args:
+        shots: groups (or images, where there are no groups) of each class; None for all.
+        episode: a list of the support set, instead of a draw.
+
+    Raises:
+        InputError: if ``out`` exists already, or the data cannot be used.
+    """
+    refuse_folder(out)
+    checkpoint = out.absolute().with_name(f".{out.name}.checkpoint.safetensors")
+    support, test = draw(data, classifier, shots, episode)
+    _say_what_is_unused(data)
+    if not len(test):
+        logger.warning("no test images, and so no metrics: %s", _why_no_test(shots, episode))
+    _warn_of_unlearnt(support)
+    if not is_main_process():
+        fit_support(classifier, support, checkpoint)
+        return FitResult(out, classifier.info(), None, len(support), len(test))
+    with whole_folder(out) as folder:
+        findings = warned(support, test)
+        fit_support(classifier, support, checkpoint)
+        classifier.save(folder)
+        info = classifier.info()
+        if classifier.history_:  # methods that are fitted at once have no epochs
+            write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
+        hashes = [original_hash(image) for image in support.images]
+        write_table(folder / "support.csv", describe_rows(support).assign(sha256=hashes))
+        evaluation = write_evaluation(classifier, test, folder) if len(test) else None
+        if evaluation:
+            look_into_fit(classifier, test, evaluation, folder)
+        write_text(folder / "README.md", model_card(info, support.groups, evaluation))
+        write_text(folder / "check.json", json.dumps(findings, indent=2) + "\n")
+        write_fit_page(folder, dict(zip(data.names, data.images, strict=True)))
+    remove_checkpoint(checkpoint)
+    return FitResult(out, info, evaluation, len(support), len(test))
+
+
+def fit_episode(
+    data: LabelledImages, classifier: FewShotClassifier, shots: int | float | None
+) -> tuple[LabelledImages, LabelledImages]:
+    """Draw an episode by the classifier's seed, and fit it; its support and test sets."""
+    support, test = draw(data, classifier, shots)
+    fit_support(classifier, support)
+    return support, test
+
+
+def draw(
+    data: LabelledImages,
+    classifier: FewShotClassifier,
+    shots: int | float | None,
+    episode: Path | None = None,
+) -> tuple[LabelledImages, LabelledImages]:
+    """Support and test set: drawn by the classifier's seed, or read from a list."""
+    if episode is None:
+        drawn = draw_episode(data, shots, seed=classifier.seed)
+    else:
+        drawn = read_episode(data, episode)
+    return data.subset(drawn.support), data.subset(drawn.test)
+
+
+def fit_support(
+    classifier: FewShotClassifier, support: LabelledImages, checkpoint: Path | None = None
+) -> None:
+    """Fit to a support set, with all classes of its data."""
+    classifier.fit(
+        support.images,
+        support.labels,
+        groups=support.groups,
+        classes=support.classes,
+        checkpoint=checkpoint,
+    )
+
+
+def _say_what_is_unused(data: LabelledImages) -> None:
+    count = 0 if data.splits is None else int(np.equal(data.splits, "val").sum())
+    if count:
+        logger.info("%d val images are not used: settings are chosen inside the support set", count)
+
+
+def _why_no_test(shots: int | float | None, episode: Path | None) -> str:
+    if shots is None and episode is None:
+        return "give --shots K, or a table with a `split` column"
+    return "every image, or another of its group, is a support image"
+
+
+def _warn_of_unlearnt(support: LabelledImages) -> None:
+    multilabel = support.task == "multilabel"
+    learnt = np.flatnonzero(support.targets.any(axis=0)) if multilabel else support.targets
+    for c in set(range(len(support.classes))).difference(learnt.tolist()):
+        logger.warning("class %r has no image to learn from", support.classes[c])
+
+
+def warned(support: LabelledImages, test: LabelledImages) -> list[dict[str, Any]]:
+    """What a quick look through both sets finds, logged, and as it stands in ``check.json``.
+
+    Raises:
+        InputError: if an image cannot be read; now, and not when training is done.
+    """
+    _, first = np.unique(support.names, return_index=True)  # official lists name some twice
+    found = quick_check(support.subset(np.sort(first)), test)
+    for finding in found:
+        if finding.kind == "unreadable":
+            more = f" ({finding.title})" if len(finding.notes) > 1 else ""
+            raise InputError(f"{finding.notes[0]}{more}")
+        logger.warning("%s. %s `medept check` shows them.", finding.title, finding.advice)
+    return [{"title": one.title, "advice": one.advice, "flatters": one.flatters} for one in found]

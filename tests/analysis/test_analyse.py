@@ -1,0 +1,239 @@
+"""Looking into models: gates and rollout against hand-made ones, and the command on real files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from helpers import run
+from PIL import Image
+from safetensors.torch import save_file
+
+from medept import FewShotClassifier
+from medept.analysis import scaling_of
+from medept.analysis.analyse import analyse
+from medept.analysis.gates import has_gates
+from medept.analysis.model_features import look_at
+from medept.data import images
+from medept.data.table import read_dataset
+from medept.errors import InputError
+from medept.phantoms import make_phantoms, write_phantoms
+from medept.workflows.fit import fit
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Phantoms, and adapters of two methods and two support sets of them."""
+    folder = tmp_path_factory.mktemp("analysis")
+    data = make_phantoms("colon", patients=16, images_per_patient=2, size=48)
+    table = write_phantoms(data, folder / "data")
+    for method, seed in (("ept", 0), ("ept", 1), ("linear", 0)):
+        classifier = FewShotClassifier(method=method, seed=seed, epochs=2, calibrate="none")
+        fit(data, folder / f"{method}-{seed}", classifier, shots=2)
+    return folder, table
+
+
+def test_gates_and_rollout_are_those_of_the_attention(fitted: tuple[Path, Path]) -> None:
+    """Of which bfloat16, in which the encoder may be held, has as much as its digits."""
+    usual = {"folder": fitted[0] / "ept-0", "device": "cpu"}
+    classifier = FewShotClassifier.load(precision="float32", **usual)
+    images = [Image.fromarray(np.full((64, 64, 3), value, np.uint8)) for value in (40, 200)]
+    scaling = scaling_of(classifier, images)
+    rounded = scaling_of(FewShotClassifier.load(precision="bfloat16", **usual), images)
+    assert np.allclose(rounded.rollout.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(rounded.gates, scaling.gates, atol=0.01)
+    np.testing.assert_allclose(rounded.rollout, scaling.rollout, rtol=0.1)
+    model, handle = classifier.model_, classifier.model_.handle
+    blocks = model.encoder.model.blocks
+    n, layers, tokens = len(images), len(blocks), handle.sites[0].tokens
+    assert scaling.gates.shape == (n, layers, handle.sites[0].heads, tokens)
+    assert scaling.layers == tuple(range(1, layers + 1))
+    assert ((scaling.gates > 0) & (scaling.gates < 1)).all()
+    assert np.allclose(scaling.rollout.sum(axis=1), 1, atol=1e-5)
+
+    seen: dict[int, torch.Tensor] = {}
+    for i, block in enumerate(blocks):
+        block.attn.qkv.register_forward_hook(lambda m, x, out, i=i: seen.update({i: out}))
+    pixels = torch.stack([model.encoder.preprocessing.evaluation()(image) for image in images])
+    with torch.no_grad():
+        model.encoder.model(pixels)  # whole: the encoder makes fewer queries in its last block
+    flow = torch.eye(tokens)
+    for i, block in enumerate(blocks):
+        q, k, _ = seen[i].unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        logits = q @ k.mT * q.shape[-1] ** -0.5
+        sums = handle.prompts[i].prompt.detach().exp()  # merged: one number per token
+        whole = logits.exp().sum(-1)
+        expected = (whole / (whole + sums)).numpy()
+        np.testing.assert_allclose(scaling.gates[:, i], expected, rtol=1e-4, atol=1e-5)
+        flow = (0.5 * logits.softmax(-1).mean(1) + 0.5 * torch.eye(tokens)) @ flow
+    np.testing.assert_allclose(scaling.rollout, flow[:, 0].numpy(), rtol=1e-3, atol=1e-5)
+    rows, columns = scaling.grid
+    assert scaling.rollout_maps().shape == (n, rows, columns)
+    patches = scaling.gates[0, 0, 0, -rows * columns :]
+    assert np.array_equal(scaling.gate_maps()[0, 0, 0].ravel(), patches)
+
+
+def test_only_prompts_of_one_grid_have_gates(fitted: tuple[Path, Path]) -> None:
+    linear = FewShotClassifier.load(fitted[0] / "linear-0")
+    assert not has_gates(linear.model_)
+    with pytest.raises(InputError, match="concat"):
+        scaling_of(linear, [])
+
+
+def test_analyse_compares_models_on_images_that_none_was_fitted_to(
+    fitted: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, table = fitted
+    models = [str(folder / name) for name in ("ept-0", "ept-1", "linear-0")]
+    assert run("analyse", *models, str(table), "--out", str(folder / "look"), "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    found = pd.read_csv(folder / "look" / "distribution.csv")
+    assert list(found.model) == ["pretrained", "ept", "ept", "linear"]
+    assert [row["model"] for row in printed["models"]] == list(found.model)
+    data = pd.read_csv(table)
+    groups = {
+        group
+        for model in models
+        for group in pd.read_csv(Path(model) / "support.csv")["group"].astype(str)
+    }
+    assert set(found.n) == {int((~data.patient.astype(str).isin(groups)).sum())}
+    plain, linear = found.iloc[0], found.iloc[3]
+    assert linear.trace == plain.trace, "a linear head leaves features as they were"
+    assert linear.scale_factor == linear.shape_factor == 1
+    ratio = found.trace[1:3] / plain.trace
+    assert ratio.to_numpy() == pytest.approx(
+        (found.scale_factor * found.shape_factor)[1:3], rel=1e-4
+    )
+    gates = pd.read_csv(folder / "look" / "gates.csv")
+    assert set(gates.model) == {"ept-0", "ept-1"}
+    assert gates.mean_gate.between(0, 1).all()
+    order = gates.groupby(["model", "image"], sort=False).mean_gate.mean()
+    for model in ("ept-0", "ept-1"):
+        assert order[model].is_monotonic_increasing, "images that are scaled most stand first"
+    assert gates.class_token_gate.between(0, 1).all()
+    for name in ("figure2.png", "gates.png", "gates-by-head.png", "gates-by-layer.png"):
+        assert Image.open(folder / "look" / name).size[0] > 400
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_analyse_takes_a_model_of_labels_that_were_numbers(
+    tmp_path: Path, fitted: tuple[Path, Path], kind: type
+) -> None:
+    frame = pd.read_csv(fitted[1])
+    frame["label"] = (frame.label == "tumour").astype(int)
+    frame["image"] = [str(fitted[1].parent / name) for name in frame.image]
+    frame.to_csv(tmp_path / "labels.csv", index=False)
+    classifier = FewShotClassifier(method="prototype", calibrate="none")
+    classifier.fit(frame.image[:8], frame.label[:8].astype(kind)).save(tmp_path / "model")
+    table, out = str(tmp_path / "labels.csv"), tmp_path / "out"
+    root = ["--image-root", str(fitted[1].parent)]
+    assert run("analyse", str(tmp_path / "model"), table, *root, "--out", str(out)) == 0
+    assert (out / "distribution.csv").exists()
+    assert run("evaluate", str(tmp_path / "model"), table, *root) == 0
+
+
+def test_a_class_without_images_cannot_be_chosen(tmp_path: Path, fitted: tuple[Path, Path]) -> None:
+    frame = pd.read_csv(fitted[1])
+    frame["split"] = "test"
+    frame[frame.label == "normal"].to_csv(fitted[1].parent / "normal.csv", index=False)
+    model, table = str(fitted[0] / "linear-0"), fitted[1].parent / "normal.csv"
+    data = read_dataset(table, classes=("normal", "tumour"))
+    with pytest.raises(InputError, match="'tumour' has no image left"):
+        analyse([model], data, tmp_path / "out", chosen="tumour")
+
+
+def test_analyse_decodes_each_image_once(
+    fitted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of models that look at it, and of pictures that show it."""
+    folder, table = fitted
+    opened: list[Path] = []
+
+    def counted(path: Path) -> Image.Image:
+        opened.append(path)
+        return from_file(path)
+
+    from_file = images._from_file
+    monkeypatch.setattr(images, "_from_file", counted)
+    models = [str(folder / "ept-0"), str(folder / "ept-1")]
+    assert run("analyse", *models, str(table), "--out", str(folder / "once")) == 0
+    assert len(opened) == len(set(opened)) == pd.read_csv(folder / "once/distribution.csv").n[0]
+
+
+def test_encoders_of_one_name_are_told_apart(fitted: tuple[Path, Path], tmp_path: Path) -> None:
+    """By the pixels that they take, where these differ; they are no repeats of each other."""
+    table, weights = fitted[1], tmp_path / "weights.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), weights)
+    name = {"encoder": "vit_tiny_patch16_224", "encoder_weights": weights, "calibrate": "none"}
+    for size in (32, 48):
+        classifier = FewShotClassifier(method="prototype", image_size=size, **name)
+        fit(read_dataset(table), tmp_path / str(size), classifier, shots=2)
+    models = [str(tmp_path / str(size)) for size in (32, 48)]
+    assert run("analyse", *models, str(table), "--out", str(tmp_path / "o")) == 0
+    of = [f" vit_tiny_patch16_224, {size} pixels" for size in (32, 48)]
+    found = pd.read_csv(tmp_path / "o" / "distribution.csv").model.tolist()
+    assert found == [f"{kind}{title}" for title in of for kind in ("pretrained", "prototype")]
+
+
+def test_analyse_takes_an_encoder_as_it_comes(fitted: tuple[Path, Path]) -> None:
+    folder, table = fitted
+    out, elsewhere = folder / "plain", folder / "elsewhere.csv"
+    elsewhere.write_bytes(table.read_bytes())
+    given = ("analyse", "embedded", str(elsewhere), "--out", str(out), "--embedding", "pca")
+    assert run(*given, "--separate", "--image-root", str(table.parent)) == 0
+    assert list(pd.read_csv(out / "distribution.csv").model) == ["pretrained"]
+    assert not (out / "gates.png").exists()
+
+
+def test_one_encoder_is_one_model_however_often_it_is_named(fitted: tuple[Path, Path]) -> None:
+    folder, table = fitted
+    for copy in ("run-1", "run-2"):
+        shutil.copytree(folder / "ept-0", folder / copy / "adapter")
+    models = ["embedded", "embedded", str(folder / "run-1/adapter"), str(folder / "run-2/adapter")]
+    assert run("analyse", *models, str(table), "--out", str(folder / "named")) == 0
+    found = pd.read_csv(folder / "named" / "distribution.csv")
+    assert list(found.model) == ["pretrained", "ept", "ept"]
+    gates = pd.read_csv(folder / "named" / "gates.csv")
+    assert set(gates.model) == set(models[2:]), "two adapters in folders of one name"
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_look_is_at_what_the_model_itself_makes_of_images(frozen: bool) -> None:
+    """Prompts that are not trained act all the same."""
+    data = make_phantoms("colon", patients=6, images_per_patient=2, size=64)
+    settings = {"length": 20, "init": "kaiming", "frozen": frozen}
+    model = FewShotClassifier(settings=settings, epochs=1, device="cpu", precision="float32")
+    model.fit(data.images, data.labels)
+    plain, look = look_at([model], ["it"], data)
+    np.testing.assert_allclose(look.features, model.embed(data.images), rtol=1e-5)
+    np.testing.assert_allclose(look.probabilities, model.predict_proba(data.images), rtol=1e-4)
+    assert abs(look.features - plain.features).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["DATA"], "give one model at least"),
+        (["nothing-here", "DATA"], "nothing-here"),
+        (["FOLDER", "DATA"], "no adapter here"),
+        (["ept-0", "DATA", "--class", "zebra"], "zebra"),
+    ],
+)
+def test_bad_input_is_told(
+    fitted: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    folder, table = fitted
+    places = {"DATA": str(table), "FOLDER": str(folder), "ept-0": str(folder / "ept-0")}
+    given = [places.get(word, word) for word in arguments]
+    assert run("analyse", *given, "--out", str(folder / "no")) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "no").exists()

@@ -1,0 +1,94 @@
+"""EPT through Hugging Face peft: made, trained, saved, loaded, switched off and unloaded."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from medept import EmbeddedPromptConfig, InputError, attach
+
+peft = pytest.importorskip("peft")
+from medept.ept import peft as bridge  # noqa: E402
+
+
+def test_same_as_attach_and_only_prompts_train(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    twin = copy.deepcopy(tiny_vit)
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=6, layers="2-3", init="zeros"))
+    attach(twin, EmbeddedPromptConfig(length=6, layers="2-3", init="zeros"))
+    torch.testing.assert_close(model(pixels), twin(pixels))
+    trainable = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
+    assert sorted(trainable.values()) == [(17, 6), (17, 6)]
+
+
+def test_saved_and_loaded(tiny_vit: nn.Module, tmp_path: Path) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    twin, plain = copy.deepcopy(tiny_vit), tiny_vit(pixels)
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    before = model(pixels)
+    assert not torch.allclose(before, plain)
+    (before - plain).square().mean().backward()
+    optimizer.step()
+    expected = model(pixels)
+    assert not torch.allclose(expected, before)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 5_000
+    loaded = peft.PeftModel.from_pretrained(twin, tmp_path)
+    torch.testing.assert_close(loaded(pixels), expected)
+
+
+def test_switched_off_and_unloaded(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    plain, keys = tiny_vit(pixels), list(tiny_vit.state_dict())
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
+    with model.disable_adapter():
+        assert torch.equal(model(pixels), plain)
+    with pytest.raises(InputError, match="cannot become a part of the weights"):
+        model.merge_and_unload()
+    restored = model.unload()
+    assert torch.equal(restored(pixels), plain)
+    assert list(restored.state_dict()) == keys
+
+
+def test_a_head_of_transformers_is_trained_saved_and_left_behind(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=3,
+                                    intermediate_size=96, image_size=32, patch_size=8)  # fmt: skip
+    made = transformers.ViTForImageClassification(config).eval()
+    twin, pixels = copy.deepcopy(made), torch.randn(2, 3, 32, 32)
+    keys = list(made.state_dict())
+    config = bridge.EptConfig(length=3, modules_to_save=["classifier"])
+    model = peft.get_peft_model(made, config)
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter += 0.1
+    expected = model(pixels).logits
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(twin, tmp_path)
+    torch.testing.assert_close(loaded(pixels).logits, expected)
+    restored = model.unload()
+    assert list(restored.state_dict()) == keys
+    assert isinstance(restored.classifier, nn.Linear)
+    assert not torch.allclose(restored(pixels).logits, expected)
+
+
+def test_two_adapters(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
+    first = model(pixels)
+    model.add_adapter("b", bridge.EptConfig(length=4, init="zeros"))
+    assert torch.equal(model(pixels), first)
+    model.set_adapter("b")
+    assert not torch.allclose(model(pixels), first)
+    model.set_adapter("default")
+    assert torch.equal(model(pixels), first)
+    with pytest.raises(InputError, match="give all adapters of a model one size"):
+        model.add_adapter("c", bridge.EptConfig(length=4, image_size=64))
+    model.base_model.set_adapter(["default", "b"])
+    with pytest.raises(InputError, match="one at a time"):
+        model(pixels)
