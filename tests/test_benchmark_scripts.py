@@ -27,14 +27,6 @@ def test_ways_stand_side_by_side(script: str) -> None:
     assert len(found["rows"]) > 3
 
 
-@pytest.mark.long
-def test_compiling_stands_beside_not_compiling() -> None:
-    (row,) = printed("compiled.py", "--float32")["rows"]
-    assert row["precision"] == "float32"
-    assert 0.3 < row["time ratio"] < 3
-    assert row["warm-up (s)"] > 0
-
-
 @pytest.mark.slow
 def test_fine_tuning_has_its_ratios() -> None:
     """And what is known beforehand, by a wide margin: features that are kept save an epoch's

@@ -68,16 +68,12 @@ def _classifier(encoder: EncoderSpec, **options: Any) -> FewShotClassifier:
 
 
 def do_run(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
-    """Fit and evaluate; a row, with the traceback in ``error`` if it failed.
-
-    Nothing is compiled in a long fit, as whether it is depends on the worker's speed.
-    """
+    """Fit and evaluate; a row, with the traceback in ``error`` if it failed."""
     started, cpu = time.perf_counter(), time.process_time()
     row = describe(run)
     _forget_peak_memory()
     try:
-        with torch.compiler.set_stance("force_eager"):
-            row |= _fit_and_evaluate(run, data, features)
+        row |= _fit_and_evaluate(run, data, features)
     except Exception:  # a failed run is a row
         row["error"] = traceback.format_exc()
     return row | {

@@ -123,8 +123,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         tune: how many settings and learning rates to try by cross-validation over groups inside
             the support set; 0: take those given. What is given is not searched over.
         seed: of initial values, views and order: the same seed gives the same bits on one CPU, in
-            one precision (of fits of many minutes with ``TORCHDYNAMO_DISABLE=1``, as those may be
-            compiled, by their speed: :mod:`medept.training.compiled`).
+            one precision.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         calibrate: how logits become probabilities: ``temperature``, ``vector`` or ``isotonic``

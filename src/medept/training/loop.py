@@ -23,7 +23,6 @@ from medept.methods.features import FeatureMethod
 from medept.progress import Progress, silent
 from medept.training.cache import Kept, State
 from medept.training.checkpoint import Checkpoint
-from medept.training.compiled import compiled, pays
 from medept.training.inference import EVALUATION_BATCH, encode_views, plain_features
 from medept.training.plan import Inputs, open_inputs
 from medept.training.recipes import Recipe
@@ -161,28 +160,22 @@ def _epochs(
         stepper.step()
         return loss
 
-    with ExitStack() as stack:
-        for done in range(start := len(history), len(epochs)):
-            if done == max(start, 1) and model.trains_encoder:
-                seconds = torch.tensor(history[0]["seconds"], device=accelerator.device)
-                _agree([seconds], accelerator)
-                if pays(float(seconds) * (len(epochs) - 1), accelerator):
-                    stack.enter_context(compiled(model.encoder))
-            started = time.perf_counter()
-            loss = _epoch(training, epochs[done], order, take_step, done * steps)
-            history.append(
-                {
-                    "trained": "all" if model.trains_encoder else "head",
-                    "epoch": epochs[done] + 1,
-                    "loss": loss,
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "encoder_lr": optimizer.param_groups[-1]["lr"],
-                    "seconds": time.perf_counter() - started,
-                }
-            )
-            progress(f"training (loss {loss:.3f})", epochs[done] + 1, recipe.epochs)
-            if checkpoint and accelerator.is_main_process:
-                checkpoint.save(parameters, optimizer, order, history)
+    for done in range(len(history), len(epochs)):
+        started = time.perf_counter()
+        loss = _epoch(training, epochs[done], order, take_step, done * steps)
+        history.append(
+            {
+                "trained": "all" if model.trains_encoder else "head",
+                "epoch": epochs[done] + 1,
+                "loss": loss,
+                "lr": optimizer.param_groups[0]["lr"],
+                "encoder_lr": optimizer.param_groups[-1]["lr"],
+                "seconds": time.perf_counter() - started,
+            }
+        )
+        progress(f"training (loss {loss:.3f})", epochs[done] + 1, recipe.epochs)
+        if checkpoint and accelerator.is_main_process:
+            checkpoint.save(parameters, optimizer, order, history)
     return history
 
 
