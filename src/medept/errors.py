@@ -1,4 +1,9 @@
-"""The one exception that means: what was given cannot be used, and here is what to do."""
+"""What goes wrong for a reason that the user can mend, and whose part it is to mend it.
+
+:class:`InputError` is the one that users catch and the command line prints. Its subclasses say
+where the fault lies, so that, for instance, a search over settings gives up a bad setting and never
+a full disk.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,27 @@ if TYPE_CHECKING:
 
 
 class InputError(ValueError):
-    """Bad input from the user.
+    """Input that cannot be used.
 
     The message names the file, row, column or argument at fault and says what to do about it.
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class DataError(InputError):
+    """Images, tables, labels or other files are missing, damaged or contradict each other."""
+
+
+class SettingsError(InputError):
+    """A parameter is unknown, out of range, does not go with another, or lets training diverge."""
+
+
+class EncoderError(InputError):
+    """An encoder, its weights or an adapter's weights cannot be had, or do not fit."""
+
+
+class ResourceError(InputError):
+    """The machine lacks something: room on the disk, memory, a device, an optional package."""
 
 
 def problems(error: ValidationError) -> str:

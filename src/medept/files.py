@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medept.errors import InputError
+from medept.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def whole_file(file: Path) -> Iterator[Path]:
         OSError: that names ``file``, if it cannot be written.
     """
     if file.is_dir():
-        raise InputError(f"{file}: a folder; name a file to write")
+        raise DataError(f"{file}: a folder; name a file to write")
     _make_folder(file.parent)
     partial = file.with_name(f"{PARTIAL}{file.name}")
     try:
@@ -62,7 +62,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f"{PARTIAL}{folder.name}")
     writer = partial / WRITER
     if writer.exists() and _runs_elsewhere(writer.read_text(encoding="utf-8")):
-        raise InputError(
+        raise DataError(
             f"{folder}: is being written by another medept; wait for it, name another folder, or "
             f"remove {partial} if there is none"
         )
@@ -87,11 +87,11 @@ def refuse_folder(folder: Path) -> None:
         InputError: if ``folder`` is there already and is not an empty folder.
     """
     if _is_taken(folder):
-        raise InputError(
+        raise DataError(
             f"{folder}: exists already and is not an empty folder; name another or remove it"
         )
     if not folder.name:
-        raise InputError(f"{folder}: name a new folder to write")
+        raise DataError(f"{folder}: name a new folder to write")
 
 
 def _is_taken(folder: Path) -> bool:
@@ -122,7 +122,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         shown = str(folder).replace(PARTIAL, "")
-        raise InputError(f"{shown}: part of this path is a file; name another folder") from error
+        raise DataError(f"{shown}: part of this path is a file; name another folder") from error
 
 
 def write_text(file: Path, text: str) -> None:
@@ -141,7 +141,7 @@ def claim_folder(folder: Path, mark: str, content: dict[str, Any], other: str) -
     if file.exists() and file.read_text(encoding="utf-8") == text:
         return
     if _is_taken(folder):
-        raise InputError(f"{folder}: holds {other}; name another folder")
+        raise DataError(f"{folder}: holds {other}; name another folder")
     write_text(file, text)
 
 

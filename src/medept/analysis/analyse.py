@@ -18,7 +18,7 @@ from medept.analysis.model_features import Look, is_fitted, look_at, open_model,
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import decoded
 from medept.data.table import LabelledImages
-from medept.errors import InputError
+from medept.errors import DataError, InputError
 from medept.evaluation.distribution import plane
 from medept.evaluation.metrics import Evaluation
 from medept.evaluation.predictions import indicators
@@ -66,7 +66,7 @@ def analyse(
     classifiers = [open_model(model, progress) for model in models]
     for model, classifier in zip(models, classifiers, strict=True):
         if is_fitted(classifier) and tuple(classifier.info().classes) != data.classes:
-            raise InputError(
+            raise DataError(
                 f"{model} predicts {', '.join(classifier.info().classes)}, but the data have "
                 f"{', '.join(data.classes)}"
             )
@@ -74,10 +74,10 @@ def analyse(
     data = _sample(data, limit, seed)
     if chosen is not None:
         if chosen not in data.classes:
-            raise InputError(f"class {chosen!r} is none of {', '.join(data.classes)}")
+            raise DataError(f"class {chosen!r} is none of {', '.join(data.classes)}")
         has = indicators(data.targets, len(data.classes))[:, data.classes.index(chosen)]
         if not has.any():
-            raise InputError(f"class {chosen!r} has no image left to look at: choose another")
+            raise DataError(f"class {chosen!r} has no image left to look at: choose another")
     with whole_folder(out) as folder:
         looks = list(look_at(classifiers, models, data))
         table = describe(looks, data)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from medept.ept.attach import Handle
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.methods.base import AdaptedEncoder
 
 
@@ -72,7 +72,7 @@ def patch_scaling(model: AdaptedEncoder, batches: Iterable[Tensor]) -> Scaling:
         InputError: if the model has no gates (see :func:`has_gates`).
     """
     if not has_gates(model):
-        raise InputError("only prompts of the way 'concat' over one grid of tokens have gates")
+        raise DataError("only prompts of the way 'concat' over one grid of tokens have gates")
     handle = cast(Handle, model.handle)
     gates, rollouts = [], []
     device = next(model.parameters()).device

@@ -13,7 +13,7 @@ import numpy as np
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.table import LabelledImages
 from medept.encoders.load import load_encoder
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.evaluation.distribution import Distribution, describe_distribution
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.fits.adapter import DESCRIPTION
@@ -64,7 +64,7 @@ def open_model(model: str, progress: Progress | None) -> FewShotClassifier:
     if (Path(model) / DESCRIPTION).exists():
         return FewShotClassifier.load(model, progress=progress)
     if Path(model).exists():
-        raise InputError(f"{model}: no adapter here ({DESCRIPTION} is missing)")
+        raise DataError(f"{model}: no adapter here ({DESCRIPTION} is missing)")
     return FewShotClassifier(model, progress=progress)
 
 

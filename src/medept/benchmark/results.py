@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from medept.benchmark.suite import Suite
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.files import write_table, write_text
 
 
@@ -33,11 +33,11 @@ def read_suite_of(folder: Path) -> Suite:
     try:
         return Suite.model_validate_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(
+        raise DataError(
             f"{folder}: no benchmark here; give what `medept bench --out` wrote"
         ) from error
     except ValueError as error:
-        raise InputError(f"{file}: damaged ({error}); run the benchmark again") from error
+        raise DataError(f"{file}: damaged ({error}); run the benchmark again") from error
 
 
 def write_row(folder: Path, row: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
             if not isinstance(row, dict) or "id" not in row:
                 raise ValueError("no id in it")
         except ValueError as error:
-            raise InputError(
+            raise DataError(
                 f"{file}: damaged ({error}); remove it and run the benchmark again"
             ) from error
         rows.append(row)

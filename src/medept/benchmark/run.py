@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medept.encoders.load import EMBEDDED
 from medept.encoders.weights import RANDOM
-from medept.errors import InputError
+from medept.errors import SettingsError
 
 if TYPE_CHECKING:
     from medept.data.table import LabelledImages
@@ -78,7 +78,7 @@ class DataSpec(_Strict):
             return open_dataset(self.path, **self.model_dump(exclude={"path"}))
         task, _, patients = self.path.partition(":")[2].partition(":")
         if patients and not patients.isdecimal():
-            raise InputError(f"{self.path}: write phantoms:TASK, or phantoms:TASK:PATIENTS")
+            raise SettingsError(f"{self.path}: write phantoms:TASK, or phantoms:TASK:PATIENTS")
         return make_phantoms(task, patients=int(patients or 120), images_per_patient=2)
 
 
@@ -109,13 +109,13 @@ class EncoderSpec(_Strict):
         if self.weights in (None, RANDOM):
             return self
         if self.name == EMBEDDED:
-            raise InputError(
+            raise SettingsError(
                 f"{self.weights}: weights of the encoder {EMBEDDED!r}, which has its own; name the "
                 "encoder that they are of"
             )
         file = (folder / str(self.weights)).resolve()
         if not file.is_file():
-            raise InputError(f"{file}: no such file of weights, for the encoder {self.name}")
+            raise SettingsError(f"{file}: no such file of weights, for the encoder {self.name}")
         return self.model_copy(update={"weights": str(file)})
 
 

@@ -24,7 +24,7 @@ from medept.benchmark.run import DataSpec, Run, content_hash
 from medept.benchmark.suite import Suite
 from medept.benchmark.worker import decode, describe, do_run, frozen_features
 from medept.data.table import LabelledImages
-from medept.errors import InputError
+from medept.errors import ResourceError
 from medept.progress import Progress, silent
 
 ATTEMPTS = 2
@@ -104,7 +104,7 @@ def _refuse_others(
     """Results under one name must not be of two kinds, which a report would average."""
     for row in rows:
         if row["id"] in runs and row.get("content_sha256") != contents[row["id"]]:
-            raise InputError(
+            raise ResourceError(
                 f"{out} holds a run of {row['label']} on {row['data']} from before its table, its "
                 "encoder's weights, or medept changed; give another folder with --out"
             )
@@ -113,7 +113,7 @@ def _refuse_others(
         row = describe(run)
         name = tuple(row[part] for part in NAMED_BY)
         if taken.get(name, row["id"]) != row["id"]:
-            raise InputError(
+            raise ResourceError(
                 f"{out} holds another run of {run.label} on {run.data}: with other settings, from "
                 "another place, or by defaults that have changed since; give another folder with "
                 "--out"
@@ -131,7 +131,7 @@ def _ray(address: str | None, cores: int | None) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise InputError("medept bench needs an extra: pip install 'medept[bench]'") from error
+        raise ResourceError("medept bench needs an extra: pip install 'medept[bench]'") from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:  # not what RAY_ADDRESS or an earlier `ray start` says
         options |= {"include_dashboard": False, "num_cpus": cores, "_system_config": PATIENT}
@@ -142,7 +142,7 @@ def _ray(address: str | None, cores: int | None) -> Iterator[Any]:
     except OSError as error:
         if address is None:
             raise
-        raise InputError(
+        raise ResourceError(
             f"no Ray cluster answers at {address} ({error}): see `ray status` there; where it asks "
             "for a token, set RAY_AUTH_MODE=token here and have its token in ~/.ray/auth_token"
         ) from error
@@ -173,7 +173,7 @@ def _start(ray: Any, address: str, options: dict[str, Any]) -> None:
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
-    raise InputError(
+    raise ResourceError(
         f"Ray did not start within 30 seconds, {STARTS} times in a row: this machine is too busy; "
         "give the same command again when it is less so"
     )
@@ -189,7 +189,7 @@ def _check_room(ray: Any, cores: int, gpus: float) -> None:
     rooms = [(int(machine.get("CPU", 0)), machine.get("GPU", 0.0)) for machine in machines]
     if not any(cores <= room[0] and gpus <= room[1] for room in rooms):
         there = "; ".join("{} cores and {:g} GPUs".format(*room) for room in rooms)
-        raise InputError(
+        raise ResourceError(
             f"no machine has room for a run of {cores} cores and {gpus:g} GPUs: give less with "
             f"--cores or --gpus (there: {there})"
         )

@@ -22,7 +22,7 @@ import pandas as pd
 
 from medept.benchmark.results import read_rows, read_suite_of
 from medept.benchmark.suite import Suite
-from medept.errors import InputError
+from medept.errors import DataError
 
 REFERENCE = "linear"
 """What changes are relative to, as in the paper."""
@@ -42,7 +42,7 @@ def read_benchmark(folder: Path) -> tuple[Suite, pd.DataFrame]:
     """
     suite, rows = read_suite_of(folder), read_rows(folder)
     if not rows:
-        raise InputError(f"{folder}: no run has ended yet")
+        raise DataError(f"{folder}: no run has ended yet")
     return suite, pd.DataFrame(rows)
 
 
@@ -57,7 +57,7 @@ def scores(
     """
     good = runs[runs["error"] == ""].copy()
     if good.empty:
-        raise InputError("every run failed: their tracebacks are in results.parquet")
+        raise DataError("every run failed: their tracebacks are in results.parquet")
     single = "accuracy" if as_in_paper else "balanced_accuracy"
     good["metric"], good["score"] = single, np.nan
     for metric in (single, "map"):

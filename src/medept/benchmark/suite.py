@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from medept.benchmark.run import DataSpec, EncoderSpec, MethodSpec, Run
-from medept.errors import InputError, problems
+from medept.errors import SettingsError, problems
 
 SHIPPED = files(__package__).joinpath("suites")
 
@@ -62,14 +62,16 @@ class Suite(BaseModel):
         labels = methods or list(self.methods)
         unknown = sorted(set(labels) - set(self.methods))
         if unknown:
-            raise InputError(
+            raise SettingsError(
                 f"{self.title}: it has no method {', '.join(unknown)}; its methods are "
                 + ", ".join(self.methods)
             )
         there = self._episodes()
         count = len(there) if episodes is None else episodes
         if not 1 <= count <= len(there):
-            raise InputError(f"{self.title}: it has {len(there)} episodes; {count} were asked for")
+            raise SettingsError(
+                f"{self.title}: it has {len(there)} episodes; {count} were asked for"
+            )
         chosen = {label: self.methods[label] for label in labels}
         return self.model_copy(update={"methods": chosen, "episodes": there[:count]})
 
@@ -84,7 +86,7 @@ class Suite(BaseModel):
         """
         if weights and len(self.encoders) > 1:
             names = ", ".join(encoder.name for encoder in self.encoders)
-            raise InputError(
+            raise SettingsError(
                 f"{self.title}: weights are of one encoder: say with --encoder of which ({names})"
             )
         changes = {"weights": weights and str(weights), "image_size": image_size}
@@ -122,10 +124,10 @@ class Suite(BaseModel):
         )
         if missing:
             asked = " ".join(f"--data {name}=PATH" for name in missing)
-            raise InputError(f"{self.title}: say where its data sets are: {asked}")
+            raise SettingsError(f"{self.title}: say where its data sets are: {asked}")
         titles = [encoder.title for encoder in self.encoders]
         if len(set(titles)) < len(titles):
-            raise InputError(
+            raise SettingsError(
                 f"{self.title}: two of its encoders would be shown alike ({', '.join(titles)}): "
                 "rename a file of weights"
             )
@@ -177,12 +179,12 @@ def read_suite(name: str, /, **changes: Any) -> Suite:
     try:
         content = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(
+        raise SettingsError(
             f"no suite {name!r} can be read ({error}): use a YAML file, or "
             + ", ".join(shipped_names())
         ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{name}: a suite is a mapping with title, data and methods")
+        raise SettingsError(f"{name}: a suite is a mapping with title, data and methods")
     suite = _checked(name, content).placed(Path(name).parent)
     data = suite.data | changes.pop("data", {})
     suite = _checked(name, dict(suite) | changes | {"data": data}).placed(Path.cwd())
@@ -198,4 +200,4 @@ def _checked(name: str, content: dict[str, Any]) -> Suite:
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"suite {name}: {problems(error)}") from error
+        raise SettingsError(f"suite {name}: {problems(error)}") from error

@@ -23,7 +23,7 @@ from medept.data.images import decoded, read_image, read_images
 from medept.data.sources import official_list
 from medept.data.table import LabelledImages
 from medept.episodes.draw import Episode, draw_episode, read_episode
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.evaluation import evaluate
 from medept.fits.adapter import current_versions
 from medept.training.device import peak_memory
@@ -48,7 +48,7 @@ def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) 
     classifier = _classifier(encoder, precision=precision)
     try:
         return classifier.embed(data.images)
-    except InputError:
+    except DataError:
         problems = read_images(data.images, lambda _: None)
         good = [i for i, problem in enumerate(problems) if problem is None]
     found = classifier.embed([data.images[i] for i in good])
@@ -115,7 +115,7 @@ def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> d
     )
     episode = _episode(run, data)
     if not len(episode.test):
-        raise InputError(
+        raise DataError(
             f"{run.data}: {run.shots or 'all'} shots leave nothing to test on; ask for fewer, or "
             "give it a `split` column"
         )

@@ -21,7 +21,7 @@ from medept.cli.options import (
     read_settings,
     with_columns,
 )
-from medept.errors import InputError
+from medept.errors import SettingsError
 from medept.progress import is_main_process
 
 if TYPE_CHECKING:
@@ -171,11 +171,11 @@ def fit(
 
     shot_count = read_shots(shots)
     if episode and Path(episode).is_file() and shot_count is not None:
-        raise InputError(f"{episode} is the support set: leave --shots {shots} out")
+        raise SettingsError(f"{episode} is the support set: leave --shots {shots} out")
     chosen = official_list(data, shot_count, episode) if episode else None
     settings = read_settings("--set", setting or [])
     if prompt_length is not None and settings.setdefault("length", prompt_length) != prompt_length:
-        raise InputError("--prompt-length and --set length=... differ: give one of them")
+        raise SettingsError("--prompt-length and --set length=... differ: give one of them")
     table = open_dataset(data, **columns)
     with resumable(), progress_bars() as report:
         classifier = FewShotClassifier(

@@ -22,7 +22,7 @@ from medept.cli.options import (
     read_settings,
     with_columns,
 )
-from medept.errors import InputError
+from medept.errors import SettingsError
 
 if TYPE_CHECKING:
     from medept.methods import AdaptedEncoder
@@ -106,9 +106,9 @@ def bench(
     named = read_pairs("--data", data or [])
     changes = read_settings("--set", setting or [])
     if "data" in changes:
-        raise InputError("--set data=...: name a data set with --data NAME=DATA")
+        raise SettingsError("--set data=...: name a data set with --data NAME=DATA")
     if not named and any(columns.values()):
-        raise InputError("columns and --image-root are of data that --data NAME=DATA names")
+        raise SettingsError("columns and --image-root are of data that --data NAME=DATA names")
     changes["data"] = {n: of_tables.model_copy(update={"path": p}) for n, p in named.items()}
     if encoder:
         changes["encoders"] = [{"name": encoder}]
@@ -220,7 +220,7 @@ def analyse(
 
     *given, source = models
     if not given:
-        raise InputError(f"{source}: give one model at least, and the data after it")
+        raise SettingsError(f"{source}: give one model at least, and the data after it")
     adapters = [read_info(Path(name)) for name in given if (Path(name) / DESCRIPTION).exists()]
     table = open_dataset(
         source,

@@ -11,7 +11,7 @@ import typer
 from medept.cli.app import DATA, app
 from medept.cli.console import notes, print_json, progress_bars, results, resumable
 from medept.cli.options import Columns, Device, Json, with_columns
-from medept.errors import InputError
+from medept.errors import SettingsError
 from medept.files import refuse_folder
 
 
@@ -143,7 +143,7 @@ def shrink(
     from medept.data.sources import open_dataset
 
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
-        raise InputError(f"{out}: inside the folder that is copied; name one beside it")
+        raise SettingsError(f"{out}: inside the folder that is copied; name one beside it")
     images = open_dataset(data, **columns)
     with resumable(), progress_bars() as report:
         table = write_shrunk(images, out, pixels=pixels, progress=report)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from medept.errors import InputError
+from medept.errors import SettingsError
 
 COLUMNS, ENCODER, MACHINE = "Table", "Encoder", "Machine and output"
 
@@ -138,9 +138,11 @@ def read_pairs(option: str, pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not name or not equals:
-            raise InputError(f"{option} {pair}: write NAME=VALUE")
+            raise SettingsError(f"{option} {pair}: write NAME=VALUE")
         if found.setdefault(name, value) != value:
-            raise InputError(f"{option} {name}={found[name]} and {name}={value}: give one of them")
+            raise SettingsError(
+                f"{option} {name}={found[name]} and {name}={value}: give one of them"
+            )
     return found
 
 

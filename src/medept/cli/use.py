@@ -24,7 +24,7 @@ from medept.cli.options import (
     Weights,
     with_columns,
 )
-from medept.errors import InputError
+from medept.errors import SettingsError
 
 if TYPE_CHECKING:
     from medept.progress import Progress as Report
@@ -63,9 +63,9 @@ def predict(
     from medept.workflows.submissions import predict_submission
 
     if form is not None and skip_unreadable:
-        raise InputError("a submission has a row for every image: leave --skip-unreadable out")
+        raise SettingsError("a submission has a row for every image: leave --skip-unreadable out")
     if form is not None and len(images) > 1:
-        raise InputError(f"{images[1]}: a submission is of one data set, medfmc-TASK:FOLDER")
+        raise SettingsError(f"{images[1]}: a submission is of one data set, medfmc-TASK:FOLDER")
     with progress_bars() as report:
         classifier = _load(adapter, encoder_weights, device, precision, report)
         if form is None:
@@ -111,7 +111,7 @@ def evaluate(
     from medept.workflows.submissions import score_submissions
 
     if form is not None and out is not None:
-        raise InputError("--out is for tables and folders: leave it out with --format")
+        raise SettingsError("--out is for tables and folders: leave it out with --format")
     if form is not None:
         scores = score_submissions(str(adapter), data)
         if as_json:
@@ -121,7 +121,7 @@ def evaluate(
             print_metrics(result)
         return
     if len(data) > 1:
-        raise InputError(f"{data[1]}: one table or folder is evaluated at a time")
+        raise SettingsError(f"{data[1]}: one table or folder is evaluated at a time")
     with progress_bars() as report:
         classifier = _load(adapter, encoder_weights, device, precision, report)
         table = open_dataset(
@@ -170,7 +170,9 @@ def embed(
     from medept.workflows.predict import embed as embed_images
 
     if adapter and (encoder != "embedded" or image_size):
-        raise InputError("--adapter brings its own encoder: leave --encoder and --image-size out")
+        raise SettingsError(
+            "--adapter brings its own encoder: leave --encoder and --image-size out"
+        )
     with progress_bars() as report:
         classifier = (
             _load(adapter, encoder_weights, device, precision, report)

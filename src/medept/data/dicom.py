@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from medept.errors import InputError
+from medept.errors import DataError, InputError, ResourceError
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 FIRST_ELEMENTS = tuple(
@@ -109,11 +109,11 @@ def read_frame(file: BinaryIO, frame: int | None = None) -> np.ndarray:
     """
     data = _read(file, PIXELS + DISPLAY)
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise InputError("a DICOM file without an image in it; remove it from the data")
+        raise DataError("a DICOM file without an image in it; remove it from the data")
     _check_size(int(data.get("Columns") or 0), int(data.get("Rows") or 0))
     count = int(data.get("NumberOfFrames") or 1)
     if frame is not None and not 1 <= frame <= count:
-        raise InputError(f"has no frame {frame}; give one from 1 to {count}")
+        raise DataError(f"has no frame {frame}; give one from 1 to {count}")
     index = (count - 1) // 2 if frame is None else frame - 1
     plugin = _plugin(data.file_meta.TransferSyntaxUID)
     if plugin:
@@ -151,9 +151,9 @@ def _owner(path: Path) -> str | None:
         with path.open("rb") as file:
             data = _read(file, tuple(OWNERS))
     except OSError as error:
-        raise InputError(f"{path}: may not be read; check its permissions") from error
+        raise DataError(f"{path}: may not be read; check its permissions") from error
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
     for attribute, kind in OWNERS.items():
         value = str(data.get(attribute) or "").strip()
         if value.lower() not in PLACEHOLDERS:
@@ -168,7 +168,7 @@ def _digest(text: str) -> str:
 def _read(file: BinaryIO, attributes: Sequence[str]) -> Any:
     pydicom = _pydicom()
     if not begins_as_dicom(file):
-        raise InputError("not a DICOM file, whatever its suffix; remove or replace it")
+        raise DataError("not a DICOM file, whatever its suffix; remove or replace it")
     try:
         _check_inflated_size(file)
         data = pydicom.dcmread(
@@ -180,7 +180,7 @@ def _read(file: BinaryIO, attributes: Sequence[str]) -> Any:
     except InputError:
         raise
     except Exception as error:  # a parser given damaged bytes raises whatever it likes
-        raise InputError(f"damaged ({type(error).__name__}); remove or replace it") from error
+        raise DataError(f"damaged ({type(error).__name__}); remove or replace it") from error
     if "TransferSyntaxUID" not in data.file_meta:
         data.file_meta.TransferSyntaxUID = _syntax(*data.original_encoding)
     return data
@@ -201,15 +201,15 @@ def _pydicom() -> ModuleType:
         import pydicom.pixels
         import pydicom.uid
     except ImportError as error:
-        raise InputError("DICOM needs pydicom: pip install 'medept[dicom]'") from error
+        raise ResourceError("DICOM needs pydicom: pip install 'medept[dicom]'") from error
     return pydicom
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height == 0:
-        raise InputError("no pixels; remove or replace it")
+        raise DataError("no pixels; remove or replace it")
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-        raise InputError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it")
+        raise DataError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it")
 
 
 def _check_compressed_size(data: Any, index: int, count: int) -> None:
@@ -223,10 +223,10 @@ def _check_compressed_size(data: Any, index: int, count: int) -> None:
     try:
         width, height, components = coded_size(frame)
     except (IndexError, struct.error) as error:
-        raise InputError("damaged (its frame has no header); remove or replace it") from error
+        raise DataError("damaged (its frame has no header); remove or replace it") from error
     _check_size(width, height)
     if components > 4:
-        raise InputError(f"a frame of {components} components is no picture; remove it")
+        raise DataError(f"a frame of {components} components is no picture; remove it")
 
 
 def coded_size(frame: bytes) -> tuple[int, int, int]:
@@ -270,7 +270,7 @@ def _check_inflated_size(file: BinaryIO) -> None:
         while size <= MOST_INFLATED and (block := inflater.unconsumed_tail or file.read(2**16)):
             size += len(inflater.decompress(block, 2**20))
         if size > MOST_INFLATED:
-            raise InputError(f"inflates to more than {MOST_INFLATED:,} bytes; remove it")
+            raise DataError(f"inflates to more than {MOST_INFLATED:,} bytes; remove it")
     file.seek(0)
 
 
@@ -282,7 +282,7 @@ def _decode(data: Any, index: int, plugin: str) -> np.ndarray:
     except (RuntimeError, NotImplementedError) as error:
         syntax = data.file_meta.TransferSyntaxUID
         more = syntax in pydicom.uid.JPEGTransferSyntaxes and plugin != "pylibjpeg"
-        raise InputError(
+        raise DataError(
             f"damaged, or compressed ({syntax.name}) in a way that {plugin} cannot decode; replace "
             "it" + (", or install pylibjpeg-libjpeg, which is under the GPL-3.0" if more else "")
         ) from error
@@ -295,13 +295,13 @@ def _plugin(syntax: Any) -> str:
     try:
         there = _pydicom().pixels.get_decoder(syntax).available_plugins
     except NotImplementedError as error:
-        raise InputError(
+        raise DataError(
             f"{syntax.name} is no compression that is read here; store it in another"
         ) from error
     for plugin in PLUGINS:
         if plugin in there:
             return plugin
-    raise InputError(
+    raise ResourceError(
         f"no decoder of its compression ({syntax.name}) is installed: pip install 'medept[dicom]'"
     )
 
@@ -319,7 +319,7 @@ def _grey(data: Any, stored: np.ndarray, index: int) -> np.ndarray:
     rescale = _macro(data, index, "PixelValueTransformationSequence")
     values = _pydicom().pixels.apply_modality_lut(stored, rescale).astype(np.float64)
     if not np.isfinite(values).all():
-        raise InputError("holds NaN or infinite values; replace them first")
+        raise DataError("holds NaN or infinite values; replace them first")
     voi = _macro(data, index, "FrameVOILUTSequence")
     if voi.get("VOILUTSequence"):
         shown = _looked_up(values, voi)
@@ -350,7 +350,7 @@ def windowed(values: np.ndarray, centre: float, width: float, function: str) -> 
         InputError: if the width is none that the function allows.
     """
     if not (width >= 1 if function == "LINEAR" else width > 0):
-        raise InputError(f"its window width of {width:g} is not allowed; correct or remove it")
+        raise DataError(f"its window width of {width:g} is not allowed; correct or remove it")
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
     if function == "LINEAR_EXACT":

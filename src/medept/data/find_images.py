@@ -9,7 +9,7 @@ from medept.data.dicom import split_frame
 from medept.data.folders import images_below
 from medept.data.spreadsheet import TABLE_SUFFIXES
 from medept.data.table import read_image_column
-from medept.errors import InputError
+from medept.errors import DataError
 
 
 def find_images(
@@ -30,10 +30,10 @@ def find_images(
         if path.is_dir():
             inside = images_below(path, path)
             if not inside:
-                raise InputError(f"{path}: no image in this folder")
+                raise DataError(f"{path}: no image in this folder")
             found += inside
         elif not split_frame(path)[0].exists():
-            raise InputError(f"{path}: no such file or folder")
+            raise DataError(f"{path}: no such file or folder")
         elif path.suffix.lower() in TABLE_SUFFIXES:
             found += read_image_column(path, image_column, image_root)
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medept.data.images import is_image
 from medept.data.labels import natural
-from medept.errors import InputError
+from medept.errors import DataError
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val",
           "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
@@ -25,7 +25,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
     found = {SPLITS[sub.name.lower()]: sub for sub in inside if sub.name.lower() in SPLITS}
     if found and len(found) < len(inside):
         names = ", ".join(sub.name for sub in inside)
-        raise InputError(
+        raise DataError(
             f"{folder}: some of its subfolders ({names}) are parts of a split and some are not, or "
             "two are the same part; keep train, val and test, with a subfolder per class in each"
         )
@@ -45,14 +45,14 @@ def images_by_class(folder: Path) -> dict[str, list[Path]]:
     subfolders = sorted((p for p in inside if p.is_dir()), key=lambda p: natural(p.name))
     tables = sorted(p for p in inside if p.suffix.lower() in (".csv", ".tsv", ".parquet"))
     if not subfolders:
-        raise InputError(
+        raise DataError(
             f"{folder}: no subfolders; put the images of each class into a folder named after it, "
             "or give a table"
         )
     found = {sub.name: images_below(folder, sub) for sub in subfolders}
     empty = [name for name, images in found.items() if not images]
     if empty:
-        raise InputError(f"{folder / empty[0]}: no image in this folder; fill or remove it")
+        raise DataError(f"{folder / empty[0]}: no image in this folder; fill or remove it")
     if tables:
         warnings.warn(
             f"{folder}: its subfolders are taken as the classes {', '.join(found)}; to read "
@@ -77,9 +77,9 @@ def images_below(root: Path, folder: Path) -> list[Path]:
     )
     for image in images:
         if not image.is_file():
-            raise InputError(f"{image}: a broken link or a device; remove it or put the image here")
+            raise DataError(f"{image}: a broken link or a device; remove it or put the image here")
         if not image.resolve().is_relative_to(root.resolve()):
-            raise InputError(f"{image}: a link that leads out of {root}; copy the image instead")
+            raise DataError(f"{image}: a link that leads out of {root}; copy the image instead")
         if any(unicodedata.category(c) == "Cs" for c in image.name):  # a lone surrogate
-            raise InputError(f"{str(image)!r}: its name is not UTF-8 text; rename it")
+            raise DataError(f"{str(image)!r}: its name is not UTF-8 text; rename it")
     return images

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.files import write_text
 
 
@@ -32,7 +32,7 @@ def read_list(
         found = re.fullmatch(rf"(.+?) +({label})", line)
         values = [int(value) for value in re.split("[ ,]", found[2])] if found else [count]
         if found is None or (not multilabel and values[0] >= count):
-            raise InputError(
+            raise DataError(
                 f"{file}, line {number}: {line[:80]!r} is not a name, a space, and {expected}"
             )
         rows[number] = (found[1], np.array(values if multilabel else values[0]))
@@ -48,14 +48,14 @@ def read_lines(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
-        raise InputError(f"{file}: no such list; check the path") from error
+        raise DataError(f"{file}: no such list; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
+        raise DataError(
             f"{file}: cannot be read as a list ({error}); save it as UTF-8 text"
         ) from error
     text = "\n".join(line.strip() for line in lines).rstrip()
     if not text:
-        raise InputError(f"{file}: an empty list; it needs one line an image")
+        raise DataError(f"{file}: an empty list; it needs one line an image")
     return text.split("\n")
 
 
@@ -64,6 +64,6 @@ def write_list(file: Path, names: Iterable[str], targets: np.ndarray) -> None:
     lines = []
     for name, target in zip(names, targets, strict=True):
         if name != name.strip() or len(name.splitlines()) != 1:
-            raise InputError(f"{name!r}: a name in a list is one line, without spaces at its ends")
+            raise DataError(f"{name!r}: a name in a list is one line, without spaces at its ends")
         lines.append(f"{name} {','.join(str(int(value)) for value in np.atleast_1d(target))}\n")
     write_text(file, "".join(lines))

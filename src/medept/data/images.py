@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medept.data.dicom import DICOM_SUFFIXES, begins_as_dicom, is_dicom, read_frame, split_frame
 from medept.data.threads import ahead, available_threads
-from medept.errors import InputError
+from medept.errors import DataError, InputError
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 P = TypeVar("P", bound=ImageLike)
@@ -60,17 +60,17 @@ def read_image(source: ImageLike) -> Image.Image:
             return _to_rgb(source)
         return _from_file(Path(source))
     except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
     except FileNotFoundError as error:
-        raise InputError(f"{name}: no such image; check the path") from error
+        raise DataError(f"{name}: no such image; check the path") from error
     except PermissionError as error:
-        raise InputError(f"{name}: may not be read; check its permissions") from error
+        raise DataError(f"{name}: may not be read; check its permissions") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name}: {_too_large()}") from error
+        raise DataError(f"{name}: {_too_large()}") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not an image that can be read; remove or replace it") from error
+        raise DataError(f"{name}: not an image that can be read; remove or replace it") from error
     except Exception as error:  # a decoder given damaged bytes raises whatever it likes
-        raise InputError(f"{name}: damaged ({error}); remove or replace it") from error
+        raise DataError(f"{name}: damaged ({error}); remove or replace it") from error
 
 
 def read_images(
@@ -108,7 +108,7 @@ def readable(images: Sequence[P]) -> list[P]:
         else:
             warnings.warn(f"left out: {problem}", stacklevel=2)
     if not good:
-        raise InputError(f"none of the {len(images)} images can be read")
+        raise DataError(f"none of the {len(images)} images can be read")
     return good
 
 
@@ -138,7 +138,7 @@ def _name(source: ImageLike) -> str:
         return str(getattr(source, "filename", "")) or "PIL image"
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    raise InputError(
+    raise DataError(
         f"{type(source).__name__} is no image: give a path, a PIL image or a NumPy array"
     )
 
@@ -179,11 +179,11 @@ def image_key(source: ImageLike) -> str:
         try:
             return f"{source} {file_hash(source)}"
         except OSError as error:
-            raise InputError(f"{source}: {error.strerror}; check the path") from error
+            raise DataError(f"{source}: {error.strerror}; check the path") from error
     try:
         pixels = np.asarray(source)
     except OSError as error:  # a picture that Pillow opened, and cannot read
-        raise InputError(f"an image is damaged ({error}); remove or replace it") from error
+        raise DataError(f"an image is damaged ({error}); remove or replace it") from error
     digest = hashlib.sha256(np.ascontiguousarray(pixels).data)
     return f"{pixels.shape} {pixels.dtype} {digest.hexdigest()}"
 
@@ -196,18 +196,18 @@ def is_image(path: Path) -> bool:
 def _from_file(path: Path) -> Image.Image:
     path, frame = split_frame(path)
     if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise InputError("a folder or a device; give the path of an image file")
+        raise DataError("a folder or a device; give the path of an image file")
     with path.open("rb") as file:
         if not file.read(1):
-            raise InputError("empty file; remove or replace it")
+            raise DataError("empty file; remove or replace it")
         file.seek(0)
         if path.suffix.lower() in DICOM_SUFFIXES or begins_as_dicom(file):
             return Image.fromarray(read_frame(file, frame)).convert("RGB")
         if frame is not None:
-            raise InputError(f"#{frame} is a frame of a DICOM file, which this is not; drop it")
+            raise DataError(f"#{frame} is a frame of a DICOM file, which this is not; drop it")
         with Image.open(file, formats=FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise InputError(_too_large())
+                raise DataError(_too_large())
             return _to_rgb(image)
 
 
@@ -220,7 +220,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-        raise InputError("not an image; use (H, W), (H, W, 3) or (H, W, 4)")
+        raise DataError("not an image; use (H, W), (H, W, 3) or (H, W, 4)")
     return Image.fromarray(_eight_bits(array))
 
 
@@ -236,15 +236,15 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
         alpha = (array[..., 3:] >> 8).astype(np.uint8)
         return np.concatenate([_stretched(array[..., :3]), alpha], axis=2)
     if kind != "f":
-        raise InputError("not an image; use uint8, uint16, bool, or floats from 0 to 1")
+        raise DataError("not an image; use uint8, uint16, bool, or floats from 0 to 1")
     if not (array.min() >= -1e-6 and array.max() <= 1 + 1e-6):  # NaN fails both
-        raise InputError("floats must be from 0 to 1, none of them NaN; rescale them first")
+        raise DataError("floats must be from 0 to 1, none of them NaN; rescale them first")
     return np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if 0 in image.size:
-        raise InputError("no pixels; remove or replace it")
+        raise DataError("no pixels; remove or replace it")
     negative = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
@@ -261,7 +261,7 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     """Numbers as uint8, from their minimum to their maximum; a constant gives 0."""
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
-        raise InputError("holds NaN or infinite values; replace them first")
+        raise DataError("holds NaN or infinite values; replace them first")
     low, high = values.min(), values.max()
     if low == high:
         return np.zeros(values.shape, dtype=np.uint8)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from medept.data.spreadsheet import Table
-from medept.errors import InputError
+from medept.errors import DataError
 
 NO_LABEL = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})
 
@@ -54,7 +54,7 @@ def read_targets(
         if not text:
             written = table.texts(columns[0])[row]
             means = f" ({written!r} stands for none)" if written else ""
-            raise InputError(
+            raise DataError(
                 f"{path}, row {row}: no label in column {columns[0]!r}{means}; fill it in or "
                 "remove the row"
             )
@@ -80,41 +80,41 @@ def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndar
     try:
         labels = np.asarray(y)
     except ValueError as error:
-        raise InputError(
+        raise DataError(
             "labels of different lengths: give (n,) labels, or (n, C) of 0 and 1"
         ) from error
     if labels.ndim == 2 and labels.shape[1] == 1 and (classes is None or len(classes) > 1):
         labels = labels[:, 0]  # a column of a table
     if labels.ndim == 2:
         if not np.isin(labels, (0, 1)).all():
-            raise InputError("multi-label targets must be 0 or 1")
+            raise DataError("multi-label targets must be 0 or 1")
         names = [str(i) for i in range(labels.shape[1])] if classes is None else list(classes)
         if len(names) != labels.shape[1]:
-            raise InputError(f"{labels.shape[1]} columns of labels, but {len(names)} classes given")
+            raise DataError(f"{labels.shape[1]} columns of labels, but {len(names)} classes given")
         return labels.astype(np.uint8), np.asarray(names)
     if labels.ndim != 1 or not len(labels):
-        raise InputError(f"labels of shape {labels.shape}: give (n,) labels or (n, C) of 0 and 1")
+        raise DataError(f"labels of shape {labels.shape}: give (n,) labels or (n, C) of 0 and 1")
     missing = np.flatnonzero(pd.isna(np.asarray(y, dtype=object)))  # not yet the text "nan"
     if len(missing):
-        raise InputError(f"label {missing[0]} (from 0) is missing: give one, or drop the image")
+        raise DataError(f"label {missing[0]} (from 0) is missing: give one, or drop the image")
     if labels.dtype.kind == "O":
         text = {isinstance(one, str) for one in labels}
         if len(text) > 1:
-            raise InputError("some labels are text and some are not: give labels of one type")
+            raise DataError("some labels are text and some are not: give labels of one type")
         labels = np.array(labels.tolist())
     if labels.dtype.kind == "f":
         whole = np.isfinite(labels) & (np.floor(labels) == labels)
         if not whole.all():
-            raise InputError(f"labels such as {labels[~whole][0]} are measurements: {_CUT}")
+            raise DataError(f"labels such as {labels[~whole][0]} are measurements: {_CUT}")
     found, targets = np.unique(labels, return_inverse=True)
     if len(found) < 2:
-        raise InputError(f"all labels are {str(found[0])!r}: at least two classes are needed")
+        raise DataError(f"all labels are {str(found[0])!r}: at least two classes are needed")
     if classes is None:
         return targets.astype(np.int64), found
     place = {name: i for i, name in enumerate(classes)}
     unknown = [name for name in found.tolist() if name not in place]
     if unknown:
-        raise InputError(f"labels {unknown} are not among the classes given, {list(classes)}")
+        raise DataError(f"labels {unknown} are not among the classes given, {list(classes)}")
     return np.array([place[name] for name in labels.tolist()], dtype=np.int64), np.asarray(classes)
 
 
@@ -144,12 +144,12 @@ def _targets_of_flags(
     names = class_names(path, columns, classes)
     missing = [name for name in names if name not in table.columns]
     if missing:
-        raise InputError(f"{path}: no column {missing[0]!r} for this label; add it, of 0 and 1")
+        raise DataError(f"{path}: no column {missing[0]!r} for this label; add it, of 0 and 1")
     targets = np.zeros((len(table.frame), len(names)), dtype=np.uint8)
     for c, name in enumerate(names):
         for i, (row, text) in enumerate(table.texts(name).items()):
             if label(text) not in ("0", "1"):
-                raise InputError(
+                raise DataError(
                     f"{path}, row {row}: {text!r} in column {name!r}; labels in several columns "
                     "are 0 or 1"
                 )
@@ -161,14 +161,14 @@ def _one_hot(table: Table, flags: np.ndarray) -> np.ndarray:
     """Class indices (n,), from columns of which one is 1 in each row."""
     for row, count in zip(table.frame.index.tolist(), flags.sum(axis=1), strict=True):
         if count != 1:
-            raise InputError(
+            raise DataError(
                 f"{table.path}, row {row}: {count} of its labels are 1; of classes it is one"
             )
     return flags.argmax(axis=1)
 
 
-def _unknown_label(path: Path, row: int, label: str, names: Sequence[str]) -> InputError:
-    return InputError(
+def _unknown_label(path: Path, row: int, label: str, names: Sequence[str]) -> DataError:
+    return DataError(
         f"{path}, row {row}: unknown label {label!r}; the classes are {', '.join(names)}"
     )
 
@@ -180,24 +180,24 @@ def class_names(
     if classes is not None:
         return tuple(classes)
     if len(set(found)) < len(found):
-        raise InputError(f"{source}: a label is named twice in {', '.join(found)}; name it once")
+        raise DataError(f"{source}: a label is named twice in {', '.join(found)}; name it once")
     for name in found:
         if any(unicodedata.category(c).startswith("C") for c in name):
-            raise InputError(f"{source}: the label {name!r} holds a control character; rename it")
+            raise DataError(f"{source}: the label {name!r} holds a control character; rename it")
         if "|" in name:
-            raise InputError(
+            raise DataError(
                 f"{source}: the label {name!r} holds a |, which stands between labels; rename it"
             )
         if name[0] in "=+-@" and not _is_number(name):
-            raise InputError(
+            raise DataError(
                 f"{source}: the label {name!r} would be a formula in a spreadsheet; rename it"
             )
     if len(found) < 2:
-        raise InputError(
+        raise DataError(
             f"{source}: the only label is {', '.join(found) or 'none'}; at least two are needed"
         )
     if all(map(_is_number, found)) and (parts := [name for name in found if float(name) % 1]):
-        raise InputError(f"{source}: labels such as {parts[0]} are measurements: {_CUT}")
+        raise DataError(f"{source}: labels such as {parts[0]} are measurements: {_CUT}")
     _warn_of_alike(source, found)
     return tuple(found)
 

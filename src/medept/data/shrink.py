@@ -13,7 +13,7 @@ from medept.data.dicom import split_frame
 from medept.data.images import ORIGINAL, ImageLike, original_hash, read_image
 from medept.data.table import LabelledImages, label_texts
 from medept.data.threads import ahead, available_threads
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.files import claim_folder, whole_file, write_table
 from medept.progress import Progress, silent
 
@@ -42,7 +42,7 @@ def write_shrunk(
             read.
     """
     if pixels < 1:
-        raise InputError(f"--pixels {pixels}: give 1 or more")
+        raise DataError(f"--pixels {pixels}: give 1 or more")
     files = [_place(name) for name in data.names]
     other = f"something else than copies of {pixels} pixels"
     claim_folder(out, "shrunk.json", {"pixels": pixels}, other)
@@ -73,7 +73,7 @@ def _place(name: str) -> PurePosixPath:
     """Where an image goes, under its own name."""
     path = PurePosixPath(name.replace("\\", "/"))
     if ".." in path.parts or path.is_absolute() or PureWindowsPath(name).drive:
-        raise InputError(f"{name}: a path out of the folder; give images inside it")
+        raise DataError(f"{name}: a path out of the folder; give images inside it")
     return PurePosixPath(IMAGES, *path.parts[:-1], f"{path.name}.png")
 
 

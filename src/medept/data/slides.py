@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from medept.data.spreadsheet import read_table
-from medept.errors import InputError
+from medept.errors import DataError, ResourceError
 from medept.files import as_given, claim_folder, whole_file, write_table
 from medept.progress import Progress, silent
 
@@ -66,12 +66,12 @@ def write_tiles(
             the slide states no resolution, or ``out`` has other tiles of that name.
     """
     if size < 1 or mpp <= 0 or not 0 <= tissue <= 1:
-        raise InputError("tiles need --size of 1 or more, --mpp above 0, --tissue from 0 to 1")
+        raise DataError("tiles need --size of 1 or more, --mpp above 0, --tissue from 0 to 1")
     with _open(slide) as source:
         span = max(1, round(size * mpp / _resolution(slide, source, slide_mpp)))
         corners = _tissue_corners(source, span, tissue)
         if not corners:
-            raise InputError(f"{slide}: no tile of {span} pixels holds tissue; lower --tissue")
+            raise DataError(f"{slide}: no tile of {span} pixels holds tissue; lower --tissue")
         made_from = {
             "bytes": slide.stat().st_size,
             "pixels": source.dimensions,
@@ -115,19 +115,21 @@ def _open(slide: Path) -> Any:
     try:
         import openslide
     except ImportError as error:
-        raise InputError(f"{slide}: slides need OpenSlide: pip install 'medept[slides]'") from error
+        raise ResourceError(
+            f"{slide}: slides need OpenSlide: pip install 'medept[slides]'"
+        ) from error
     if not slide.is_file():
-        raise InputError(f"{slide}: no such slide; check the path")
+        raise DataError(f"{slide}: no such slide; check the path")
     try:
         return openslide.OpenSlide(slide)
     except openslide.OpenSlideError as error:
-        raise InputError(f"{slide}: OpenSlide cannot read it ({error}); replace it") from error
+        raise DataError(f"{slide}: OpenSlide cannot read it ({error}); replace it") from error
 
 
 def _resolution(slide: Path, source: Any, given: float | None) -> float:
     value = given if given is not None else float(source.properties.get("openslide.mpp-x", 0))
     if value <= 0:
-        raise InputError(
+        raise DataError(
             f"{slide}: it states no resolution; give micrometres per pixel with --slide-mpp"
         )
     return value
@@ -162,7 +164,7 @@ def _write_tile(
     try:
         region = source.read_region(corner, level, (side, side))
     except Exception as error:
-        raise InputError(f"{slide}: damaged at {corner} ({error}); replace it") from error
+        raise DataError(f"{slide}: damaged at {corner} ({error}); replace it") from error
     glass = Image.new("RGBA", region.size, "white")
     tile = Image.alpha_composite(glass, region).convert("RGB")
     with whole_file(file) as partial:

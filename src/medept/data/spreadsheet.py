@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medept.errors import InputError
+from medept.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
@@ -36,7 +36,7 @@ class Table:
         texts = {}
         for row, value in zip(self.frame.index.tolist(), self.frame[column], strict=True):
             if isinstance(value, bytes) or not pd.api.types.is_scalar(value):
-                raise InputError(
+                raise DataError(
                     f"{self.path}, row {row}: column {column!r} holds {type(value).__name__}, not "
                     "text or numbers; save images as files, and name another column or their "
                     "paths in this one"
@@ -53,7 +53,7 @@ class Table:
         texts = self.texts(column)
         for row, text in texts.items():
             if not text:
-                raise InputError(f"{self.path}, row {row}: column {column!r} is empty; fill it in")
+                raise DataError(f"{self.path}, row {row}: column {column!r} is empty; fill it in")
         return texts
 
 
@@ -71,23 +71,23 @@ def read_table(path: Path) -> Table:
     """
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
-        raise InputError(f"{path}: a table must be .csv, .tsv or .parquet; save it as one")
+        raise DataError(f"{path}: a table must be .csv, .tsv or .parquet; save it as one")
     try:
         frame = _read_parquet(path) if suffix == ".parquet" else _read_csv(path)
-    except InputError:
+    except DataError:
         raise
     except UnicodeDecodeError as error:
-        raise InputError(
+        raise DataError(
             f"{path}: not UTF-8 text; save it again, as 'CSV UTF-8' or as Parquet"
         ) from error
     except Exception as error:  # a damaged Parquet file raises whatever it likes
-        raise InputError(f"{path}: cannot be read as a table ({error}); save it again") from error
+        raise DataError(f"{path}: cannot be read as a table ({error}); save it again") from error
     frame.columns = [str(name).strip() for name in frame.columns]
     if frame.empty:
-        raise InputError(f"{path}: no rows; the table needs one row an image")
+        raise DataError(f"{path}: no rows; the table needs one row an image")
     doubled = frame.columns[frame.columns.duplicated()]
     if len(doubled):
-        raise InputError(f"{path}: two columns are named {doubled[0]!r}; rename one")
+        raise DataError(f"{path}: two columns are named {doubled[0]!r}; rename one")
     return Table(path, frame)
 
 
@@ -104,11 +104,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
         numbered = enumerate(csv.reader(file, delimiter=separator, strict=True), start=1)
         rows = {row: cells for row, cells in numbered if any(cell.strip() for cell in cells)}
     if not rows:
-        raise InputError(f"{path}: cannot be read as a table (it is empty); give a header and rows")
+        raise DataError(f"{path}: cannot be read as a table (it is empty); give a header and rows")
     header = rows.pop(next(iter(rows)))
     for row, cells in rows.items():
         if len(cells) != len(header):
-            raise InputError(
+            raise DataError(
                 f"{path}, row {row}: {len(cells)} cells, but the header has {len(header)}; "
                 "add or remove separators, or quote a cell that holds one"
             )

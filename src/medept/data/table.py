@@ -18,7 +18,7 @@ from medept.data.folders import SPLITS, images_by_class, split_folders
 from medept.data.images import IMAGE_SUFFIXES, ImageLike
 from medept.data.labels import class_names, label, natural, read_targets
 from medept.data.spreadsheet import Table, read_table
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.files import as_given
 
 logger = logging.getLogger(__name__)
@@ -60,10 +60,10 @@ class LabelledImages:
         for name in ("names", "targets", "groups", "splits", "masks"):
             part = getattr(self, name)
             if part is not None and len(part) != n:
-                raise InputError(f"{n} images, but {len(part)} {name}")
+                raise DataError(f"{n} images, but {len(part)} {name}")
         shape, limit = self.targets.shape, count if self.targets.ndim == 1 else 2
         if shape not in ((n,), (n, count)) or not np.isin(self.targets, range(limit)).all():
-            raise InputError(
+            raise DataError(
                 f"targets of shape {shape} for {n} images and {count} classes: give {n} class "
                 f"indices below {count}, or {n} x {count} of 0 and 1"
             )
@@ -144,13 +144,13 @@ def read_dataset(
     try:
         if path.is_dir():
             if image_root is not None:
-                raise InputError(f"{path}: its images are inside it; leave --image-root out")
+                raise DataError(f"{path}: its images are inside it; leave --image-root out")
             return _read_folder(path, classes, task)
         if not path.exists():
             known = " (`medept datasets` lists those known by name)" if ":" in str(path) else ""
-            raise InputError(f"{path}: no such table or folder{known}; check the path")
+            raise DataError(f"{path}: no such table or folder{known}; check the path")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check it") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check it") from error
     table = read_table(path)
     named = {image_column, group_column, label_column, *_parts(label_column)}
     image_column = _column(
@@ -162,7 +162,7 @@ def read_dataset(
     taken = {image_column, group_column, split_column, frame_column}
     label_columns = _label_columns(table, label_column, taken)
     for column in taken.intersection(label_columns):
-        raise InputError(f"{path}: column {column!r} cannot be the label and something else too")
+        raise DataError(f"{path}: column {column!r} cannot be the label and something else too")
     names = _image_names(table, image_column, frame_column)
     images = _locate(path, names, path.parent if image_root is None else Path(image_root))
     _say_what_is_read(table, image_column, label_columns, group_column, split_column)
@@ -226,7 +226,7 @@ def _read_folder(folder: Path, classes: Sequence[str] | None, task: str | None) 
     names = class_names(folder, present, classes)
     for part, by_class in found.items():
         for name in set(by_class).difference(names):
-            raise InputError(
+            raise DataError(
                 f"{inside[part] / name}: unknown class {name!r}; the classes are {', '.join(names)}"
             )
     images = [
@@ -259,7 +259,7 @@ def _column(
 ) -> str:
     name = _optional_column(table, given, usual, named)
     if name is None:
-        raise InputError(
+        raise DataError(
             f"{table.path}: none of its columns ({', '.join(table.columns)}) is named "
             f"{', '.join(usual[:4])}...; {remedy}"
         )
@@ -280,7 +280,7 @@ def _optional_column(
         found = {_plain(name): name for name in reversed(table.columns) if name not in named}
         return next((found[_plain(name)] for name in usual if _plain(name) in found), None)
     if given not in table.columns:
-        raise InputError(f"{table.path}: no column {given!r}; there are {', '.join(table.columns)}")
+        raise DataError(f"{table.path}: no column {given!r}; there are {', '.join(table.columns)}")
     return given
 
 
@@ -301,7 +301,7 @@ def _label_columns(table: Table, given: str | None, taken: set[str | None]) -> l
     ]
     flags = (label(text) in ("0", "1") for name in others for text in table.texts(name).values())
     if len(others) < 2 or not all(flags):
-        raise InputError(
+        raise DataError(
             f"{table.path}: none of its columns ({', '.join(table.columns)}) is named "
             f"{', '.join(LABEL_COLUMNS[:4])}...; say which one it is with --label-column, or which "
             "ones, with commas between them, if they are 0 and 1"
@@ -312,7 +312,7 @@ def _label_columns(table: Table, given: str | None, taken: set[str | None]) -> l
 def _locate(path: Path, names: dict[int, str], folder: Path) -> tuple[Path, ...]:
     """The image of each row of the table ``path``; names are relative to ``folder``."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; check --image-root")
+        raise DataError(f"{folder}: no such folder; check --image-root")
     root = folder.resolve()
     images: list[Path] = []
     rows: dict[Path, int] = {}
@@ -325,17 +325,17 @@ def _locate(path: Path, names: dict[int, str], folder: Path) -> tuple[Path, ...]
             place = image.resolve()
             exists = split_frame(place)[0].is_file()
         except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(
+            raise DataError(
                 f"{path}, row {row}: {name[:60]!r} is no usable file name; write the image's path "
                 f"relative to {root}"
             ) from error
         if not place.is_relative_to(root):
-            raise InputError(
+            raise DataError(
                 f"{path}, row {row}: {name} leads out of {root}; give a folder that holds all "
                 f"images with --image-root{_such_as(root, place)}"
             )
         if place in rows:
-            raise InputError(
+            raise DataError(
                 f"{path}, rows {rows[place]} and {row}: the same image {name}; keep one row an "
                 "image (several labels are joined by |)"
             )
@@ -344,7 +344,7 @@ def _locate(path: Path, names: dict[int, str], folder: Path) -> tuple[Path, ...]
         if not exists:
             missing.append(f"{name} (row {row})")
     if missing:
-        raise InputError(
+        raise DataError(
             f"{path}: {len(missing)} of {len(names)} images are missing: {', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}; paths are relative to {root}, or to the "
             "folder given with --image-root"
@@ -380,7 +380,7 @@ def _image_names(table: Table, column: str, frame_column: str | None) -> dict[in
     frames = {row: label(frame) for row, frame in table.filled(frame_column).items()}
     for row, frame in frames.items():
         if not re.fullmatch(r"[1-9][0-9]{0,8}", frame):
-            raise InputError(f"{table.path}, row {row}: frame {frame!r}; frames count from 1")
+            raise DataError(f"{table.path}, row {row}: frame {frame!r}; frames count from 1")
     return {row: f"{name}#{frames[row]}" for row, name in names.items()}
 
 
@@ -394,7 +394,7 @@ def _splits(table: Table, column: str) -> np.ndarray:
     texts = table.filled(column)
     for row, text in texts.items():
         if text.lower() not in SPLITS:
-            raise InputError(
+            raise DataError(
                 f"{table.path}, row {row}: unknown split {text!r}; use train, val or test"
             )
     return np.array([SPLITS[text.lower()] for text in texts.values()])

@@ -19,7 +19,7 @@ from medept.encoders.class_token import LastBlock, class_row_only, find_last_blo
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.tensors import fingerprint
 from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
-from medept.errors import InputError
+from medept.errors import EncoderError
 
 if TYPE_CHECKING:
     pass
@@ -92,7 +92,7 @@ class Encoder(nn.Module):
         """The last block, if its class token is all that is read of it."""
         try:
             last = LastBlock(self.blocks[-1], self.sites[-1].module)
-        except InputError:
+        except EncoderError:
             return None
         return find_last_block(self._read, last, self.example())
 
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
         """
         names = [_enclosing_block(site.name) for site in self.sites]
         if not all(names) or len(set(names)) != len(names):
-            raise InputError(
+            raise EncoderError(
                 f"the blocks of {self.name!r} are of a kind that this method cannot use"
             )
         return tuple(names)
@@ -153,7 +153,7 @@ class Encoder(nn.Module):
             InputError: if a block has none under that name.
         """
         if not all(hasattr(block, "mlp") for block in self.blocks):
-            raise InputError(
+            raise EncoderError(
                 f"the blocks of {self.name!r} have no `mlp` that this method could use"
             )
         return [block.get_submodule("mlp") for block in self.blocks]

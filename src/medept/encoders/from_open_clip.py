@@ -7,13 +7,13 @@ from pathlib import Path
 from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.weights import RANDOM, download_weights, import_extra, load_weights
-from medept.errors import InputError
+from medept.errors import EncoderError
 
 
 def load_from_open_clip(name: str, weights: str | Path | None) -> Encoder:
     open_clip = import_extra("open_clip", "open-clip")
     if name not in open_clip.list_models():
-        raise InputError(f"open_clip has no model {name!r}; open_clip.list_models() names them")
+        raise EncoderError(f"open_clip has no model {name!r}; open_clip.list_models() names them")
     tags = open_clip.list_pretrained_tags_by_model(name)
     found = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
     file = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.weights import RANDOM, as_tuples, download_weights, load_weights
-from medept.errors import InputError
+from medept.errors import EncoderError
 
 
 def load_from_timm(name: str, weights: str | Path | None) -> Encoder:
@@ -17,7 +17,7 @@ def load_from_timm(name: str, weights: str | Path | None) -> Encoder:
     name = name.removeprefix("timm/")
     if not timm.is_model(name.split(".")[0]):
         close = get_close_matches(name, timm.list_models(), cutoff=0.5)
-        raise InputError(
+        raise EncoderError(
             f"no encoder is named {name!r}: use 'embedded' or a timm name"
             + (f", such as {', '.join(close)}" if close else "")
             + ". `medept encoders` lists them"
@@ -49,6 +49,6 @@ def _check_tag(name: str) -> None:
     except RuntimeError as error:
         architecture, _, tag = name.partition(".")
         tags = (one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*"))
-        raise InputError(
+        raise EncoderError(
             f"timm has no weights {tag!r} of {architecture}: use one of {', '.join(tags) or 'none'}"
         ) from error

@@ -12,7 +12,7 @@ from PIL.Image import Resampling
 from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.weights import RANDOM, import_extra, load_weights
-from medept.errors import InputError
+from medept.errors import EncoderError
 
 
 def load_from_transformers(name: str, weights: str | Path | None) -> Encoder:
@@ -34,7 +34,7 @@ def load_from_transformers(name: str, weights: str | Path | None) -> Encoder:
             model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
         processor = transformers.AutoImageProcessor.from_pretrained(name).to_dict()
     except (OSError, ValueError) as error:
-        raise InputError(
+        raise EncoderError(
             f"the transformers model {name!r} could not be loaded ({error})"
             + ("" if local else "; give a local folder that holds it: transformers:FOLDER")
         ) from error

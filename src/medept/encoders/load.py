@@ -18,7 +18,7 @@ from medept.encoders.from_timm import load_from_timm
 from medept.encoders.from_transformers import load_from_transformers
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.weights import as_tuples
-from medept.errors import InputError
+from medept.errors import EncoderError
 
 EMBEDDED = "embedded"
 
@@ -64,7 +64,7 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
     """The same encoder for another input size; its position embeddings are interpolated."""
     model = encoder.model
     if not hasattr(model, "set_input_size"):
-        raise InputError(
+        raise EncoderError(
             f"the encoder {encoder.name!r} takes {encoder.preprocessing.size[0]} pixels only: "
             "leave the image size out"
         )
@@ -72,7 +72,7 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
         model.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
         model(torch.zeros(1, 3, image_size, image_size))
     except (AssertionError, RuntimeError) as error:
-        raise InputError(
+        raise EncoderError(
             f"image size {image_size} does not fit {encoder.name!r}: {error}"
         ) from error
     values = asdict(encoder.preprocessing) | {"size": (image_size, image_size)}
@@ -83,7 +83,9 @@ def _load_embedded(weights: str | Path | None) -> Encoder:
     from medept.encoders import embedded
 
     if weights is not None:
-        raise InputError("the encoder 'embedded' has its own weights: leave --encoder-weights out")
+        raise EncoderError(
+            "the encoder 'embedded' has its own weights: leave --encoder-weights out"
+        )
     model, config = embedded.load()
     transform = dict(config["transform"])
     size = transform.pop("input_size")

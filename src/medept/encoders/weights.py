@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from medept.encoders.tensors import is_finite
-from medept.errors import InputError
+from medept.errors import EncoderError, ResourceError
 
 RANDOM = "random"
 
@@ -21,11 +21,11 @@ def download_weights(encoder: str, repository: str | None, stem: str) -> str:
 
     remedy = "Give a local file with --encoder-weights FILE.safetensors"
     if not repository:
-        raise InputError(f"the hub has no weights of {encoder!r}. {remedy}")
+        raise EncoderError(f"the hub has no weights of {encoder!r}. {remedy}")
     try:
         return hf_hub_download(repository, f"{stem}.safetensors")
     except Exception as error:  # of the network, the hub or the disk: the remedy is the same
-        raise InputError(
+        raise EncoderError(
             f"{stem}.safetensors of {encoder!r} could not be had from {repository} on the hub "
             f"({error}). {remedy}, or use the encoder 'embedded'"
         ) from error
@@ -35,7 +35,9 @@ def import_extra(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise InputError(f"this encoder needs an extra: pip install 'medept[{extra}]'") from error
+        raise ResourceError(
+            f"this encoder needs an extra: pip install 'medept[{extra}]'"
+        ) from error
 
 
 def as_tuples(transform: dict[str, Any]) -> dict[str, Any]:
@@ -52,15 +54,15 @@ def load_weights(model: nn.Module, file: Path) -> None:
     from safetensors.torch import load_file
 
     if file.suffix != ".safetensors":
-        raise InputError(f"{file}: weights are read from .safetensors files alone")
+        raise EncoderError(f"{file}: weights are read from .safetensors files alone")
     try:
         state = load_file(file)
     except FileNotFoundError as error:
-        raise InputError(f"{file}: no such file") from error
+        raise EncoderError(f"{file}: no such file") from error
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+        raise EncoderError(f"{file}: not a readable safetensors file ({error})") from error
     if not is_finite(state):
-        raise InputError(f"{file}: damaged, some of its weights are no numbers; get it again")
+        raise EncoderError(f"{file}: damaged, some of its weights are no numbers; get it again")
     heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     state = {k: v for k, v in state.items() if not k.startswith(tuple(f"{h}." for h in heads))}
@@ -68,8 +70,8 @@ def load_weights(model: nn.Module, file: Path) -> None:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         if (file.parent / "adapter.json").exists():
-            raise InputError(
+            raise EncoderError(
                 f"{file}: an adapter, not an encoder's weights; give its folder to `medept predict`"
             ) from error
         why = shorten(str(error), 300)
-        raise InputError(f"{file}: these weights belong to another model: {why}") from error
+        raise EncoderError(f"{file}: these weights belong to another model: {why}") from error

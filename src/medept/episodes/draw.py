@@ -19,7 +19,7 @@ import numpy as np
 
 from medept.data.image_lists import read_list, write_list
 from medept.data.table import LabelledImages
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.files import whole_folder
 
 
@@ -48,7 +48,7 @@ def draw_episode(data: LabelledImages, shots: int | float | None, seed: int = 0)
         UserWarning: of classes that have fewer shots than asked for, or none to test on.
     """
     if shots is not None and not (0 < shots < 1 or shots == int(shots) >= 1):
-        raise InputError(f"{shots} shots: ask for 1 at least, for a share such as 20%, or for all")
+        raise DataError(f"{shots} shots: ask for 1 at least, for a share such as 20%, or for all")
     groups = _groups(data)
     if data.splits is None:
         pool, test = np.arange(len(data)), np.arange(0)
@@ -110,7 +110,7 @@ def read_episode(data: LabelledImages, file: Path) -> Episode:
     """
     learnt = file.with_name(file.name.replace("_test_", "_train_"))
     if learnt != file and learnt.is_file():
-        raise InputError(f"{file}: a list of test images; give the support set, {learnt}")
+        raise DataError(f"{file}: a list of test images; give the support set, {learnt}")
     support, groups = _rows(data, file), _groups(data)
     beside = file.with_name(file.name.replace("_train_", "_test_"))
     if beside != file and beside.is_file():
@@ -129,12 +129,10 @@ def _rows(data: LabelledImages, file: Path) -> np.ndarray:
     listed = read_list(file, data.classes, multilabel=data.task == "multilabel")
     for number, (name, target) in listed.items():
         if name not in place:
-            raise InputError(
-                f"{file}, line {number}: no image {name!r} in the data; check the list"
-            )
+            raise DataError(f"{file}, line {number}: no image {name!r} in the data; check the list")
         row = place[name]
         if not np.array_equal(data.targets[row], target):
-            raise InputError(
+            raise DataError(
                 f"{file}, line {number}: {name} has another label here than in the data; its "
                 f"classes are numbered {', '.join(f'{i} {c}' for i, c in enumerate(data.classes))}"
             )
@@ -169,7 +167,7 @@ def _draw(
     fewer = []
     for c, name in enumerate(data.classes):
         if not members[c]:
-            raise InputError(
+            raise DataError(
                 f"class {name!r} has no image to learn from; add some, or leave the class out"
             )
         kept = [] if data.splits is not None else [m for m in members if len(m) > 1]
@@ -242,10 +240,10 @@ def _rank(seed: int, *names: str) -> bytes:
 
 def _refuse_shared_groups(groups: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
     if not len(train) or not len(test):
-        raise InputError("the split column has no rows of train, or none of test; it needs both")
+        raise DataError("the split column has no rows of train, or none of test; it needs both")
     shared = set(groups[train].tolist()) & set(groups[test].tolist())
     if shared:
-        raise InputError(
+        raise DataError(
             f"{len(shared)} groups are in both train and test, such as {sorted(shared)[0]!r}: "
             "move all images of a group to one side"
         )
@@ -265,4 +263,4 @@ def read_shots(text: str | int) -> int | float | None:
             return int(number)
         if int(number) < 100:
             return int(number) / 100
-    raise InputError(f"shots {text}: give a whole number from 1, a share such as 20%, or `all`")
+    raise DataError(f"shots {text}: give a whole number from 1, a share such as 20%, or `all`")

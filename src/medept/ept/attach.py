@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from medept.ept.divert import Divert
 from medept.ept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
 from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
-from medept.errors import InputError
+from medept.errors import EncoderError
 
 DEFAULT = "default"
 """The name of the adapter that :func:`attach` makes."""
@@ -57,7 +57,7 @@ class Handle:
             InputError: if there is one of this name, or a layer that the model does not have.
         """
         if name in self.adapters:
-            raise InputError(f"an adapter named {name!r} is held already")
+            raise EncoderError(f"an adapter named {name!r} is held already")
         device = next(self.model.parameters()).device
         self.adapters[name] = {
             i: EmbeddedPrompt(
@@ -78,7 +78,9 @@ class Handle:
             InputError: if none of this name is held.
         """
         if name not in self.adapters:
-            raise InputError(f"no adapter named {name!r} is held, only {', '.join(self.adapters)}")
+            raise EncoderError(
+                f"no adapter named {name!r} is held, only {', '.join(self.adapters)}"
+            )
         self.prompts = self.adapters[name]
         device = next(self.model.parameters()).device
         for prompt in self.prompts.values():  # the model may have been moved since
@@ -114,7 +116,7 @@ class Handle:
             InputError: if no forward pass ran inside :meth:`recording`.
         """
         if any(prompt.recorded is None for prompt in self.prompts.values()):
-            raise InputError(
+            raise EncoderError(
                 "no gates were recorded: run the model inside `with handle.recording():` first"
             )
         return {i: p.recorded for i, p in self.prompts.items() if p.recorded is not None}
@@ -149,7 +151,7 @@ class Handle:
         """
         expected = self.state_dict().keys()
         if state.keys() != expected:
-            raise InputError(
+            raise EncoderError(
                 f"prompts of layers {sorted(state)} were given for a model that has "
                 f"{sorted(expected)}"
             )
@@ -183,7 +185,7 @@ def attach(
     """
     config = config or EmbeddedPromptConfig()
     if not isinstance(model, nn.Module):
-        raise InputError(f"{model!r}: give the model itself, such as timm.create_model(NAME)")
+        raise EncoderError(f"{model!r}: give the model itself, such as timm.create_model(NAME)")
     _refuse_prompted(model)
     with ExitStack() as stack:
         use_sdpa(model, stack)
@@ -210,7 +212,7 @@ def attach_at(
 
 def _refuse_prompted(model: nn.Module) -> None:
     if any(isinstance(module, EmbeddedPrompt) for module in model.modules()):
-        raise InputError("this model already holds prompts: detach them first")
+        raise EncoderError("this model already holds prompts: detach them first")
 
 
 # --- diverting them --------------------------------------------------------------------------

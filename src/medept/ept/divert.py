@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from medept.errors import InputError
+from medept.errors import EncoderError
 
 
 class Divert(TorchFunctionMode):
@@ -55,7 +55,7 @@ def _multi_head_attention(
 ) -> tuple[Tensor, None]:
     """Self-attention of ``torch.nn.MultiheadAttention`` on (T, B, D), attending by ``attend``."""
     if key_padding_mask is not None or bias_k is not None or add_zero_attn or need_weights:
-        raise InputError(
+        raise EncoderError(
             "nn.MultiheadAttention can be prompted without key padding, extra keys and returned "
             "weights (need_weights=False)"
         )

@@ -24,7 +24,7 @@ from torch import nn
 from medept.ept.divert import Divert
 from medept.ept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
 from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
-from medept.errors import InputError
+from medept.errors import SettingsError
 
 
 @dataclass
@@ -94,13 +94,13 @@ class EptLayer(nn.Module, BaseTunerLayer):
         if self.disable_adapters or not active:
             return self.base_layer(*args, **kwargs)
         if len(active) > 1:
-            raise InputError(f"prompts are used one at a time: set one adapter, not {active}")
+            raise SettingsError(f"prompts are used one at a time: set one adapter, not {active}")
         with Divert(self.ept_prompts[active[0]]):
             return self.base_layer(*args, **kwargs)
 
     def merge(self, *_: Any, **__: Any) -> None:
         """There is no weight that a prompt inside the softmax could be merged into."""
-        raise InputError(
+        raise SettingsError(
             "prompts act inside the softmax and cannot become a part of the weights: keep the "
             "adapter beside the model, or unload() it"
         )
@@ -123,7 +123,7 @@ class EptModel(BaseTuner):
             self._sites = {s.name: s for s in find_attentions(model, config.image_size)}
             self._image_size = config.image_size
         elif config.image_size != self._image_size:
-            raise InputError(
+            raise SettingsError(
                 f"image_size={config.image_size}: the first adapter has {self._image_size}; give "
                 "all adapters of a model one size"
             )

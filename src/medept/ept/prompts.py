@@ -29,7 +29,7 @@ from pydantic import (
 from torch import Tensor, nn
 
 from medept.ept.attention import attention_weights, first, gates, prompted_attention, sink_attention
-from medept.errors import InputError
+from medept.errors import SettingsError
 
 Way = Literal["concat", "multiply_concat", "add", "multiply"]
 Init = Literal["normal", "uniform", "zeros", "kaiming", "identity"]
@@ -118,13 +118,13 @@ def parse_layers(layers: Layers, depth: int) -> list[int]:
     try:
         numbers = list(layers) if not isinstance(layers, str) else _parse_ranges(layers)
     except ValueError:
-        raise InputError(
+        raise SettingsError(
             f"layers {layers!r} cannot be read: use 'all', 'first', a range such as '9-12' "
             "or a list such as '1,2,12'"
         ) from None
     outside = [n for n in numbers if not 1 <= n <= depth]
     if outside or not numbers:
-        raise InputError(
+        raise SettingsError(
             f"layers {layers!r} name {outside or 'nothing'}: this encoder has layers 1 to {depth}"
         )
     return sorted({n - 1 for n in numbers})
@@ -200,7 +200,7 @@ class EmbeddedPrompt(nn.Module):
 
     def _record(self, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         if self.way != "concat":
-            raise InputError(f"gates are the scaling of the way 'concat'; this is {self.way!r}")
+            raise SettingsError(f"gates are the scaling of the way 'concat'; this is {self.way!r}")
         sink = first(query.shape[-2], self.sink(key.shape[-2])).detach()
         with torch.autocast(query.device.type, enabled=False):  # to look at: precisely
             query, key = _precise(query), _precise(key)
@@ -257,7 +257,7 @@ class EmbeddedPrompt(nn.Module):
             values = self._from_other_grid(values if values.ndim < full else _sum(values))
         merges = known and values.ndim < self.prompt.ndim
         if values.shape != (self.prompt.shape[:-1] if merges else self.prompt.shape):
-            raise InputError(
+            raise SettingsError(
                 f"saved prompts of shape {tuple(values.shape)} do not fit this encoder, whose "
                 f"prompts have shape {tuple(self.prompt.shape)}"
             )
@@ -269,7 +269,7 @@ class EmbeddedPrompt(nn.Module):
         """s for this prompt's grid, from that for another."""
         old = _new_grid(self.grid, max(0, s.shape[-1] - self.prefix))
         if old[0] * self.grid[1] != old[1] * self.grid[0]:
-            raise InputError(
+            raise SettingsError(
                 f"saved prompts of {s.shape[-1]} tokens are of no grid like the "
                 f"{self.grid[0]} x {self.grid[1]} of this encoder"
             )
@@ -286,7 +286,7 @@ class EmbeddedPrompt(nn.Module):
         if self.collapsed:
             return self.prompt.detach()
         if self.way != "concat":
-            raise InputError(
+            raise SettingsError(
                 f"a prompt embedded by {self.way!r} does not collapse to one number per token: "
                 "only 'concat' does. Save the prompt itself instead"
             )
@@ -327,7 +327,7 @@ def _new_grid(old: tuple[int, int], patches: int) -> tuple[int, int]:
     """The grid of ``patches`` patches whose sides are closest in proportion to the old grid's."""
     rows = round(math.sqrt(patches * old[0] / old[1])) if old[1] else 0
     if rows < 1 or patches % rows:
-        raise InputError(
+        raise SettingsError(
             f"{patches} patches do not form a grid like the {old[0]} x {old[1]} that the prompts "
             "were made for: use images of the same proportions"
         )

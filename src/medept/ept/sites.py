@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from medept.errors import InputError
+from medept.errors import EncoderError
 
 SUPPORTED = (
     "timm: ViT, DeiT, DINOv2, DINOv3, EVA-02, BEiT, SigLIP, CLIP, Swin; "
@@ -50,7 +50,7 @@ def find_attentions(
     """
     reference = next(model.parameters(), None)
     if reference is None:
-        raise InputError(_none_found(model))
+        raise EncoderError(_none_found(model))
     size = image_size or _own_image_size(model)
     height, width = (size, size) if isinstance(size, int) else size
     pixels = torch.zeros(1, 3, height, width, device=reference.device, dtype=reference.dtype)
@@ -60,14 +60,14 @@ def find_attentions(
         try:
             model(pixels)
         except (AttributeError, RuntimeError, TypeError, ValueError, AssertionError) as error:
-            raise InputError(
+            raise EncoderError(
                 f"{type(model).__name__} does not take an image of {height} x {width} pixels "
                 f"({error}): give its vision part, or image_size=. Supported are {SUPPORTED}"
             ) from error
         finally:
             model.train(training)
     if not survey.sites:
-        raise InputError(_none_found(model))
+        raise EncoderError(_none_found(model))
     return tuple(_with_grid(site, survey.grids) for site in survey.sites)
 
 
@@ -157,7 +157,7 @@ def _own_image_size(model: nn.Module) -> int | tuple[int, int]:
     ):
         if size is not None:
             return size if isinstance(size, int) else (int(size[0]), int(size[1]))
-    raise InputError(
+    raise EncoderError(
         f"{type(model).__name__} does not say what image size it takes: pass image_size="
     )
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.evaluation.predictions import indicators
 
 BOUNDS = (0.05, 20.0)
@@ -99,7 +99,7 @@ def fit_calibration(kind: Kind, logits: np.ndarray, targets: np.ndarray) -> Cali
         plain = Calibration().probabilities(logits, task)
         steps = [_fit_steps(p, t) for p, t in zip(plain.T, truth.T, strict=True)]
         return Calibration(kind=kind, images=images, steps=steps)
-    raise InputError(f"calibration {kind!r}: use one of {', '.join(KINDS)}")
+    raise DataError(f"calibration {kind!r}: use one of {', '.join(KINDS)}")
 
 
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
@@ -126,12 +126,12 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, *, prior: bool = Fa
     """
     logits, targets = np.asarray(logits, dtype=np.float64), np.asarray(targets)
     if logits.ndim != 2 or not logits.size or targets.shape not in (logits.shape, logits.shape[:1]):
-        raise InputError(
+        raise DataError(
             f"logits {logits.shape} and targets {targets.shape}: expected (n, C) and (n,) or "
             "(n, C), with n at least 1"
         )
     if not np.isfinite(logits).all():
-        raise InputError(f"logits: row {np.argwhere(~np.isfinite(logits))[0][0]} is not finite")
+        raise DataError(f"logits: row {np.argwhere(~np.isfinite(logits))[0][0]} is not finite")
     weight = 1 / (2 * targets.size) if prior else 0.0  # the likelihood is a mean over as many
     found = minimize_scalar(
         lambda log_t: negative_log_likelihood(logits / np.exp(log_t), targets) + weight * log_t**2,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medept.errors import InputError
+from medept.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def conformal_thresholds(
         InputError: if the coverage is not between 0 and 1.
     """
     if not 0 < coverage < 1:
-        raise InputError(f"coverage {coverage}: give a share between 0 and 1, such as 0.9")
+        raise DataError(f"coverage {coverage}: give a share between 0 and 1, such as 0.9")
     thresholds = np.zeros(probabilities.shape[1])
     for c in range(len(thresholds)):
         of_truth = np.sort(probabilities[targets == c, c])

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from medept.errors import InputError
+from medept.errors import DataError
 
 NEIGHBOURS = 5
 """Whose labels are asked for the purity."""
@@ -94,13 +94,13 @@ def describe_distribution(
         name for name, rows in zip(classes, _rows(targets, len(classes)), strict=True) if rows.any()
     ]
     if len(names) < 2:
-        raise InputError("a distribution of features needs images of at least two classes")
+        raise DataError("a distribution of features needs images of at least two classes")
     within = intra_class_distances(features, targets)
     between = between_class_distances(features, targets)
     trace, apart = float(np.trace(within)), float(np.trace(between))
     whole = trace + apart
     if not whole > 0:
-        raise InputError("all features are equal: nothing can be said of their distribution")
+        raise DataError("all features are equal: nothing can be said of their distribution")
     leading = float(np.linalg.eigvalsh(within)[-1])
     silhouette, purity = _neighbourhood(features, targets)
     return Distribution(
@@ -142,7 +142,7 @@ def plane(
     if not joint:
         return {name: _two_dimensions(values, kind, seed) for name, values in even.items()}
     if len({values.shape[1] for values in even.values()}) > 1:
-        raise InputError("features of different widths have no joint plane: fit them separately")
+        raise DataError("features of different widths have no joint plane: fit them separately")
     together = _two_dimensions(np.concatenate(list(even.values())), kind, seed)
     ends = np.cumsum([len(values) for values in even.values()])[:-1]
     return dict(zip(even, np.split(together, ends), strict=True))

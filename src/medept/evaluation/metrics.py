@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.evaluation.bootstrap import BINS, Cases, find_cases, weighted_rates, weighted_values
 from medept.evaluation.reliability import CalibrationErrors, calibration_errors
 
@@ -156,36 +156,36 @@ def _by_class(
 def _check(probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> None:
     n, C = len(np.atleast_1d(targets)), len(classes)
     if not n or probabilities.shape != (n, C) or targets.shape not in ((n,), (n, C)):
-        raise InputError(
+        raise DataError(
             f"probabilities {probabilities.shape} and targets {targets.shape} for {C} classes: "
             "expected (n, C) and (n,) or (n, C), with n at least 1"
         )
     fewest = 2 if targets.ndim == 1 else 1
     if len(classes) < fewest:
-        raise InputError(f"{C} classes: give two or more, or multi-label targets of one or more")
+        raise DataError(f"{C} classes: give two or more, or multi-label targets of one or more")
     within = (probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)
     if not within.all():
         row, column = np.argwhere(~within)[0]
-        raise InputError(
+        raise DataError(
             f"probabilities: row {row}, column {column} is {probabilities[row, column]}; "
             "give numbers from 0 to 1"
         )
     if targets.ndim == 2:
         if not np.isin(targets, (0, 1)).all():
             row, column = np.argwhere(~np.isin(targets, (0, 1)))[0]
-            raise InputError(
+            raise DataError(
                 f"targets: row {row}, column {column} is {targets[row, column]}; give 0 or 1"
             )
         return
     if not np.issubdtype(targets.dtype, np.integer):
-        raise InputError(f"targets are {targets.dtype}; give class indices (integers)")
+        raise DataError(f"targets are {targets.dtype}; give class indices (integers)")
     if not ((targets >= 0) & (targets < C)).all():
         row = np.flatnonzero((targets < 0) | (targets >= C))[0]
-        raise InputError(f"targets: row {row} is {targets[row]}; give indices from 0 to {C - 1}")
+        raise DataError(f"targets: row {row} is {targets[row]}; give indices from 0 to {C - 1}")
     sums = probabilities.sum(axis=1)
     if np.abs(sums - 1).max() > 1e-3:
         row = np.abs(sums - 1).argmax()
-        raise InputError(
+        raise DataError(
             f"probabilities: row {row} sums to {sums[row]:.4g}; those of an image's classes must "
             "sum to 1 (or give multi-label targets)"
         )
@@ -194,7 +194,7 @@ def _check(probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str
 def _group_ids(groups: np.ndarray, n: int) -> np.ndarray:
     groups = np.asarray(groups)
     if groups.shape != (n,):
-        raise InputError(f"groups {groups.shape}: expected ({n},), one id an image")
+        raise DataError(f"groups {groups.shape}: expected ({n},), one id an image")
     return np.unique(groups, return_inverse=True)[1]
 
 

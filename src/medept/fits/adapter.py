@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.tensors import is_finite
-from medept.errors import InputError, problems
+from medept.errors import EncoderError, problems
 from medept.evaluation.calibration import Calibration
 from medept.files import write_tensors, write_text
 
@@ -109,14 +109,14 @@ def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     try:
         state = load_file(file)
     except FileNotFoundError as error:
-        raise InputError(
+        raise EncoderError(
             f"{file}: no such file; give a folder that `medept fit --out` wrote, copied whole (of "
             "`medept evaluate --out` there is no adapter)"
         ) from error
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: damaged ({error}); fit again or copy it again") from error
+        raise EncoderError(f"{file}: damaged ({error}); fit again or copy it again") from error
     if not is_finite(state):
-        raise InputError(f"{file}: damaged (it holds NaN); fit again or copy it again")
+        raise EncoderError(f"{file}: damaged (it holds NaN); fit again or copy it again")
     return state, info
 
 
@@ -130,13 +130,13 @@ def read_info(folder: Path) -> AdapterInfo:
     try:
         return AdapterInfo.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(
+        raise EncoderError(
             f"{folder}: no adapter here ({DESCRIPTION} is missing); give the folder that "
             "`medept fit --out` wrote"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         why = problems(error) if isinstance(error, ValidationError) else error
-        raise InputError(
+        raise EncoderError(
             f"{file}: not an adapter that this version can read ({why}); copy it again, or fit "
             "with this version"
         ) from error

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.evaluation.predictions import confidence, decide, indicators, is_correct
 from medept.files import read_written
 from medept.fits.adapter import AdapterInfo, read_info
@@ -101,7 +101,7 @@ def read_fit(folder: Path) -> Fit:
     try:
         probabilities = table[columns].to_numpy(dtype=np.float64)
     except ValueError as error:
-        raise InputError(f"{file}: {error}; fit again") from error
+        raise DataError(f"{file}: {error}; fit again") from error
     return Fit(
         **parts,
         metrics=_json(folder / "metrics.json", "ece", "groups", "by_class", "calibration"),
@@ -117,10 +117,10 @@ def _json(file: Path, *keys: str) -> Any:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: damaged ({error}); fit again") from error
+        raise DataError(f"{file}: damaged ({error}); fit again") from error
     for part in found if isinstance(found, list) else [found]:
         if not isinstance(part, dict) or not part.keys() >= set(keys):
-            raise InputError(f"{file}: damaged (no {', '.join(keys)} in it); fit again")
+            raise DataError(f"{file}: damaged (no {', '.join(keys)} in it); fit again")
     return found
 
 
@@ -129,10 +129,10 @@ def _table(file: Path, *columns: str) -> pd.DataFrame:
     try:
         table = read_written(file)
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: missing or damaged ({error}); fit again") from error
+        raise DataError(f"{file}: missing or damaged ({error}); fit again") from error
     missing = [name for name in columns if name not in table]
     if missing:
-        raise InputError(f"{file}: no column {', '.join(missing)}; fit again")
+        raise DataError(f"{file}: no column {', '.join(missing)}; fit again")
     return table
 
 
@@ -142,7 +142,7 @@ def _last_row(file: Path) -> dict[str, Any]:
     try:
         return {str(name): value for name, value in pd.read_csv(file).iloc[-1].items()}
     except (OSError, ValueError, IndexError) as error:
-        raise InputError(f"{file}: damaged ({error}); fit again") from error
+        raise DataError(f"{file}: damaged ({error}); fit again") from error
 
 
 def _history(file: Path) -> pd.DataFrame | None:
@@ -152,7 +152,7 @@ def _history(file: Path) -> pd.DataFrame | None:
     try:
         return table.astype({"loss": float})
     except ValueError as error:
-        raise InputError(f"{file}: {error}; fit again") from error
+        raise DataError(f"{file}: {error}; fit again") from error
 
 
 def _targets(labels: Iterable[str], info: AdapterInfo, file: Path) -> np.ndarray:
@@ -163,7 +163,7 @@ def _targets(labels: Iterable[str], info: AdapterInfo, file: Path) -> np.ndarray
     for row, text in enumerate(rows):
         for part in [text] if info.task == "multiclass" else filter(None, text.split("|")):
             if part not in place:
-                raise InputError(
+                raise DataError(
                     f"{file}: row {row + 2}: {part!r} is no class of the adapter; fit again"
                 )
             targets[row, place[part]] = 1

@@ -12,7 +12,7 @@ import pandas as pd
 
 from medept.data.images import original_hash
 from medept.data.table import LabelledImages
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.files import read_written
 from medept.fits.adapter import read_info
 
@@ -34,11 +34,11 @@ def unseen(data: LabelledImages, folders: Sequence[Path]) -> LabelledImages:
     """
     left = np.ones(len(data), bool) if data.splits is None else np.equal(data.splits, "test")
     if not left.any():
-        raise InputError("the split column has no row of test; it needs some")
+        raise DataError("the split column has no row of test; it needs some")
     wanted = left.sum()
     left &= ~_seen(data, folders)
     if not left.any():
-        raise InputError(
+        raise DataError(
             "no image is left: all, or others of their groups, were used for training; give "
             "images of other patients"
         )
@@ -96,4 +96,4 @@ def _read(file: Path) -> pd.DataFrame:
             raise ValueError(f"{len(support)} rows of the {count} images it was fitted to")
         return support.assign(image=support["image"].map(normpath))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{file}: damaged ({error}); copy it again, or fit again") from error
+        raise DataError(f"{file}: damaged ({error}); copy it again, or fit again") from error

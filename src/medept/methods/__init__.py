@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from torch import nn
 
 from medept.encoders.encoder import Encoder
-from medept.errors import InputError, problems
+from medept.errors import SettingsError, problems
 from medept.methods.base import METHODS, AdaptedEncoder, MethodSettings
 
 for _module in iter_modules(__path__):
@@ -30,7 +30,7 @@ def find_method(name: str) -> type[AdaptedEncoder]:
     """
     name = _split(name)[0]
     if name not in METHODS:
-        raise InputError(f"no method is named {name!r}: use one of {', '.join(sorted(METHODS))}")
+        raise SettingsError(f"no method is named {name!r}: use one of {', '.join(sorted(METHODS))}")
     return METHODS[name]
 
 
@@ -44,18 +44,20 @@ def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSett
     named, values = named_settings(name), values or {}
     for key in named.keys() & values.keys():
         if values[key] != named[key]:
-            raise InputError(f"{key}={values[key]} for {name!r}: its name says {key}={named[key]}")
+            raise SettingsError(
+                f"{key}={values[key]} for {name!r}: its name says {key}={named[key]}"
+            )
     given = named | values
     known = ", ".join(shown_settings(method)) or "none"
     if unknown := [key for key in given if key not in method.Settings.model_fields]:
-        raise InputError(
+        raise SettingsError(
             f"the method {name!r} has no setting {', '.join(unknown)} (its settings are: {known})"
             + _others(unknown[0])
         )
     try:
         return method.Settings(**given)
     except ValidationError as error:
-        raise InputError(
+        raise SettingsError(
             f"method {name!r}: {problems(error)} (its settings are: {known})"
         ) from error
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medept.encoders.encoder import Encoder
 from medept.ept.prompts import EmbeddedPrompt
-from medept.errors import InputError
+from medept.errors import EncoderError
 
 
 class MethodSettings(BaseModel):
@@ -75,7 +75,7 @@ def copy_into(own: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> No
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in own.items()}:
-        raise InputError(f"what was saved does not fit: {shapes} are not those of {what}")
+        raise EncoderError(f"what was saved does not fit: {shapes} are not those of {what}")
     for name, tensor in saved.items():
         own[name].copy_(tensor)
 
@@ -126,7 +126,7 @@ class AdaptedEncoder(nn.Module):
         self.insert()
         if any(p.requires_grad and p.dtype == torch.bfloat16 for p in encoder.parameters()):
             self.remove()
-            raise InputError(
+            raise EncoderError(
                 f"the method {self.name!r} trains weights that are held in bfloat16: name them "
                 "in its `own`, and keep them out of hold_in_bfloat16"
             )

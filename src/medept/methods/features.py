@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medept.errors import InputError
+from medept.errors import EncoderError
 from medept.methods.base import AdaptedEncoder
 
 
@@ -48,6 +48,6 @@ class StoredHead(nn.Module):
         """Take the tensors, whose number of rows is that of the support set."""
         own = dict(self.named_buffers())
         if state.keys() != own.keys():
-            raise InputError(f"the saved head holds {list(state)}, not {list(own)}")
+            raise EncoderError(f"the saved head holds {list(state)}, not {list(own)}")
         for name, tensor in state.items():
             setattr(self, name, tensor.to(getattr(self, name).device))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from medept.encoders.layers import split_projections
-from medept.errors import InputError
+from medept.errors import ResourceError
 from medept.methods.base import AdaptedEncoder
 
 
@@ -34,7 +34,7 @@ class PeftTuner(AdaptedEncoder):
         try:
             from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
         except ImportError as error:
-            raise InputError(
+            raise ResourceError(
                 f"the method {self.name!r} needs an extra: pip install 'medept[peft]'"
             ) from error
         self._undo = ExitStack()
@@ -42,7 +42,7 @@ class PeftTuner(AdaptedEncoder):
         names = self.targets()
         if not names:
             self._undo.close()
-            raise InputError(
+            raise ResourceError(
                 f"the method {self.name!r} tunes layers that {self.encoder.name!r} does not have"
             )
         config = self.config(names)

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medept.encoders.layers import add_prefix_tokens
-from medept.errors import InputError
+from medept.errors import SettingsError
 from medept.methods.token_prompts import TokenPrompts
 
 
@@ -63,7 +63,7 @@ class VisualPromptTuning(TokenPrompts):
             self.encoder(self.encoder.example())
         except RuntimeError as error:
             self.remove()
-            raise InputError(
+            raise SettingsError(
                 f"{self.encoder.name!r} takes no tokens beside its own, as where attention has "
                 f"relative positions: use another method ({error})"
             ) from error

@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from medept.data.table import LabelledImages, label_texts
-from medept.errors import InputError
+from medept.errors import SettingsError
 from medept.files import whole_folder, write_table
 from medept.phantoms import chest, colon, endo
 
@@ -101,7 +101,9 @@ def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path
     """
     outside = [name for name in data.names if Path(name).name != name]
     if outside:
-        raise InputError(f"the image name {outside[0]!r} is a path; names must be plain file names")
+        raise SettingsError(
+            f"the image name {outside[0]!r} is a path; names must be plain file names"
+        )
     columns = {"image": data.names, "label": label_texts(data), "patient": data.groups}
     table = pd.DataFrame(columns)
 
@@ -116,16 +118,16 @@ def _check(
     task: str, patients: int, images_per_patient: int, size: int, difficulty: float, seed: int
 ) -> None:
     if task not in TASKS:
-        raise InputError(f"task {task!r} is not known; the tasks are {', '.join(TASKS)}")
+        raise SettingsError(f"task {task!r} is not known; the tasks are {', '.join(TASKS)}")
     least = {"patients": (patients, 2), "images_per_patient": (images_per_patient, 1)}
     least |= {"size": (size, 32), "seed": (seed, 0)}
     for name, (value, minimum) in least.items():
         if value < minimum:
-            raise InputError(f"{name} is {value}; it must be at least {minimum}")
+            raise SettingsError(f"{name} is {value}; it must be at least {minimum}")
     if size > 4096:
-        raise InputError(f"size is {size}; it must be at most 4096")
+        raise SettingsError(f"size is {size}; it must be at most 4096")
     if not 0.0 <= difficulty <= 1.0:
-        raise InputError(f"difficulty is {difficulty}; it must be between 0 and 1")
+        raise SettingsError(f"difficulty is {difficulty}; it must be between 0 and 1")
 
 
 def _stream(seed: int, task: str, *key: int) -> np.random.Generator:

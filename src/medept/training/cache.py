@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medept.errors import InputError
+from medept.errors import ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Kept:
                 for shape, part in zip(shapes, batch, strict=True)
             ]
         folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="medept-")))
-        no_room = InputError(
+        no_room = ResourceError(
             f"{sum(sizes) / 1e9:.1f} GB of encoded views do not fit into {folder.parent}: take "
             "fewer images or views, or set TMPDIR to a folder with more room"
         )

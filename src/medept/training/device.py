@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from medept.errors import InputError
+from medept.errors import ResourceError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,7 +40,7 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
     from accelerate.state import AcceleratorState, PartialState
 
     if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r}: use one of {', '.join(PRECISIONS)}")
+        raise ResourceError(f"precision {precision!r}: use one of {', '.join(PRECISIONS)}")
     present = {
         "auto": True,
         "cpu": True,
@@ -50,11 +50,13 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
     if not present.get(device, False):
         available = ", ".join(name for name, there in present.items() if there)
         which = " (the variable CUDA_VISIBLE_DEVICES chooses a GPU)" if ":" in device else ""
-        raise InputError(f"device {device!r} is not available here: use one of {available}{which}")
+        raise ResourceError(
+            f"device {device!r} is not available here: use one of {available}{which}"
+        )
     best = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
     kind = best if device == "auto" else device
     if precision == "float16" and kind != "cuda":
-        raise InputError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
+        raise ResourceError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
     with _ONE_AT_A_TIME:
         # accelerate keeps the first settings for the life of the process unless told to forget them
         AcceleratorState._reset_state()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from medept.errors import InputError, problems
+from medept.errors import SettingsError, problems
 from medept.methods import find_method
 
 
@@ -111,7 +111,7 @@ def make_recipe(name: str = "medept", method: str = "ept", /, **changes: Any) ->
         InputError: if the recipe, the method or a value is unknown or out of range.
     """
     if name not in RECIPES:
-        raise InputError(f"no recipe is named {name!r}: use one of {', '.join(RECIPES)}")
+        raise SettingsError(f"no recipe is named {name!r}: use one of {', '.join(RECIPES)}")
     given = {key: value for key, value in changes.items() if value is not None}
     if "epochs" in given and "views" not in given and name == "paper":
         given["views"] = given["epochs"]
@@ -120,4 +120,4 @@ def make_recipe(name: str = "medept", method: str = "ept", /, **changes: Any) ->
         return Recipe(**(RECIPES[name].model_dump() | own | given))
     except ValidationError as error:
         parts = ", ".join(Recipe.model_fields)
-        raise InputError(f"recipe: {problems(error)} (its parts are: {parts})") from error
+        raise SettingsError(f"recipe: {problems(error)} (its parts are: {parts})") from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medept.episodes.folds import make_folds
-from medept.errors import InputError
+from medept.errors import ResourceError, SettingsError
 from medept.evaluation.calibration import negative_log_likelihood
 from medept.methods import find_method, named_settings, read_settings
 from medept.progress import Progress
@@ -94,12 +94,12 @@ def tune(
     try:
         import optuna
     except ImportError as error:
-        raise InputError("--tune needs an extra: pip install 'medept[tune]'") from error
+        raise ResourceError("--tune needs an extra: pip install 'medept[tune]'") from error
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folds = make_folds(targets, groups, FOLDS, seed)
     if not folds:
-        raise InputError(
+        raise SettingsError(
             "--tune cross-validates inside the support set: each class needs at least two shots, "
             "that can be dealt out so that each part leaves every class to learn from"
         )
@@ -122,7 +122,7 @@ def tune(
             if done and trial.number in done.losses:
                 return done.losses[trial.number]
             loss = tried(parameters)
-        except InputError as error:  # settings that do not go together, or training that diverges
+        except SettingsError as error:  # they do not go together, or training diverges
             if trial.number == 0:
                 raise
             raise optuna.TrialPruned from error

@@ -13,7 +13,7 @@ import pandas as pd
 
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.table import LabelledImages, label_text
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.evaluation.predictions import decide
 from medept.files import whole_folder, write_table, write_text
@@ -43,7 +43,7 @@ def evaluate_unseen(
         InputError: if no image is left, or ``out`` exists.
     """
     if out is not None and not (folder / "support.csv").is_file():
-        raise InputError(
+        raise DataError(
             f"{folder / 'support.csv'} is missing, and a report needs it: leave --out out, or give "
             "the folder that medept fit wrote"
         )

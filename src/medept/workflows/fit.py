@@ -21,7 +21,7 @@ from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import original_hash
 from medept.data.table import LabelledImages
 from medept.episodes.draw import draw_episode, read_episode
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.evaluation.metrics import Evaluation
 from medept.files import refuse_folder, whole_folder, write_table, write_text
 from medept.fits.adapter import AdapterInfo
@@ -159,6 +159,6 @@ def warned(support: LabelledImages, test: LabelledImages) -> list[dict[str, Any]
     for finding in found:
         if finding.kind == "unreadable":
             more = f" ({finding.title})" if len(finding.notes) > 1 else ""
-            raise InputError(f"{finding.notes[0]}{more}")
+            raise DataError(f"{finding.notes[0]}{more}")
         logger.warning("%s. %s `medept check` shows them.", finding.title, finding.advice)
     return [{"title": one.title, "advice": one.advice, "flatters": one.flatters} for one in found]

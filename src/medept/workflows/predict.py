@@ -10,7 +10,7 @@ import pandas as pd
 
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import readable
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.files import whole_file, write_table
 from medept.workflows.evaluate import describe_predictions
 
@@ -67,6 +67,6 @@ def embed(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> n
 def refuse_output(out: Path, what: str, *suffixes: str) -> None:
     """Before anything is computed: a file of another kind, or one that is there already."""
     if out.suffix not in suffixes:
-        raise InputError(f"{out}: {what} are written as {' or '.join(suffixes)}")
+        raise DataError(f"{out}: {what} are written as {' or '.join(suffixes)}")
     if out.exists():
-        raise InputError(f"{out}: exists already; name another or remove it")
+        raise DataError(f"{out}: exists already; name another or remove it")

@@ -11,7 +11,7 @@ from medept.classifier.classifier import FewShotClassifier
 from medept.data.sources import named_source
 from medept.data.sources.medfmc import MedFMC
 from medept.data.sources.medfmc_submission import read_submission, write_submission
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.workflows.evaluate import describe_predictions
 from medept.workflows.predict import refuse_output
@@ -29,7 +29,7 @@ def predict_submission(
     task, folder = _medfmc(source)
     classes = tuple(classifier.info().classes)
     if classes != task.classes:
-        raise InputError(
+        raise DataError(
             f"{task.name} has the classes {', '.join(task.classes)}, but the adapter has "
             f"{', '.join(classes)}: fit it to {task.name}:FOLDER"
         )
@@ -56,5 +56,5 @@ def score_submissions(source: str, files: Sequence[Path]) -> dict[Path, Evaluati
 def _medfmc(source: str) -> tuple[MedFMC, Path]:
     found = named_source(source)
     if found is None or not isinstance(found[0], MedFMC):
-        raise InputError(f"{source}: submissions are of medfmc-TASK:FOLDER; see `medept datasets`")
+        raise DataError(f"{source}: submissions are of medfmc-TASK:FOLDER; see `medept datasets`")
     return found[0], found[1]

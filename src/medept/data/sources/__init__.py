@@ -8,7 +8,7 @@ from typing import Any
 from medept.data.sources import isic2018, kvasirseg, medfmc, medmnist
 from medept.data.sources.base import Source
 from medept.data.table import LabelledImages, read_dataset
-from medept.errors import InputError
+from medept.errors import DataError
 
 SOURCES = {
     source.name: source
@@ -28,7 +28,7 @@ def named_source(text: str | Path) -> tuple[Source, Path] | None:
         return None
     folder = Path(place)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; {name} is read from the one it unpacks to")
+        raise DataError(f"{folder}: no such folder; {name} is read from the one it unpacks to")
     return SOURCES[name], SOURCES[name].home(folder)
 
 
@@ -48,10 +48,10 @@ def open_dataset(text: str | Path, **columns: Any) -> LabelledImages:
     source, folder = found
     given = [name for name, value in columns.items() if name.endswith(("column", "root")) and value]
     if given:
-        raise InputError(f"{source.name} knows its own: leave out {', '.join(given)}")
+        raise DataError(f"{source.name} knows its own: leave out {', '.join(given)}")
     data, classes = source.read(folder), columns.get("classes")
     if classes is not None and tuple(classes) != data.classes:
-        raise InputError(
+        raise DataError(
             f"{source.name} has the classes {', '.join(data.classes)}, and not {', '.join(classes)}"
         )
     return data
@@ -67,6 +67,6 @@ def official_list(text: str | Path, shots: int | float | None, episode: str) -> 
         return Path(episode)
     found = named_source(text)
     if found is None:
-        raise InputError(f"{episode}: no such list of a support set; `medept episodes` writes them")
+        raise DataError(f"{episode}: no such list of a support set; `medept episodes` writes them")
     source, folder = found
     return source.official_list(folder, shots, episode)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medept.data.table import LabelledImages
-from medept.errors import InputError
+from medept.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Source:
         Raises:
             InputError: if the data set has none, or not this one.
         """
-        raise InputError(f"{self.name} has no official support sets: leave --episode out")
+        raise DataError(f"{self.name} has no official support sets: leave --episode out")
 
 
 def require(folder: Path, files: Sequence[Path], origin: str) -> None:
@@ -44,10 +44,10 @@ def require(folder: Path, files: Sequence[Path], origin: str) -> None:
     if missing:
         named = ", ".join(str(file.relative_to(folder)) for file in missing[:5])
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise InputError(
+        raise DataError(
             f"{folder}: {len(missing)} of {len(files)} files are missing: {named}{more}. {origin}"
         )
     root = folder.resolve()
     for file in files:
         if not file.resolve().is_relative_to(root):
-            raise InputError(f"{file}: a link that leads out of {folder}; copy the file instead")
+            raise DataError(f"{file}: a link that leads out of {folder}; copy the file instead")

@@ -16,7 +16,7 @@ import pandas as pd
 from medept.data.folders import SPLITS
 from medept.data.sources.base import Source, require
 from medept.data.table import LabelledImages
-from medept.errors import InputError
+from medept.errors import DataError
 
 ORIGIN = "ISIC 2018 task 3 is at https://challenge.isic-archive.com/data/#2018"
 CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -35,7 +35,7 @@ class ISIC2018(Source):
         without = [name for name, split in zip(ids, table["split"], strict=True)
                    if split == "train" and name not in lesions]  # fmt: skip
         if without:
-            raise InputError(f"{folder}: the lesion groupings lack {without[0]}; {ORIGIN}")
+            raise DataError(f"{folder}: the lesion groupings lack {without[0]}; {ORIGIN}")
         return LabelledImages(
             images=tuple(table["file"]),
             names=tuple(file.name for file in table["file"]),
@@ -54,10 +54,10 @@ def _part(folder: Path, part: str) -> pd.DataFrame:
     flags = table[list(CLASSES)].apply(pd.to_numeric, errors="coerce")
     wrong = ~(flags.isin((0, 1)).all(axis=1) & (flags.sum(axis=1) == 1)).to_numpy()
     if wrong.any():
-        raise InputError(f"{truth}, row {wrong.argmax() + 2}: exactly one class has to be 1")
+        raise DataError(f"{truth}, row {wrong.argmax() + 2}: exactly one class has to be 1")
     plain = table["image"].str.fullmatch(r"\w+").to_numpy(dtype=bool)
     if not plain.all():
-        raise InputError(f"{truth}, row {plain.argmin() + 2}: this is no name of an image")
+        raise DataError(f"{truth}, row {plain.argmin() + 2}: this is no name of an image")
     root = folder / f"{stem}_Input"
     files = [root / f"{name}.jpg" for name in table["image"]]
     require(folder, files, ORIGIN)
@@ -80,10 +80,10 @@ def _read(file: Path, columns: list[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
-        raise InputError(f"{file}: cannot be read as a table ({error}); unpack it again") from error
+        raise DataError(f"{file}: cannot be read as a table ({error}); unpack it again") from error
     missing = [column for column in columns if column not in table]
     if missing:
-        raise InputError(f"{file}: no column {missing[0]!r}; {ORIGIN}")
+        raise DataError(f"{file}: no column {missing[0]!r}; {ORIGIN}")
     return table
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from medept.data.folders import images_below
 from medept.data.sources.base import Source
 from medept.data.table import LabelledImages
-from medept.errors import InputError
+from medept.errors import DataError
 
 ORIGIN = "Kvasir-SEG is at https://datasets.simula.no/kvasir-seg"
 
@@ -31,7 +31,7 @@ class KvasirSEG(Source):
         alone = sorted(images.keys() ^ masks.keys())
         if alone:
             lacking = [f"masks/{stem}" if stem in images else f"images/{stem}" for stem in alone]
-            raise InputError(
+            raise DataError(
                 f"{folder}: {len(alone)} files are missing: {', '.join(lacking[:5])}"
                 f"{', ...' if len(alone) > 5 else ''}. {ORIGIN}"
             )
@@ -47,7 +47,7 @@ class KvasirSEG(Source):
 def _by_stem(folder: Path, part: str) -> dict[str, Path]:
     found = {file.stem: file for file in images_below(folder, folder / part)}
     if not found:
-        raise InputError(f"{folder}: no pictures in its folder {part}. {ORIGIN}")
+        raise DataError(f"{folder}: no pictures in its folder {part}. {ORIGIN}")
     return found
 
 

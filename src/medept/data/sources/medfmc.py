@@ -19,7 +19,7 @@ import numpy as np
 from medept.data.image_lists import read_lines, read_list
 from medept.data.sources.base import Source, require
 from medept.data.table import LabelledImages
-from medept.errors import InputError
+from medept.errors import DataError
 
 ORIGIN = "MedFMC is at https://doi.org/10.6084/m9.figshare.c.6476047"
 TRAINING, TEST = "trainval.txt", "test_WithLabel.txt"
@@ -69,7 +69,7 @@ class MedFMC(Source):
                 splits.append(split)
         if len(set(names)) < len(names):
             doubled = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{folder}: {doubled} stands twice in {' and '.join(lists.values())}")
+            raise DataError(f"{folder}: {doubled} stands twice in {' and '.join(lists.values())}")
         return LabelledImages(
             images=self.locate(folder, names) if images else tuple(names),
             names=tuple(names),
@@ -88,14 +88,14 @@ class MedFMC(Source):
         root = folder / "images"
         for name in names:
             if name != Path(name).name or name.startswith("."):
-                raise InputError(f"{folder}: {name!r} is no plain file name; mend the list")
+                raise DataError(f"{folder}: {name!r} is no plain file name; mend the list")
         require(root, [root / name for name in names], ORIGIN)
         return tuple(root / name for name in names)
 
     def listed(self, folder: Path, file: str) -> list[str]:
         """The names in a list of the folder's, with labels or without, in its order."""
         if file != Path(file).name:
-            raise InputError(f"{file}: give the name of a list in {folder}")
+            raise DataError(f"{file}: give the name of a list in {folder}")
         require(folder, [folder / file], ORIGIN)
         if file == "test_WithoutLabel.txt":
             return read_lines(folder / file)
@@ -109,7 +109,7 @@ class MedFMC(Source):
         elif isinstance(shots, int):
             file = folder / f"{self.task}_{shots}-shot_train_{episode}.txt"
         else:
-            raise InputError(
+            raise DataError(
                 f"{self.name} has official support sets of 1, 5 and 10 shots (--episode exp1 to "
                 "exp5), and of 20% (--episode official)"
             )

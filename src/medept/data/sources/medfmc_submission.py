@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medept.data.table import LabelledImages
-from medept.errors import InputError
+from medept.errors import DataError
 from medept.files import write_text
 
 
@@ -36,10 +36,10 @@ def read_submission(file: Path, data: LabelledImages) -> np.ndarray:
                 if cells:
                     found[cells[0]] = _probabilities(file, number, cells[1:], len(data.classes))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file}: cannot be read as a submission ({error})") from error
+        raise DataError(f"{file}: cannot be read as a submission ({error})") from error
     missing = [name for name in data.names if name not in found]
     if missing:
-        raise InputError(
+        raise DataError(
             f"{file}: {len(missing)} of {len(data)} labelled images are missing, such as "
             f"{missing[0]}; predict those of test_WithLabel.txt"
         )
@@ -48,7 +48,7 @@ def read_submission(file: Path, data: LabelledImages) -> np.ndarray:
         sums = values.sum(axis=1, keepdims=True)
         if (np.abs(sums - 1) > 1e-3).any():
             name = data.names[int(np.abs(sums[:, 0] - 1).argmax())]
-            raise InputError(f"{file}: the probabilities of {name} do not sum to 1")
+            raise DataError(f"{file}: the probabilities of {name} do not sum to 1")
         values = values / sums
     return values
 
@@ -59,7 +59,7 @@ def _probabilities(file: Path, number: int, cells: list[str], count: int) -> lis
     except ValueError:
         values = []
     if len(values) != count or not all(0 <= value <= 1 for value in values):
-        raise InputError(
+        raise DataError(
             f"{file}, row {number}: give an image's name and {count} probabilities from 0 to 1"
         )
     return values

@@ -16,7 +16,7 @@ import numpy as np
 
 from medept.data.sources.base import Source, require
 from medept.data.table import LabelledImages
-from medept.errors import InputError
+from medept.errors import DataError, ResourceError
 
 FLAT = ("path", "chest", "derma", "oct", "pneumonia", "retina", "breast", "blood", "tissue",
         "organa", "organc", "organs")  # fmt: skip
@@ -45,7 +45,7 @@ class MedMNIST(Source):
             try:
                 parts[split] = make(split=split, root=str(folder), size=self.size)
             except Exception as error:  # a damaged archive raises whatever it likes
-                raise InputError(
+                raise DataError(
                     f"{folder / stem}.npz: cannot be read ({error}); download it again"
                 ) from error
         labels = np.concatenate([part.labels for part in parts.values()])
@@ -69,7 +69,7 @@ def _package() -> Any:
     try:
         import medmnist
     except ImportError as error:
-        raise InputError("MedMNIST needs an extra: pip install 'medept[medmnist]'") from error
+        raise ResourceError("MedMNIST needs an extra: pip install 'medept[medmnist]'") from error
     return medmnist
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from medept.errors import InputError
+from medept.errors import EncoderError
 
 
 def build(architecture: dict[str, Any]) -> nn.Module:
@@ -48,7 +48,7 @@ def load() -> tuple[nn.Module, dict[str, Any]]:
     config = json.loads(folder.joinpath("encoder.json").read_text(encoding="utf-8"))
     data = folder.joinpath("encoder.safetensors").read_bytes()
     if hashlib.sha256(data).hexdigest() != config["sha256"]:
-        raise InputError(
+        raise EncoderError(
             "the weights of the embedded encoder are damaged (their SHA-256 differs from that in "
             "encoder.json): install medept again"
         )
