@@ -606,7 +606,7 @@ def test_names_of_images_it_was_fitted_to_are_told_where_the_files_differ(
     for file in other.glob("*.png"):
         Image.open(file).rotate(90).save(file)
     assert run("evaluate", fitted, other / table.name) == 0
-    assert "but are other files: they count as the same" in capsys.readouterr().err
+    assert "but other contents: they are left out" in capsys.readouterr().err
 
 
 def test_evaluate_leaves_out_new_images_of_patients_it_was_fitted_to(
@@ -624,7 +624,7 @@ def test_evaluate_leaves_out_new_images_of_patients_it_was_fitted_to(
         Image.open(file).rotate(90).save(file)
     pd.read_csv(later).drop(columns="patient").to_csv(later, index=False)
     assert run("evaluate", fitted, later) == 0
-    assert "these data have no groups, which the fit had" in capsys.readouterr().err
+    assert "the adapter was fitted with groups, but these data have none" in capsys.readouterr().err
 
 
 def test_patients_are_known_again_whatever_their_ids_begin_with(

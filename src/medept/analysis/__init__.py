@@ -2,6 +2,5 @@
 
 from medept.analysis.analyse import analyse, look_into_fit, summary
 from medept.analysis.gate_report import scaling_of
-from medept.fits.unseen import unseen
 
-__all__ = ["analyse", "look_into_fit", "scaling_of", "summary", "unseen"]
+__all__ = ["analyse", "look_into_fit", "scaling_of", "summary"]

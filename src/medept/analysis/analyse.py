@@ -22,8 +22,10 @@ from medept.errors import DataError, InputError
 from medept.evaluation.distribution import plane
 from medept.evaluation.metrics import Evaluation
 from medept.evaluation.predictions import indicators
-from medept.files import whole_folder, write_table, write_text
-from medept.fits.unseen import unseen
+from medept.files import whole_folder, write_text
+from medept.fits import layout
+from medept.fits.tables import write_distribution
+from medept.fits.training_images import exclude_training_images
 from medept.progress import Progress
 from medept.report.plots import save
 
@@ -70,7 +72,8 @@ def analyse(
                 f"{model} predicts {', '.join(classifier.info().classes)}, but the data have "
                 f"{', '.join(data.classes)}"
             )
-    data = unseen(data, [Path(m) for m, c in zip(models, classifiers, strict=True) if is_fitted(c)])
+    adapters = [Path(m) for m, c in zip(models, classifiers, strict=True) if is_fitted(c)]
+    data = exclude_training_images(data, adapters)
     data = _sample(data, limit, seed)
     if chosen is not None:
         if chosen not in data.classes:
@@ -81,9 +84,9 @@ def analyse(
     with whole_folder(out) as folder:
         looks = list(look_at(classifiers, models, data))
         table = describe(looks, data)
-        write_table(folder / "distribution.csv", table)
+        write_distribution(folder, table)
         write_text(folder / "analysis.json", json.dumps(_as_dict(looks, data), indent=2) + "\n")
-        save(figure_2(looks, data, chosen, embedding, joint, seed), folder / "figure2.png")
+        save(figure_2(looks, data, chosen, embedding, joint, seed), folder / layout.FEATURE_FIGURE)
         write_gates(looks, data, folder)
     return table
 
@@ -114,8 +117,8 @@ def look_into_fit(
     except InputError as reason:
         logger.info("The distribution of features is not looked at: %s", reason)
         return
-    write_table(folder / "distribution.csv", describe(looks, data))
-    save(figure_2(looks, data, seed=classifier.seed), folder / "figure2.png")
+    write_distribution(folder, describe(looks, data))
+    save(figure_2(looks, data, seed=classifier.seed), folder / layout.FEATURE_FIGURE)
     write_gates(looks, data, folder)
 
 

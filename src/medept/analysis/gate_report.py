@@ -18,6 +18,7 @@ from medept.data.images import read_image
 from medept.data.table import LabelledImages, label_text
 from medept.evaluation.predictions import confidence, decide, is_correct
 from medept.files import write_table
+from medept.fits import layout
 from medept.report.plots import save
 from medept.training.views import Views
 
@@ -64,8 +65,8 @@ def write_gates(looks: Sequence[Look], data: LabelledImages, folder: Path) -> No
         {name: scaling.gates for name, scaling in every.items()},
         {name: scaling.layers for name, scaling in every.items()},
     )
-    save(by_layer, folder / "gates-by-layer.png")
-    write_table(folder / "gates.csv", gates_table(every, data.names))
+    save(by_layer, folder / layout.GATES_BY_LAYER)
+    write_table(folder / layout.GATES, gates_table(every, data.names))
 
 
 def gates_table(every: Mapping[str, Scaling], images: Sequence[str]) -> pd.DataFrame:
@@ -110,12 +111,12 @@ def _draw(scaling: Scaling, look: Look, data: LabelledImages, folder: Path) -> N
         titles=[f"mean of\n{len(data)} images", *rows.values()],
         layers=scaling.layers,
     )
-    save(figure, folder / "gates.png")
+    save(figure, folder / layout.GATE_MAPS)
     first, title = next(iter(rows.items()))
     figure = gate_plots.gates_by_head(
         _square(data.images[first]), maps[first], title=title, layers=scaling.layers
     )
-    save(figure, folder / "gates-by-head.png")
+    save(figure, folder / layout.GATES_BY_HEAD)
 
 
 def _examples(look: Look, scaling: Scaling, data: LabelledImages) -> dict[int, str]:

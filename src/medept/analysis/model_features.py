@@ -16,7 +16,8 @@ from medept.encoders.load import load_encoder
 from medept.errors import DataError
 from medept.evaluation.distribution import Distribution, describe_distribution
 from medept.evaluation.metrics import Evaluation, evaluate
-from medept.fits.adapter import DESCRIPTION
+from medept.fits import layout
+from medept.fits.adapter import holds_adapter
 from medept.progress import Progress
 
 PRETRAINED = "pretrained"
@@ -61,10 +62,10 @@ def open_model(model: str, progress: Progress | None) -> FewShotClassifier:
     Raises:
         InputError: if it is a folder without an adapter.
     """
-    if (Path(model) / DESCRIPTION).exists():
+    if holds_adapter(model):
         return FewShotClassifier.load(model, progress=progress)
     if Path(model).exists():
-        raise DataError(f"{model}: no adapter here ({DESCRIPTION} is missing)")
+        raise DataError(f"{model}: no adapter here ({layout.ADAPTER_INFO} is missing)")
     return FewShotClassifier(model, progress=progress)
 
 

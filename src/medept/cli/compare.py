@@ -216,12 +216,12 @@ def analyse(
     from medept.analysis import analyse as look_into
     from medept.analysis import summary
     from medept.data.sources import open_dataset
-    from medept.fits.adapter import DESCRIPTION, read_info
+    from medept.fits.adapter import holds_adapter, read_info
 
     *given, source = models
     if not given:
         raise SettingsError(f"{source}: give one model at least, and the data after it")
-    adapters = [read_info(Path(name)) for name in given if (Path(name) / DESCRIPTION).exists()]
+    adapters = [read_info(Path(name)) for name in given if holds_adapter(name)]
     table = open_dataset(
         source,
         **columns,

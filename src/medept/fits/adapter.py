@@ -1,8 +1,8 @@
-"""What is kept of a fit: ``adapter.safetensors`` and ``adapter.json``.
+"""The adapter that a fit leaves: ``adapter.safetensors`` and ``adapter.json``.
 
-The tensors are what was trained and nothing more; the JSON names the encoder (with the hash of
+The tensors are what was trained, and nothing more. The JSON names the encoder (with the hash of
 its weights), the classes, the method, its settings and the recipe: all that is needed to predict
-with it elsewhere, or to repeat it.
+elsewhere, or to repeat the fit.
 """
 
 from __future__ import annotations
@@ -23,19 +23,16 @@ from medept.encoders.tensors import is_finite
 from medept.errors import EncoderError, problems
 from medept.evaluation.calibration import Calibration
 from medept.files import write_tensors, write_text
-
-TENSORS = "adapter.safetensors"
-DESCRIPTION = "adapter.json"
-
+from medept.fits import layout
 
 LABEL_TYPES: dict[str, Literal["int", "float", "bool"]] = {
     "i": "int", "u": "int", "f": "float", "b": "bool",
 }  # fmt: skip
-"""What NumPy's kinds of labels are called in an adapter; any other is text."""
+"""NumPy's kind of a label -> its name in ``adapter.json``; any other kind is text."""
 
 
 class EncoderIdentity(BaseModel):
-    """What :meth:`medept.encoders.encoder.Encoder.identity` says."""
+    """Which encoder it is, as :meth:`medept.encoders.encoder.Encoder.identity` gives it."""
 
     name: str
     sha256: str
@@ -66,7 +63,7 @@ class AdapterInfo(BaseModel):
     versions: dict[str, str]
 
     def labels(self) -> np.ndarray:
-        """The classes (C,) as they were given to be learnt."""
+        """The classes (C,), in the type that they had in the training data."""
         names = np.asarray(self.classes)
         if self.label_type == "text":
             return names
@@ -75,12 +72,12 @@ class AdapterInfo(BaseModel):
     @model_validator(mode="after")
     def _calibration_fits(self) -> AdapterInfo:
         if not self.calibration.fits(len(self.classes)):
-            raise ValueError("the calibration is one for another number of classes")
+            raise ValueError("the calibration is for another number of classes")
         return self
 
 
 def current_versions() -> dict[str, str]:
-    """Versions of Python, medept and what computes, as far as it is installed."""
+    """Versions of Python, medept and the libraries it computes with, as far as installed."""
     versions = {"python": platform.python_version()}
     for name in ("medept", "torch", "timm", "torchvision", "numpy", "scikit-learn", "accelerate",
                  "peft", "transformers", "open-clip-torch", "optuna"):  # fmt: skip
@@ -90,9 +87,14 @@ def current_versions() -> dict[str, str]:
 
 
 def save_adapter(folder: Path, state: dict[str, Tensor], info: AdapterInfo) -> None:
-    """Write both files into ``folder``, each under a temporary name first."""
-    write_tensors(folder / TENSORS, state)
-    write_text(folder / DESCRIPTION, info.model_dump_json(indent=2) + "\n")
+    """Write both files into ``folder``, each whole or not at all."""
+    write_tensors(folder / layout.ADAPTER_TENSORS, state)
+    write_text(folder / layout.ADAPTER_INFO, info.model_dump_json(indent=2) + "\n")
+
+
+def holds_adapter(folder: str | Path) -> bool:
+    """Whether the folder has an ``adapter.json``."""
+    return (Path(folder) / layout.ADAPTER_INFO).exists()
 
 
 def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
@@ -105,13 +107,13 @@ def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     from safetensors.torch import load_file
 
     info = read_info(folder)
-    file = folder / TENSORS
+    file = folder / layout.ADAPTER_TENSORS
     try:
         state = load_file(file)
     except FileNotFoundError as error:
         raise EncoderError(
-            f"{file}: no such file; give a folder that `medept fit --out` wrote, copied whole (of "
-            "`medept evaluate --out` there is no adapter)"
+            f"{file}: no such file; give a folder that `medept fit --out` wrote, copied whole "
+            "(a folder that `medept evaluate --out` wrote has no adapter)"
         ) from error
     except (SafetensorError, OSError) as error:
         raise EncoderError(f"{file}: damaged ({error}); fit again or copy it again") from error
@@ -126,12 +128,12 @@ def read_info(folder: Path) -> AdapterInfo:
     Raises:
         InputError: if it is missing or cannot be understood.
     """
-    file = folder / DESCRIPTION
+    file = folder / layout.ADAPTER_INFO
     try:
         return AdapterInfo.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise EncoderError(
-            f"{folder}: no adapter here ({DESCRIPTION} is missing); give the folder that "
+            f"{folder}: no adapter here ({layout.ADAPTER_INFO} is missing); give the folder that "
             "`medept fit --out` wrote"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:

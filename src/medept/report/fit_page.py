@@ -19,13 +19,13 @@ from medept.evaluation.conformal import Coverage, check_coverage, check_label_co
 from medept.evaluation.predictions import THRESHOLD, indicators
 from medept.evaluation.reliability import abstention_curve, confidences, reliability_curve
 from medept.files import write_text
+from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
 from medept.fits.folder import Fit, read_fit
 from medept.report import plots as run_plots
 from medept.report import probability_plots as plots
 from medept.report.html import data_uri, picture, render, shown, thumbnail
 
-REPORT = "report.html"
 SHOWN, SUPPORT_SHOWN, CLASSES_SHOWN = 8, 60, 25
 FEW_GROUPS = 30
 """Below so many patients in the test set, the report says that they are few."""
@@ -47,13 +47,13 @@ METRICS = {
 }
 """Of ``metrics.json``: what they are called here, and what they are."""
 FIGURES = {
-    "figure2.png": "Features of the test images before and after tuning: (a) one class along its "
-    "first principal component, (b) its contours, (c) all classes.",
-    "gates.png": "Where attention goes (rollout) and how much of its attention output each patch "
-    "keeps (gate; dark: turned down), on average, and in images classified correctly, "
+    layout.FEATURE_FIGURE: "Features of the test images before and after tuning: (a) one class "
+    "along its first principal component, (b) its contours, (c) all classes.",
+    layout.GATE_MAPS: "Where attention goes (rollout) and how much of its attention output each "
+    "patch keeps (gate; dark: turned down), on average, and in images classified correctly, "
     "misclassified, scaled most and scaled least.",
-    "gates-by-head.png": "Gates of one image by layer and attention head.",
-    "gates-by-layer.png": "Gates of all tokens by layer: median, central 50 % and central 90 %.",
+    layout.GATES_BY_HEAD: "Gates of one image by layer and attention head.",
+    layout.GATES_BY_LAYER: "Gates of all tokens by layer: median, central 50 % and central 90 %.",
 }
 
 
@@ -68,8 +68,8 @@ def write_fit_page(folder: Path, images: Mapping[str, ImageLike] | None = None) 
         InputError: if a file is missing or damaged.
     """
     page = as_html(read_fit(folder), folder, images or {})
-    write_text(folder / REPORT, page)
-    return folder / REPORT
+    write_text(folder / layout.REPORT, page)
+    return folder / layout.REPORT
 
 
 def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
@@ -101,7 +101,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         abstention=_abstention(fit) if tested else None,
         conformal=_conformal(fit) if tested else None,
         examples=_examples(fit, images) if tested else [],
-        shape=fit.shape if "shape_factor" in fit.shape else None,
+        shape=fit.distribution if "shape_factor" in fit.distribution else None,
         figures=_figures(folder),
         curve=_learning_curve(fit),
         support=_support(fit, images),
@@ -377,7 +377,7 @@ def _figures(folder: Path) -> list[dict[str, Any]]:
         {
             "uri": data_uri((folder / name).read_bytes(), "image/png"),
             "about": about,
-            "small": name == "gates-by-layer.png",
+            "small": name == layout.GATES_BY_LAYER,
         }
         for name, about in FIGURES.items()
         if (folder / name).exists()

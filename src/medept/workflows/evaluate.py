@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from shutil import copyfile
 
 import numpy as np
-import pandas as pd
 
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.table import LabelledImages, label_text
+from medept.data.table import LabelledImages
 from medept.errors import DataError
 from medept.evaluation.metrics import Evaluation, evaluate
-from medept.evaluation.predictions import decide
-from medept.files import whole_folder, write_table, write_text
-from medept.fits.adapter import DESCRIPTION
-from medept.fits.unseen import unseen
+from medept.files import whole_folder
+from medept.fits import layout
+from medept.fits.results import write_metrics
+from medept.fits.tables import write_predictions
+from medept.fits.training_images import exclude_training_images
 from medept.report.fit_page import write_fit_page
 
 logger = logging.getLogger(__name__)
@@ -42,16 +40,16 @@ def evaluate_unseen(
     Raises:
         InputError: if no image is left, or ``out`` exists.
     """
-    if out is not None and not (folder / "support.csv").is_file():
+    if out is not None and not (folder / layout.SUPPORT).is_file():
         raise DataError(
-            f"{folder / 'support.csv'} is missing, and a report needs it: leave --out out, or give "
-            "the folder that medept fit wrote"
+            f"{folder / layout.SUPPORT} is missing, and a report needs it: leave --out out, or "
+            "give the folder that medept fit wrote"
         )
-    data = unseen(data, [folder])
+    data = exclude_training_images(data, [folder])
     if out is None:
         return _evaluated(classifier, data)[1]
     with whole_folder(out) as new:
-        for name in (DESCRIPTION, "support.csv"):
+        for name in (layout.ADAPTER_INFO, layout.SUPPORT):
             copyfile(folder / name, new / name)
         evaluation = write_evaluation(classifier, data, new)
         write_fit_page(new, dict(zip(data.names, data.images, strict=True)))
@@ -63,9 +61,8 @@ def write_evaluation(
 ) -> Evaluation:
     """Evaluate on ``data`` and write ``metrics.json`` and ``predictions.csv``."""
     probabilities, evaluation = _evaluated(classifier, data)
-    write_text(folder / "metrics.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
-    rows = describe_rows(data).join(describe_predictions(probabilities, data.classes, data.task))
-    write_table(folder / "predictions.csv", rows)
+    write_metrics(folder, evaluation)
+    write_predictions(folder, data, probabilities)
     return evaluation
 
 
@@ -80,21 +77,3 @@ def _evaluated(
     return probabilities, evaluate(
         probabilities, data.targets, classes=data.classes, groups=data.groups, seed=classifier.seed
     )
-
-
-def describe_rows(data: LabelledImages) -> pd.DataFrame:
-    """One row an image: its name, its group where there is one, its label as in the input."""
-    table = pd.DataFrame({"image": data.names})
-    if data.groups is not None:
-        table["group"] = data.groups
-    table["label"] = [label_text(row, data.classes) for row in data.targets]
-    return table
-
-
-def describe_predictions(
-    probabilities: np.ndarray, classes: Sequence[str], task: str
-) -> pd.DataFrame:
-    """The predicted label and one probability column, ``p_<class>``, per class."""
-    predicted = decide(probabilities, task)
-    table = pd.DataFrame({"predicted": [label_text(row, classes) for row in predicted]})
-    return table.join(pd.DataFrame(probabilities, columns=[f"p_{name}" for name in classes]))

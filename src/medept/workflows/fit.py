@@ -6,30 +6,30 @@ all is done: a job that is killed leaves nothing half-written.
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from medept.analysis import look_into_fit
 from medept.checks.check import quick_check
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.images import original_hash
 from medept.data.table import LabelledImages
 from medept.episodes.draw import draw_episode, read_episode
 from medept.errors import DataError
 from medept.evaluation.metrics import Evaluation
-from medept.files import refuse_folder, whole_folder, write_table, write_text
+from medept.files import refuse_folder, whole_folder, write_text
+from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
+from medept.fits.results import write_findings
+from medept.fits.tables import write_history, write_support
 from medept.progress import is_main_process
 from medept.report.fit_page import write_fit_page
 from medept.report.model_card import model_card
 from medept.training.checkpoint import remove_checkpoint
-from medept.workflows.evaluate import describe_rows, write_evaluation
+from medept.workflows.evaluate import write_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -79,15 +79,13 @@ def fit(
         fit_support(classifier, support, checkpoint)
         classifier.save(folder)
         info = classifier.info()
-        if classifier.history_:  # methods that are fitted at once have no epochs
-            write_table(folder / "history.csv", pd.DataFrame(classifier.history_))
-        hashes = [original_hash(image) for image in support.images]
-        write_table(folder / "support.csv", describe_rows(support).assign(sha256=hashes))
+        write_history(folder, classifier.history_)
+        write_support(folder, support)
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
         if evaluation:
             look_into_fit(classifier, test, evaluation, folder)
-        write_text(folder / "README.md", model_card(info, support.groups, evaluation))
-        write_text(folder / "check.json", json.dumps(findings, indent=2) + "\n")
+        write_text(folder / layout.MODEL_CARD, model_card(info, support.groups, evaluation))
+        write_findings(folder, findings)
         write_fit_page(folder, dict(zip(data.names, data.images, strict=True)))
     remove_checkpoint(checkpoint)
     return FitResult(out, info, evaluation, len(support), len(test))

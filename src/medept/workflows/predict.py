@@ -12,7 +12,7 @@ from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import readable
 from medept.errors import DataError
 from medept.files import whole_file, write_table
-from medept.workflows.evaluate import describe_predictions
+from medept.fits.tables import prediction_columns
 
 
 def predict(
@@ -37,7 +37,7 @@ def predict(
     probabilities = classifier.predict_proba(images)
     classes = tuple(classifier.info().classes)
     table = pd.DataFrame({"image": [str(image) for image in images]}).join(
-        describe_predictions(probabilities, classes, classifier.task_)
+        prediction_columns(probabilities, classes, classifier.task_)
     )
     write_table(out, table)
     return table

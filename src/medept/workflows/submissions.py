@@ -13,7 +13,7 @@ from medept.data.sources.medfmc import MedFMC
 from medept.data.sources.medfmc_submission import read_submission, write_submission
 from medept.errors import DataError
 from medept.evaluation.metrics import Evaluation, evaluate
-from medept.workflows.evaluate import describe_predictions
+from medept.fits.tables import prediction_columns
 from medept.workflows.predict import refuse_output
 
 
@@ -37,7 +37,7 @@ def predict_submission(
     probabilities = classifier.predict_proba(task.locate(folder, listed))
     write_submission(out, listed, probabilities)
     return pd.DataFrame({"image": listed}).join(
-        describe_predictions(probabilities, classes, classifier.task_)
+        prediction_columns(probabilities, classes, classifier.task_)
     )
 
 

@@ -1,0 +1,42 @@
+"""Names of the files in the folder of a fit. No other module spells them."""
+
+from __future__ import annotations
+
+ADAPTER_TENSORS = "adapter.safetensors"
+"""Trained tensors."""
+
+ADAPTER_INFO = "adapter.json"
+"""Encoder, classes, method, settings and recipe of the adapter."""
+
+MODEL_CARD = "README.md"
+
+REPORT = "report.html"
+"""The report page."""
+
+SUPPORT = "support.csv"
+"""The support set: one row per image."""
+
+FINDINGS = "check.json"
+"""Findings of the quick data check."""
+
+HISTORY = "history.csv"
+"""The learning curve: one row per epoch. Missing for methods without epochs."""
+
+METRICS = "metrics.json"
+"""Metrics on the test set. Missing where there is none."""
+
+PREDICTIONS = "predictions.csv"
+"""Labels and probabilities of the test set: one row per image. Missing where there is none."""
+
+DISTRIBUTION = "distribution.csv"
+"""How features are distributed: one row per model, the adapter last."""
+
+FEATURE_FIGURE = "figure2.png"
+"""Features before and after tuning, drawn as in figure 2 of the paper."""
+
+GATES = "gates.csv"
+"""Gates, one row per model, image and layer; missing, like its figures, without gates."""
+
+GATE_MAPS = "gates.png"
+GATES_BY_HEAD = "gates-by-head.png"
+GATES_BY_LAYER = "gates-by-layer.png"

@@ -1,0 +1,195 @@
+"""The tables of a fit: the columns of each CSV file, written and read back.
+
+A label is text: the name of the class, or for multi-label data the names of all labels that an
+image has, with ``|`` between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medept.data.images import original_hash
+from medept.data.table import LabelledImages, label_text
+from medept.errors import DataError
+from medept.evaluation.predictions import decide
+from medept.files import read_written, write_table
+from medept.fits import layout
+
+
+def image_columns(data: LabelledImages) -> pd.DataFrame:
+    """The columns ``image`` (its name), ``group`` (where there are groups) and ``label``."""
+    table = pd.DataFrame({"image": data.names})
+    if data.groups is not None:
+        table["group"] = data.groups
+    table["label"] = [label_text(target, data.classes) for target in data.targets]
+    return table
+
+
+def prediction_columns(
+    probabilities: np.ndarray, classes: Sequence[str], task: str
+) -> pd.DataFrame:
+    """The column ``predicted`` (a label), and for each class a column ``p_<class>``.
+
+    Args:
+        probabilities: (n, C).
+        classes: C names.
+        task: ``multiclass`` or ``multilabel``.
+
+    >>> print(prediction_columns(np.array([[0.9, 0.1]]), ["benign", "malignant"], "multiclass"))
+      predicted  p_benign  p_malignant
+    0    benign       0.9          0.1
+    """
+    predicted = decide(probabilities, task)
+    table = pd.DataFrame({"predicted": [label_text(row, classes) for row in predicted]})
+    return table.join(pd.DataFrame(probabilities, columns=probability_names(classes)))
+
+
+def probability_names(classes: Iterable[str]) -> list[str]:
+    """Names of the columns that hold the probabilities of classes."""
+    return [f"p_{name}" for name in classes]
+
+
+def write_support(folder: Path, support: LabelledImages) -> None:
+    """Write ``support.csv``: the columns of each image, and the SHA-256 of its file."""
+    hashes = [original_hash(image) for image in support.images]
+    write_table(folder / layout.SUPPORT, image_columns(support).assign(sha256=hashes))
+
+
+def read_support(folder: Path, count: int) -> pd.DataFrame:
+    """The content of ``support.csv``, every cell as text.
+
+    Args:
+        count: number of support images by ``adapter.json``.
+
+    Raises:
+        InputError: if the file is missing or damaged, or has another number of rows.
+    """
+    file = folder / layout.SUPPORT
+    table = _read(file, "image", "label")
+    if len(table) != count:
+        raise DataError(
+            f"{file}: damaged ({len(table)} rows, but the adapter was fitted to {count} images); "
+            "copy it again, or fit again"
+        )
+    return table
+
+
+def write_predictions(folder: Path, data: LabelledImages, probabilities: np.ndarray) -> None:
+    """Write ``predictions.csv``: the columns of each test image, then its prediction.
+
+    Args:
+        probabilities: (n, C).
+    """
+    predicted = prediction_columns(probabilities, data.classes, data.task)
+    write_table(folder / layout.PREDICTIONS, image_columns(data).join(predicted))
+
+
+def read_predictions(folder: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
+    """The content of ``predictions.csv``, every cell as text, and its probabilities (n, C).
+
+    Raises:
+        InputError: if the file is missing or damaged.
+    """
+    file, columns = folder / layout.PREDICTIONS, probability_names(classes)
+    table = _read(file, "image", "label", *columns)
+    try:
+        return table, table[columns].to_numpy(dtype=np.float64)
+    except ValueError as error:
+        raise _damaged(file, error) from error
+
+
+def read_targets(
+    labels: Iterable[str], classes: Sequence[str], task: str, file: Path
+) -> np.ndarray:
+    """The column ``label`` as class indices (n,), or for multi-label data as (n, C) of 0 and 1.
+
+    Args:
+        file: where the column is from, for the message.
+
+    Raises:
+        InputError: if a label is not one of the classes.
+    """
+    index = {name: i for i, name in enumerate(classes)}
+    rows = list(labels)
+    targets = np.zeros((len(rows), len(classes)), dtype=np.int64)
+    for row, text in enumerate(rows):
+        for name in [text] if task == "multiclass" else filter(None, text.split("|")):
+            if name not in index:
+                raise DataError(
+                    f"{file}: row {row + 2}: {name!r} is not a class of the adapter; copy it "
+                    "again, or fit again"
+                )
+            targets[row, index[name]] = 1
+    return targets if task == "multilabel" else targets.argmax(axis=1)
+
+
+def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Write ``history.csv``, one row per epoch; no file where there were no epochs."""
+    if history:
+        write_table(folder / layout.HISTORY, pd.DataFrame(history))
+
+
+def read_history(folder: Path) -> pd.DataFrame | None:
+    """The learning curve, with ``loss`` as numbers; None where there is none.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    file = folder / layout.HISTORY
+    if not file.exists():
+        return None
+    table = _read(file, "trained", "loss")
+    try:
+        return table.astype({"loss": float})
+    except ValueError as error:
+        raise _damaged(file, error) from error
+
+
+def write_distribution(folder: Path, table: pd.DataFrame) -> None:
+    """Write ``distribution.csv``.
+
+    Args:
+        table: one row per model, as
+            :func:`medept.analysis.analyse.distribution_table` makes it.
+    """
+    write_table(folder / layout.DISTRIBUTION, table)
+
+
+def read_distribution(folder: Path) -> dict[str, Any]:
+    """The row of the adapter in ``distribution.csv``; empty where there is no such file.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    file = folder / layout.DISTRIBUTION
+    if not file.exists():
+        return {}
+    try:
+        return {str(name): value for name, value in pd.read_csv(file).iloc[-1].items()}
+    except (OSError, ValueError, IndexError) as error:
+        raise _damaged(file, error) from error
+
+
+def _read(file: Path, *columns: str) -> pd.DataFrame:
+    """A CSV file that has these columns, every cell as text."""
+    try:
+        table = read_written(file)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{file}: missing; copy the whole folder of the fit again, or fit again"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise _damaged(file, f"no column {', '.join(missing)}")
+    return table
+
+
+def _damaged(file: Path, why: object) -> DataError:
+    return DataError(f"{file}: damaged ({why}); copy it again, or fit again")

@@ -1,0 +1,88 @@
+"""Leaves out the images that an adapter was fitted to, so that none of them is tested on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from os.path import normpath
+from pathlib import Path
+
+import numpy as np
+
+from medept.data.images import original_hash
+from medept.data.table import LabelledImages
+from medept.errors import DataError
+from medept.fits import layout
+from medept.fits.adapter import read_info
+from medept.fits.tables import read_support
+
+logger = logging.getLogger(__name__)
+
+
+def exclude_training_images(data: LabelledImages, fits: Sequence[Path]) -> LabelledImages:
+    """The images that none of the fits was trained on, nor on others of their groups.
+
+    A training image is recognised by its name in ``support.csv`` or by the SHA-256 of its file,
+    and its group by its id, if both that list and ``data`` have groups. If ``data`` have splits,
+    only the test images are kept. How many images are left out is logged.
+
+    Args:
+        fits: folders that ``medept fit`` wrote.
+
+    Raises:
+        InputError: if no image is left, or a ``support.csv`` is damaged.
+    """
+    kept = np.ones(len(data), bool) if data.splits is None else np.equal(data.splits, "test")
+    if not kept.any():
+        raise DataError("the split column has no row of test; it needs some")
+    wanted = kept.sum()
+    kept &= ~_is_training(data, fits)
+    if not kept.any():
+        raise DataError(
+            "no image is left: all, or others of their groups, were used for training; give "
+            "images of other patients"
+        )
+    if kept.sum() < wanted:
+        others = "" if data.groups is None else ", or others of their groups,"
+        logger.info(
+            "%d of %d images are left out: they%s were used for training",
+            wanted - kept.sum(),
+            wanted,
+            others,
+        )
+    return data.subset(np.flatnonzero(kept))
+
+
+def _is_training(data: LabelledImages, fits: Sequence[Path]) -> np.ndarray:
+    """(n,) whether an image is in a support set, or shares a group with one that is."""
+    names: set[str] = set()
+    groups: set[str] = set()
+    hashes: set[str] = set()
+    for folder in fits:
+        file = folder / layout.SUPPORT
+        if not file.exists():
+            logger.warning("%s is missing: its training images cannot be left out", file)
+            continue
+        support = read_support(folder, read_info(folder).support_images)
+        names.update(support["image"].map(normpath))
+        groups.update(support.get("group", ()))
+        hashes.update(support.get("sha256", ()))
+    hashes.discard("")  # images that are not files have no hash
+    same_name = np.array([normpath(name) in names for name in data.names])
+    found = np.array([original_hash(image) if hashes else "" for image in data.images])
+    same_file = np.isin(found, list(hashes))
+    if count := int((same_name & ~same_file & (found != "")).sum()):
+        logger.warning(
+            "%d images have the names of training images but other contents: they are left out as "
+            "training images; if they are not, rename them and their groups",
+            count,
+        )
+    training = same_name | same_file
+    if data.groups is None:
+        if groups:
+            logger.warning(
+                "the adapter was fitted with groups, but these data have none: other images of "
+                "its training patients may be left among them; name the column with --group-column"
+            )
+        return training
+    return np.isin(data.groups, [*groups, *data.groups[training]])
