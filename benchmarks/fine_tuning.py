@@ -141,7 +141,7 @@ class Bench:
         whole, cpu = time.perf_counter() - began, time.process_time() - cpu
         epochs = [row["seconds"] for row in history]
         began = time.perf_counter()
-        predict_logits(model, views, accelerator)
+        predict_logits(model, self.images, accelerator)
         evaluating = time.perf_counter() - began
         return {
             "step": statistics.median(epochs[1:]) / self.steps,

@@ -30,8 +30,7 @@ from medept.data.table import LabelledImages, read_dataset
 from medept.encoders import embedded
 from medept.encoders.encoder import Encoder
 from medept.training.device import make_accelerator
-from medept.training.inference import predict_logits
-from medept.training.views import Views
+from medept.training.inference import encode_images
 
 
 def raw_pixels(data: LabelledImages) -> np.ndarray:
@@ -57,7 +56,7 @@ def random_encoder(data: LabelledImages) -> np.ndarray:
     torch.manual_seed(0)
     model = embedded.build(embedded.load()[1]["architecture"])
     encoder = Encoder(model, "random", trained.preprocessing)
-    return predict_logits(encoder, Views(data.images, encoder.preprocessing), make_accelerator())
+    return encode_images(encoder, data.images, make_accelerator())
 
 
 def encoder_features(

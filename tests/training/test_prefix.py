@@ -26,7 +26,7 @@ from medept.methods import adapt, trained_of
 from medept.training import plan as inputs
 from medept.training import views
 from medept.training.device import make_accelerator
-from medept.training.inference import predict_logits
+from medept.training.inference import encode_images
 from medept.training.loop import train
 from medept.training.prefix import Prefix, find_prefix
 from medept.training.recipes import make_recipe
@@ -333,7 +333,7 @@ def test_images_are_read_in_the_background(monkeypatch: pytest.MonkeyPatch) -> N
         lambda _, given: batches.append((len(given[0]), torch.is_inference_mode_enabled()))
     )
     many = Views([IMAGES[i % 6] for i in range(40)], encoder.preprocessing)
-    predict_logits(encoder, many, make_accelerator("cpu", "float32"))
+    encode_images(encoder, many, make_accelerator("cpu", "float32"))
     assert readers == {"ahead"}
     assert batches == [(32, True), (8, True)]
 
@@ -390,7 +390,7 @@ def test_a_file_on_the_disk_serves_as_memory_does(
     method: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = train_once("timm", method, settings)
-    monkeypatch.setattr(inputs, "IN_MEMORY", 0)
+    monkeypatch.setattr("medept.training.cache.IN_MEMORY", 0)
     for name, tensor in train_once("timm", method, settings).items():
         assert torch.equal(tensor, kept[name])
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))

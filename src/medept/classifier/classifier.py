@@ -43,7 +43,12 @@ from medept.training.cache import Kept
 from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
 from medept.training.cost import estimate_cost, spent
 from medept.training.device import make_accelerator, precision_of
-from medept.training.inference import plain_features, predict_logits
+from medept.training.inference import (
+    encode_images,
+    logits_of_features,
+    plain_features,
+    predict_logits,
+)
 from medept.training.loop import train
 from medept.training.recipes import make_recipe
 from medept.training.tuning import FOLDS, SearchSpace, tune
@@ -441,7 +446,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             if model.alters_features:
                 return predict_logits(model, views.part(test), accelerator)
             features = plain_features(model, views.part(test), accelerator, support.kept)
-            return fold._logits_of(features)
+            return logits_of_features(model, features)
 
     def _parameters(self, searched: dict[str, Any]) -> dict[str, Any]:
         """Recipe and settings as they are given, and beside that what a search chose."""
@@ -499,7 +504,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Logits (n, C), before any calibration."""
         check_is_fitted(self, "model_")
         accelerator = self._accelerator()
-        return self._run(self._model(accelerator), X, accelerator)
+        model = self._model(accelerator)
+        return predict_logits(model, _as_list(X), accelerator, progress=self._report)
 
     def decision_function(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Logits (n, C); of two classes, by how much the second's is above the first's (n,)."""
@@ -515,12 +521,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
         """Probabilities (n, C) from features (n, D) that :meth:`embed` gave."""
         check_is_fitted(self, "model_")
-        return self.calibration_.probabilities(self._logits_of(features), self.task_)
-
-    @torch.inference_mode()
-    def _logits_of(self, features: np.ndarray) -> np.ndarray:
-        device = next(self.model_.parameters()).device
-        return self.model_.logits(torch.as_tensor(features).to(device)).float().cpu().numpy()
+        logits = logits_of_features(self.model_, features)
+        return self.calibration_.probabilities(logits, self.task_)
 
     def predict(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Labels (n,), or (n, C) of 0 and 1 (calibrated probability above one half)."""
@@ -532,7 +534,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         accelerator = self._accelerator()
         fitted = hasattr(self, "model_")
         encoder = self._model(accelerator).encoder if fitted else self._held()
-        return self._run(encoder, X, accelerator)
+        return encode_images(encoder, _as_list(X), accelerator, progress=self._report)
 
     def _model(self, accelerator: Accelerator) -> AdaptedEncoder:
         """The adapted encoder, loaded again if it is to compute in more than it is held in."""
@@ -544,12 +546,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             again = self.model_.trained_state(), self.info(), "the fitted classifier"
             self.model_ = _adapted(self._encoder(), *again, accelerator)
         return self.model_
-
-    def _run(self, model: Any, X: Sequence[ImageLike], accelerator: Accelerator) -> np.ndarray:
-        encoder: Encoder = getattr(model, "encoder", model)
-        views = Views(_as_list(X), encoder.preprocessing)
-        model.to(accelerator.device)
-        return predict_logits(model, views, accelerator, progress=self._report)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter (``adapter.safetensors``, ``adapter.json``) into ``folder``.

@@ -1,17 +1,25 @@
-"""Running images through an encoder: features and logits, in batches, decoded ahead."""
+"""The one way to run images through an encoder: features and logits, in batches, decoded ahead.
+
+Images are decoded in threads while the encoder computes. A list of images is read once and nothing
+of it is kept, so memory stays flat however long the list is; :class:`~medept.training.views.Views`
+keep what they decoded, for whoever reads them next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from medept.data.images import ImageLike, read_image
 from medept.data.threads import ahead, available_threads
+from medept.encoders.encoder import Encoder
+from medept.encoders.preprocessing import Preprocessing
 from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
 from medept.training.cache import Kept, State
@@ -23,24 +31,95 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EVALUATION_BATCH = 32
+"""Images that are computed at once, where no gradients are needed."""
+
+Images = Sequence[ImageLike] | Views
 
 
-def predict_logits(
-    model: nn.Module,
-    views: Views,
+def encode_images(
+    encoder: Encoder,
+    images: Images,
     accelerator: Accelerator,
     *,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Outputs (n, C), float32, of ``model`` for every image as it is evaluated."""
-    images = ahead(
-        views.plain, range(len(views)), threads=available_threads(), most=2 * EVALUATION_BATCH
-    )
-    rows = [
-        output.float().cpu().numpy()
-        for output in _batches(model, images, len(views), accelerator, "reading", progress)
-    ]
-    return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
+    """Features (n, D), float32, of every image, by the encoder as it is now.
+
+    Args:
+        encoder: is moved to the accelerator's device.
+        images: paths, PIL images or arrays; or views, of which the evaluation views are taken.
+        accelerator: where to compute, and in what precision.
+        progress: called with ``"reading"``, the images done, and all of them.
+
+    Raises:
+        InputError: if an image cannot be read; the message names it.
+
+    >>> from medept.encoders.load import load_encoder
+    >>> from medept.training.device import make_accelerator
+    >>> black = np.zeros((64, 64, 3), dtype=np.uint8)
+    >>> encode_images(load_encoder(), [black, black], make_accelerator("cpu", "float32")).shape
+    (2, 192)
+    """
+    return _outputs(encoder, encoder.preprocessing, images, accelerator, progress)
+
+
+def predict_logits(
+    model: AdaptedEncoder,
+    images: Images,
+    accelerator: Accelerator,
+    *,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Logits (n, C), float32, of every image. Arguments and errors are :func:`encode_images`'s.
+
+    >>> from medept.encoders.load import load_encoder
+    >>> from medept.methods import adapt
+    >>> from medept.training.device import make_accelerator
+    >>> model = adapt(load_encoder(), "ept", classes=3)
+    >>> black = np.zeros((64, 64, 3), dtype=np.uint8)
+    >>> predict_logits(model, [black], make_accelerator("cpu", "float32")).shape
+    (1, 3)
+    """
+    return _outputs(model, model.encoder.preprocessing, images, accelerator, progress)
+
+
+@torch.inference_mode()
+def logits_of_features(model: AdaptedEncoder, features: np.ndarray) -> np.ndarray:
+    """Logits (n, C), float32, from features (n, D) that :func:`encode_images` gave.
+
+    What needs both features and logits so decodes and encodes every image once.
+    """
+    device = next(model.parameters()).device
+    return model.logits(torch.as_tensor(features).to(device)).float().cpu().numpy()
+
+
+def pixel_batches(
+    images: Images, preprocessing: Preprocessing, size: int = EVALUATION_BATCH
+) -> Iterator[Tensor]:
+    """Batches (B, 3, H, W), B at most ``size``, of images as an encoder is evaluated on them.
+
+    They are decoded in threads, at most two batches ahead.
+
+    Raises:
+        InputError: if an image cannot be read; the message names it.
+    """
+    if isinstance(images, Views):
+        prepare = images.plain
+    else:
+        prepare = partial(_prepare, images, preprocessing.evaluation())
+    rows = range(len(images))
+    return _batched(ahead(prepare, rows, threads=available_threads(), most=2 * size), size)
+
+
+@torch.inference_mode()
+def run_batches(
+    function: Callable[[Tensor], T], batches: Iterable[Tensor], accelerator: Accelerator
+) -> Iterator[T]:
+    """``function`` of each batch, on the accelerator's device and in its precision."""
+    for batch in batches:
+        with accelerator.autocast():
+            output = function(batch.to(accelerator.device))
+        yield output
 
 
 def plain_features(
@@ -56,7 +135,7 @@ def plain_features(
     """
 
     def encode() -> Iterator[State]:
-        whole = predict_logits(model.encoder, views.part(), accelerator, progress=progress)
+        whole = encode_images(model.encoder, views.part(), accelerator, progress=progress)
         yield [torch.as_tensor(whole)]
 
     key = ("plain", model.encoder_identity["sha256"], accelerator.mixed_precision)
@@ -75,22 +154,38 @@ def encode_views(
     draw = partial(views.first, count=count)
     threads = available_threads()
     drawn = ahead(draw, range(len(views)), threads=threads, most=2 * threads)
-    images = chain.from_iterable(drawn)
-    return _batches(function, images, count * len(views), accelerator, "encoding", progress)
+    batches = _batched(chain.from_iterable(drawn), EVALUATION_BATCH)
+    done, total = 0, count * len(views)
+    for state in run_batches(function, batches, accelerator):
+        yield state
+        done += len(state[0])
+        progress("encoding", done, total)
 
 
-@torch.inference_mode()
-def _batches(
-    model: Callable[[Tensor], T],
-    images: Iterator[Tensor],
-    count: int,
+def _outputs(
+    model: Encoder | AdaptedEncoder,
+    preprocessing: Preprocessing,
+    images: Images,
     accelerator: Accelerator,
-    what: str,
     progress: Progress,
-) -> Iterator[T]:
-    """``model`` of ``count`` images (3, H, W) in batches, with its progress."""
-    for start in range(0, count, EVALUATION_BATCH):
-        batch = list(islice(images, EVALUATION_BATCH))
-        with accelerator.autocast():
-            yield model(torch.stack(batch).to(accelerator.device))
-        progress(what, start + len(batch), count)
+) -> np.ndarray:
+    """What the model makes of every image, one row each."""
+    model.to(accelerator.device)
+    batches = pixel_batches(images, preprocessing)
+    outputs: list[np.ndarray] = []
+    done = 0
+    for output in run_batches(model, batches, accelerator):
+        outputs.append(output.float().cpu().numpy())
+        done += len(output)
+        progress("reading", done, len(images))
+    return np.concatenate(outputs) if outputs else np.zeros((0, 0), dtype=np.float32)
+
+
+def _prepare(images: Sequence[ImageLike], transform: Callable[..., Tensor], row: int) -> Tensor:
+    return transform(read_image(images[row]))
+
+
+def _batched(images: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Images (3, H, W) stacked into batches of ``size``; the last may be smaller."""
+    while batch := list(islice(images, size)):
+        yield torch.stack(batch)
