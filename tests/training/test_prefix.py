@@ -22,7 +22,7 @@ from medept.classifier.classifier import FewShotClassifier
 from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.errors import InputError
-from medept.methods import adapt, trained_of
+from medept.methods import AdaptedEncoder, adapt, trained_of
 from medept.training import plan as inputs
 from medept.training import views
 from medept.training.device import make_accelerator
@@ -184,9 +184,9 @@ def fitted(
     return model.trained_state(), np.array([row["loss"] for row in history])
 
 
-def nothing_kept(*_: Any) -> inputs.Plan:
+def nothing_kept(model: AdaptedEncoder, *_: Any) -> inputs.Plan:
     """Every view is drawn and run whole in each step."""
-    return inputs.Plan("nothing", None, lambda: nullcontext(lambda state: state[0]))
+    return inputs.Plan("nothing", None, lambda: nullcontext(lambda state: model.features(state[0])))
 
 
 @contextmanager

@@ -181,12 +181,12 @@ class AdaptedEncoder(nn.Module):
             return self.head(features.float())
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W), or their features (B, D) where they are known -> logits (B, C)."""
+        """Pixels (B, 3, H, W) -> logits (B, C)."""
         return self.logits(self.features(pixels))
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W), or their features where they are known -> features (B, D)."""
-        return pixels if pixels.ndim == 2 else self.encoder(pixels)
+        """Pixels (B, 3, H, W) -> features (B, D)."""
+        return self.encoder(pixels)
 
     def trained_state(self) -> dict[str, Tensor]:
         """What the adapter file holds: what was trained, and nothing else."""

@@ -102,8 +102,8 @@ def estimate_cost(
     if keep := plan.keep:
         state, once = _timed(lambda: _kept(keep, pixels, accelerator))
         stored = sum(part[0].numel() * part.element_size() for part in state) * count * images
-    with plan.resumed() as feed:
-        saved, step = _timed(lambda: _step(model, feed(state), accelerator))
+    with plan.resumed() as features:
+        saved, step = _timed(lambda: _step(model, lambda: features(state), accelerator))
     step /= accelerator.num_processes  # which share it
     alone, together = recipe.head_epochs, recipe.epochs - recipe.head_epochs
     head_first = min(recipe.views, alone) * forward if model.trains_encoder else alone * step
@@ -137,7 +137,7 @@ def _kept(keep: Callable[[Tensor], State], pixels: Tensor, accelerator: Accelera
         return keep(pixels)
 
 
-def _step(model: AdaptedEncoder, given: Tensor, accelerator: Accelerator) -> int:
+def _step(model: AdaptedEncoder, features: Callable[[], Tensor], accelerator: Accelerator) -> int:
     """Forward and backward; the bytes that were kept from the one for the other."""
     kept: dict[int, int] = {}
 
@@ -148,7 +148,7 @@ def _step(model: AdaptedEncoder, given: Tensor, accelerator: Accelerator) -> int
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, accelerator.autocast():
-        logits = model(given)
+        logits = model.logits(features())
     logits.float().sum().backward()
     model.zero_grad(set_to_none=True)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

@@ -111,7 +111,7 @@ def _features(training: _Training, view: int) -> Tensor:
     features = []
     for state in ahead(partial(training.inputs.read, view), batches):
         with training.accelerator.autocast():
-            features.append(training.model.features(training.inputs.enter(state)))
+            features.append(training.inputs.features(state))
     return torch.cat(features)
 
 
@@ -214,7 +214,7 @@ def _backward(training: _Training, batch: Share) -> Tensor:
     whole = torch.zeros((), device=accelerator.device)
     for own, *part in zip(rows.split(size), *parts, strict=True):
         with accelerator.autocast():
-            logits = training.model(training.inputs.enter(part))
+            logits = training.model.logits(training.inputs.features(part))
         loss = weight * len(own) / len(rows) * loss_of(logits.float(), training.targets[own])
         accelerator.backward(loss)
         whole += loss.detach()

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from medept.encoders.tensors import fingerprint
 from medept.methods import AdaptedEncoder
 from medept.training.cache import Kept, State
-from medept.training.prefix import find_prefix
+from medept.training.prefix import Prefix, find_prefix
 from medept.training.recipes import Recipe
 from medept.training.views import Views
 
@@ -35,13 +36,13 @@ Encode = Callable[[Callable[[Tensor], State], int], Iterator[State]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is kept of each view, and how the model goes on from it.
+    """What is kept of each view, and how features are made from it.
 
     Attributes:
         what: its name among what other fits keep.
         keep: pixels (B, 3, H, W) -> what is kept; None where no view is seen twice.
-        resumed: a context in which the model goes on from it; gives a function from what was kept
-            (or from the pixels, where nothing was) to what the model is called with.
+        resumed: a context in which features are made from it; gives a function from what was kept
+            (or from the pixels, where nothing was) to features (B, D).
     """
 
     what: Hashable
@@ -57,15 +58,15 @@ def make_plan(
     Views that a fit sees once are kept for other ``fits`` if whole blocks are saved thereby.
     """
 
-    def as_it_is() -> AbstractContextManager[Callable[[State], Tensor]]:
-        return nullcontext(lambda state: state[0])
+    def from_pixels() -> AbstractContextManager[Callable[[State], Tensor]]:
+        return nullcontext(lambda state: model.features(state[0]))
 
     if not model.trains_encoder:
         by = (model.name, model.settings.model_dump_json()) if model.alters_features else ()
         return Plan(
             ("features", *by, fingerprint(model.inserted_state())),
-            lambda pixels: [model.encoder(pixels)],
-            as_it_is,
+            lambda pixels: [model.features(pixels)],
+            lambda: nullcontext(lambda state: state[0]),
         )
     again = recipe.views < recipe.epochs
     prefix = None
@@ -74,20 +75,26 @@ def make_plan(
             prefix = find_prefix(model)
     if prefix is not None:
         what = ("state", model.first_changed_block(), model.first_changed_prompt() is not None)
-        return Plan(what, prefix.encode, prefix.resumed)
+        return Plan(what, prefix.encode, partial(_from_prefix, model, prefix))
     if again:
-        return Plan("pixels", lambda pixels: [pixels], as_it_is)
-    return Plan("nothing", None, as_it_is)
+        return Plan("pixels", lambda pixels: [pixels], from_pixels)
+    return Plan("nothing", None, from_pixels)
+
+
+@contextmanager
+def _from_prefix(model: AdaptedEncoder, prefix: Prefix) -> Iterator[Callable[[State], Tensor]]:
+    with prefix.resumed() as feed:
+        yield lambda state: model.features(feed(state))
 
 
 class Inputs:
     """What steps are fed, in two parts, of which the first may run in another thread."""
 
     def __init__(
-        self, read: Callable[[int, Tensor], State], enter: Callable[[State], Tensor]
+        self, read: Callable[[int, Tensor], State], features: Callable[[State], Tensor]
     ) -> None:
-        self.read, self.enter = read, enter
-        """A view's number and rows (B,) -> a state; a state -> what the model is called with."""
+        self.read, self.features = read, features
+        """A view's number and rows (B,) -> a state; a state -> features (B, D)."""
 
 
 @contextmanager
@@ -113,5 +120,5 @@ def open_inputs(
         return lambda view, rows: [s[count * views.numbers[rows] + view] for s in stores]
 
     read = stored(plan.keep) if plan.keep else drawn
-    with plan.resumed() as feed:
-        yield Inputs(read, lambda state: feed([part.to(accelerator.device) for part in state]))
+    with plan.resumed() as features:
+        yield Inputs(read, lambda state: features([part.to(accelerator.device) for part in state]))
