@@ -85,12 +85,12 @@ def test_outputs_and_gradients_equal_the_formula(tiny_vit: nn.Module, options: d
         torch.testing.assert_close(prompt.prompt.grad, copies[i].grad, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("kernel", ["formula", "fused", "extra_key", "flex"])
+@pytest.mark.parametrize("kernel", ["formula", "fused", "extra_key"])
 def test_the_kernel_that_is_asked_for_runs(
     tiny_vit: nn.Module, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = []
-    for name in ("formula", "fused", "extra_key", "flex"):
+    for name in ("formula", "fused", "extra_key"):
         run = getattr(attention, f"_{name}")
         spy = lambda *a, _name=name, _run=run: used.append(_name) or _run(*a)  # noqa: E731
         monkeypatch.setattr(attention, f"_{name}", spy)

@@ -14,27 +14,26 @@ logsumexp, and ds_i = -(dO . O)_i exp(s_i - logaddexp(z_i, s_i)). The same numbe
 - ``formula``: the softmax over logits and sink, written out; dense, any dtype: the reference;
 - ``fused``: flash attention of the CPU, flash or memory-efficient attention of CUDA;
 - ``extra_key``: one more key whose logit is s and whose value is zero, on plain
-  ``scaled_dot_product_attention``: any device, dropout, export;
-- ``flex``: PyTorch's FlexAttention with its logsumexp: on CUDA, a fused kernel inside
-  ``torch.compile`` alone; on the CPU without gradients, to compare.
+  ``scaled_dot_product_attention``: any device, dropout, export.
 
 ``auto`` takes ``fused`` where the device has such a kernel and nothing stands in its way, else
-``extra_key``, and never ``flex``, which on an H100 is at best as fast (docs/speed.md). cuDNN's
-kernel is left out: it is slower there than flash attention. :func:`choose_kernel` tells which is
-taken.
+``extra_key``; :func:`choose_kernel` tells which. cuDNN's kernel is left out: on an H100 it is
+slower than flash attention (docs/speed.md).
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-KERNELS = ("auto", "formula", "fused", "extra_key", "flex")
-WAYS = ("concat", "multiply_concat", "add", "multiply")
+Way = Literal["concat", "multiply_concat", "add", "multiply"]
+Kernel = Literal["auto", "formula", "fused", "extra_key"]
+WAYS: tuple[Way, ...] = get_args(Way)
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 KEYS_AT_ONCE = 256
 """How many columns of logits ``multiply_concat`` looks at together for a row's extremes."""
 
@@ -147,8 +146,6 @@ def sink_attention(
         if _learnt(bias):
             raise ValueError("the kernel 'fused' gives a mask no gradient: use 'extra_key'")
         return _fused(q, k, v, sink, bias, scale)
-    if kernel == "flex":
-        return _flex(q, k, v, sink, bias, scale)
     raise ValueError(f"kernel {kernel!r} is not one of {KERNELS}")
 
 
@@ -369,21 +366,6 @@ def _extra_key(
         bias = F.pad(bias.expand(*bias.shape[:-1], k.shape[-2] - 1), (0, 1))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
     return out[..., :width]
-
-
-def _flex(
-    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
-) -> Tensor:
-    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
-
-    score_mod = None
-    if bias is not None:
-        full = bias.expand(*q.shape[:-1], k.shape[-2])
-        score_mod = lambda score, b, h, i, j: score + full[b, h, i, j]  # noqa: E731
-    out, aux = flex_attention(
-        q, k, v, score_mod=score_mod, scale=scale, return_aux=AuxRequest(lse=True)
-    )
-    return out * torch.sigmoid(cast(Tensor, aux.lse) - sink)[..., None].to(out.dtype)
 
 
 def _fused(

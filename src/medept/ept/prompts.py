@@ -28,12 +28,18 @@ from pydantic import (
 )
 from torch import Tensor, nn
 
-from medept.ept.attention import attention_weights, first, gates, prompted_attention, sink_attention
+from medept.ept.attention import (
+    Kernel,
+    Way,
+    attention_weights,
+    first,
+    gates,
+    prompted_attention,
+    sink_attention,
+)
 from medept.errors import SettingsError
 
-Way = Literal["concat", "multiply_concat", "add", "multiply"]
 Init = Literal["normal", "uniform", "zeros", "kaiming", "identity"]
-Kernel = Literal["auto", "formula", "fused", "extra_key", "flex"]
 Layers = Annotated[
     str | tuple[int, ...],
     BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
