@@ -11,7 +11,11 @@ from PIL import Image
 
 from medept.data.table import LabelledImages, read_dataset
 from medept.errors import InputError
-from medept.phantoms import TASKS, chest, colon, endo, make_phantoms, write_phantoms
+from medept.phantoms import TASKS, make_phantoms, write_phantoms
+from medept.phantoms.chest import ChestPatient
+from medept.phantoms.colon import ColonPatient
+from medept.phantoms.endo import EndoPatient
+from medept.phantoms.patient import Patient
 
 SMALL = {"patients": 4, "images_per_patient": 2, "size": 48}
 
@@ -139,21 +143,21 @@ def test_no_image_is_drawn_twice(task: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("drawn_by", "sign"),
-    [(task, sign) for task in (chest, endo) for sign in range(len(task.CLASSES))],
-    ids=lambda value: str(value) if isinstance(value, int) else value.__name__.split(".")[-1],
+    ("kind", "sign"),
+    [(kind, sign) for kind in (ChestPatient, EndoPatient) for sign in range(len(kind.classes))],
+    ids=lambda value: str(value) if isinstance(value, int) else value.__module__.split(".")[-1],
 )
-def test_a_finding_fades_with_difficulty(drawn_by, sign: int) -> None:
-    """The same image with the finding and without differs, and less the harder it is."""
-    none = np.zeros(len(drawn_by.CLASSES), dtype=np.uint8)
-    one = np.eye(len(drawn_by.CLASSES), dtype=np.uint8)[sign]
+def test_a_finding_fades_with_difficulty(kind: type[Patient], sign: int) -> None:
+    """An image with a finding differs from the same without it, and less the harder it is."""
+    none = np.zeros(len(kind.classes), dtype=np.uint8)
+    one = np.eye(len(kind.classes), dtype=np.uint8)[sign]
 
     def change(difficulty: float) -> float:
         differences = []
         for k in range(8):
-            look = drawn_by.look(np.random.default_rng(k))
+            patient = kind.random(np.random.default_rng(k))
             images = [
-                drawn_by.draw(look, signs, 48, difficulty, np.random.default_rng([1, k]))
+                patient.draw(signs, 48, difficulty, np.random.default_rng([1, k]))
                 for signs in (one, none)
             ]
             differences.append(np.abs(np.subtract(*images, dtype=float)).mean())
@@ -169,9 +173,9 @@ def test_tumours_come_to_look_normal_with_difficulty() -> None:
     def effect(difficulty: float) -> float:
         differences = []
         for k in range(24):
-            look = colon.look(np.random.default_rng(k))
+            patient = ColonPatient.random(np.random.default_rng(k))
             normal, tumour = (
-                colon.draw(look, np.array(signs), 32, difficulty, np.random.default_rng([1, k]))
+                patient.draw(np.array(signs), 32, difficulty, np.random.default_rng([1, k]))
                 for signs in ([1, 0], [0, 1])
             )
             differences.append(normal.mean() - tumour.mean())

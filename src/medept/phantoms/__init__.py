@@ -1,17 +1,16 @@
-"""Phantoms: medical images that are drawn, not taken, so that everything can be tried anywhere.
+"""Phantoms: synthetic medical images, so that everything can be tried anywhere.
 
-Three tasks after those of MedFMC: ``colon`` (tiles of stained tissue, two classes), ``chest``
-(radiographs, five findings) and ``endo`` (endoscopy, four lesions). Each patient has a look of
-their own, and what a patient has shows in most of their images; so a split that parts one
-patient's images flatters, as it does with real data. Every patient and image is drawn from a
-random stream of its own: asking for more of them changes none of the others.
+There are three tasks, modelled on those of MedFMC: ``colon`` (tiles of stained tissue, two
+classes), ``chest`` (radiographs, five findings) and ``endo`` (endoscopy, four lesions). Images of
+one patient resemble each other, and show much the same findings. So a split that puts one patient
+on both sides makes results look too good, as with real data. Every patient and every image has a
+random stream of its own: asking for more of them leaves the others unchanged.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -20,12 +19,19 @@ from PIL import Image
 from medept.data.table import LabelledImages, label_texts
 from medept.errors import SettingsError
 from medept.files import whole_folder, write_table
-from medept.phantoms import chest, colon, endo
+from medept.phantoms.chest import ChestPatient
+from medept.phantoms.colon import ColonPatient
+from medept.phantoms.endo import EndoPatient
+from medept.phantoms.patient import Patient
 
-TASKS = ("colon", "chest", "endo")
+PATIENTS: dict[str, type[Patient]] = {
+    "colon": ColonPatient,
+    "chest": ChestPatient,
+    "endo": EndoPatient,
+}
+TASKS = tuple(PATIENTS)
 
-_DRAWN_BY: dict[str, ModuleType] = {"colon": colon, "chest": chest, "endo": endo}
-_BLOCK, _PATIENT, _IMAGE = range(3)  # what a random stream is for
+_BLOCK, _PATIENT, _IMAGE = range(3)  # what a random stream is used for
 
 
 def make_phantoms(
@@ -37,48 +43,54 @@ def make_phantoms(
     difficulty: float = 0.35,
     seed: int = 0,
 ) -> LabelledImages:
-    """Draw a data set with patients.
+    """Draw a synthetic data set with patients.
 
-    Patients are dealt out evenly: each two (``colon``), six (``chest``) or five (``endo``) in a
-    row hold each class once, or each finding once and one patient without any. One tile in ten
-    of ``colon`` is of the class that its patient is not; in the other tasks a patient may have
-    further findings, one image in ten misses a finding, and one in a hundred shows another.
+    Classes are balanced over patients. Of every two patients of ``colon`` one has a tumour; of
+    every six of ``chest`` (five of ``endo``) each has another finding and one has none. In
+    ``colon`` one tile in ten shows the other class than its patient's. In ``chest`` and ``endo`` a
+    patient may have further findings; one image in ten misses each of them, and one in a hundred
+    shows one that the patient does not have.
 
     Args:
         task: one of :data:`TASKS`.
-        patients: how many, at least 2.
+        patients: number of patients, at least 2.
         images_per_patient: at least 1.
-        size: of the images, in pixels a side, from 32 to 4096.
-        difficulty: 0 (signs plain to see) to 1 (hardly any).
-        seed: the same one draws the same images.
+        size: pixels a side, from 32 to 4096.
+        difficulty: 0 (signs are obvious) to 1 (hardly visible).
+        seed: the same seed draws the same images.
 
     Returns:
-        Images as uint8 arrays (size, size, 3), patients as groups. ``colon`` is multi-class,
-        ``chest`` and ``endo`` are multi-label, with rows of zeros for images without a finding.
+        Images as uint8 arrays (size, size, 3), with patients as groups. ``colon`` is multi-class,
+        ``chest`` and ``endo`` are multi-label; images without a finding have a row of zeros.
 
     Raises:
-        InputError: if an argument is out of its range.
+        InputError: if an argument is out of range.
+
+    >>> data = make_phantoms("chest", patients=6, images_per_patient=2, size=32)
+    >>> len(data), data.task, data.images[0].shape
+    (12, 'multilabel', (32, 32, 3))
+    >>> data.classes
+    ('cardiomegaly', 'consolidation', 'effusion', 'nodule', 'pneumothorax')
     """
-    _check(task, patients, images_per_patient, size, difficulty, seed)
-    drawn_by = _DRAWN_BY[task]
+    _check_arguments(task, patients, images_per_patient, size, difficulty, seed)
     images, names, signs, groups = [], [], [], []
-    for patient in range(patients):
-        rng = _stream(seed, task, _PATIENT, patient)
-        patient_look = drawn_by.look(rng)
-        has = _patient_signs(task, patient, seed, rng)
+    for number in range(patients):
+        rng = _stream(seed, task, _PATIENT, number)
+        patient = PATIENTS[task].random(rng)
+        has = _patient_signs(task, number, seed, rng)
         for image in range(images_per_patient):
-            rng = _stream(seed, task, _IMAGE, patient, image)
+            rng = _stream(seed, task, _IMAGE, number, image)
             shown = _image_signs(task, has, rng)
-            images.append(drawn_by.draw(patient_look, shown, size, difficulty, rng))
-            names.append(f"patient-{patient:03d}_{image}.png")
-            groups.append(f"patient-{patient:03d}")
+            images.append(patient.draw(shown, size, difficulty, rng))
+            names.append(f"patient-{number:03d}_{image}.png")
+            groups.append(f"patient-{number:03d}")
             signs.append(shown)
     table = np.stack(signs)
     return LabelledImages(
         images=tuple(images),
         names=tuple(names),
         targets=table.argmax(axis=1).astype(np.int64) if task == "colon" else table,
-        classes=drawn_by.CLASSES,
+        classes=PATIENTS[task].classes,
         groups=np.array(groups),
     )
 
@@ -86,8 +98,8 @@ def make_phantoms(
 def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path:
     """Write PNG files and ``labels.csv``, which :func:`~medept.data.table.read_dataset` reads.
 
-    The table's columns are ``image``, ``label`` (several joined by ``|``; empty for none) and
-    ``patient``. The folder appears whole or not at all.
+    The columns of the table are ``image``, ``label`` (several are joined by ``|``; empty for none)
+    and ``patient``. The folder appears whole or not at all.
 
     Args:
         data: from :func:`make_phantoms`.
@@ -97,7 +109,8 @@ def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path
         The path of ``labels.csv``.
 
     Raises:
-        InputError: if the folder holds something already, or is a file; or a name is a path.
+        InputError: if the folder is not empty, or is a file, or an image's name is not a plain file
+            name.
     """
     outside = [name for name in data.names if Path(name).name != name]
     if outside:
@@ -114,7 +127,7 @@ def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path
     return Path(folder) / "labels.csv"
 
 
-def _check(
+def _check_arguments(
     task: str, patients: int, images_per_patient: int, size: int, difficulty: float, seed: int
 ) -> None:
     if task not in TASKS:
@@ -135,22 +148,23 @@ def _stream(seed: int, task: str, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(sequence))
 
 
-def _patient_signs(task: str, patient: int, seed: int, rng: np.random.Generator) -> np.ndarray:
-    """What a patient has, (C,) uint8: dealt evenly to neighbours, more findings by chance."""
-    classes = len(_DRAWN_BY[task].CLASSES)
-    hands = np.eye(classes, dtype=np.uint8)
+def _patient_signs(task: str, number: int, seed: int, rng: np.random.Generator) -> np.ndarray:
+    """What a patient has, (C,) of 0 and 1: one class each in a shuffled block, then chance."""
+    classes = len(PATIENTS[task].classes)
+    block_signs = np.eye(classes, dtype=np.uint8)
     if task != "colon":
-        hands = np.vstack([hands, np.zeros(classes, np.uint8)])
-    block, place = divmod(patient, len(hands))
-    hand = hands[_stream(seed, task, _BLOCK, block).permutation(len(hands))[place]]
-    if task != "colon" and hand.any():
-        hand = hand | (rng.uniform(size=classes) < 0.2)
-    return hand
+        block_signs = np.vstack([block_signs, np.zeros(classes, np.uint8)])
+    block, place = divmod(number, len(block_signs))
+    order = _stream(seed, task, _BLOCK, block).permutation(len(block_signs))
+    signs = block_signs[order[place]]
+    if task != "colon" and signs.any():
+        signs = signs | (rng.uniform(size=classes) < 0.2)
+    return signs
 
 
 def _image_signs(task: str, has: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What one image of the patient shows, (C,) uint8."""
+    """What one image of the patient shows, (C,) of 0 and 1."""
     if task == "colon":
         return has if rng.uniform() < 0.9 else 1 - has
-    chance = np.where(has, 0.9, 0.01)
-    return (rng.uniform(size=has.size) < chance).astype(np.uint8)
+    probability = np.where(has, 0.9, 0.01)
+    return (rng.uniform(size=has.size) < probability).astype(np.uint8)

@@ -1,91 +1,101 @@
 """Endo: views through an endoscope, with any of four lesions, or none.
 
-A height field (folds of the wall round the dark lumen, lesions in relief) is lit by a lamp at the
-camera: Lambert shading, wet highlights, light that falls off with depth. Colour of the mucosa,
-vessels, lamp and the black frame belong to the patient and the instrument; where the lumen and
-the lesions are does not.
+A height field (folds of the wall around the dark lumen, and raised or sunken lesions) is lit by a
+lamp at the camera: Lambert shading, wet highlights, and light that falls off with depth. The colour
+of the mucosa, the vessels, the lamp and the black frame are the patient's and the endoscope's; the
+places of the lumen and the lesions differ from image to image.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from medept.phantoms.drawing import (
     Array,
-    Stamps,
+    Ellipses,
     blur,
-    clouds,
-    develop,
+    fractal_noise,
     grid,
     length,
     mix,
     noise,
     paint,
     smoothstep,
+    to_image,
 )
-
-CLASSES = ("bleeding", "erosion", "polyp", "ulcer")
+from medept.phantoms.patient import Patient
 
 
 @dataclass(frozen=True)
-class Look:
-    """A patient's mucosa, and the instrument."""
+class EndoPatient(Patient):
+    """A patient's mucosa, and the endoscope it is seen through."""
+
+    classes: ClassVar = ("bleeding", "erosion", "polyp", "ulcer")
 
     mucosa: Array  # colour
     blotch: float  # how uneven that colour is
     vessels: float  # contrast of the vessels
-    aside: Array  # how far the lumen is from the centre of the view, as a rule
+    aside: Array  # usual offset of the lumen from the centre of the view
     folds: float  # folds per unit of log distance
     relief: float  # their height
-    corners: float  # how far the folds are from round, towards a triangle
-    lamp: float
-    tint: Array
-    wet: float
-    frame: float  # 2 is a circle, more is squarer
+    corners: float  # 0: folds are round; more: triangular
+    lamp: float  # brightness
+    tint: Array  # colour of the light
+    wet: float  # strength of highlights
+    frame: float  # 2: circular; more: squarer
     aperture: float  # half the width of the frame
 
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> EndoPatient:
+        return cls(
+            mucosa=np.array([0.93, 0.44, 0.36]) + rng.normal(0, [0.04, 0.045, 0.045]),
+            blotch=rng.uniform(0.4, 1.2),
+            vessels=rng.uniform(0.3, 1.0),
+            aside=rng.uniform(-0.28, 0.28, 2),
+            folds=rng.uniform(6.5, 11.0),
+            relief=rng.uniform(0.6, 1.3),
+            corners=rng.uniform(0.03, 0.2),
+            lamp=rng.uniform(0.85, 1.15),
+            tint=1 + rng.normal(0, 0.045, 3),
+            wet=rng.uniform(0.3, 1.0),
+            frame=rng.uniform(2.0, 7.0),
+            aperture=rng.uniform(0.47, 0.53),
+        )
 
-def look(rng: np.random.Generator) -> Look:
-    """The look of one patient."""
-    return Look(
-        mucosa=np.array([0.93, 0.44, 0.36]) + rng.normal(0, [0.04, 0.045, 0.045]),
-        blotch=rng.uniform(0.4, 1.2),
-        vessels=rng.uniform(0.3, 1.0),
-        aside=rng.uniform(-0.28, 0.28, 2),
-        folds=rng.uniform(6.5, 11.0),
-        relief=rng.uniform(0.6, 1.3),
-        corners=rng.uniform(0.03, 0.2),
-        lamp=rng.uniform(0.85, 1.15),
-        tint=1 + rng.normal(0, 0.045, 3),
-        wet=rng.uniform(0.3, 1.0),
-        frame=rng.uniform(2.0, 7.0),
-        aperture=rng.uniform(0.47, 0.53),
-    )
-
-
-def draw(
-    patient: Look, signs: Array, size: int, difficulty: float, rng: np.random.Generator
-) -> Array:
-    """One view; ``signs`` (4,) marks its lesions. Returns uint8 (size, size, 3)."""
-    rng, own = rng.spawn(2)  # with a lesion or without, the rest of the view is the same
-    view = _View(patient, size, rng, own)
-    strength = mix(1.0, 0.1, difficulty)
-    view.add_debris(difficulty)
-    for name, present in zip(CLASSES, signs, strict=True):
-        if present:
-            getattr(view, f"add_{name}")(float(strength * own.uniform(0.5, 1.25)))
-    return develop(view.light())
+    def draw(self, signs: Array, size: int, difficulty: float, rng: np.random.Generator) -> Array:
+        view = _View(self, size, *rng.spawn(2))
+        add = {
+            "bleeding": view.add_bleeding,
+            "erosion": view.add_erosion,
+            "polyp": view.add_polyp,
+            "ulcer": view.add_ulcer,
+        }
+        strength = mix(1.0, 0.1, difficulty)
+        view.add_debris(difficulty)
+        for lesion, present in zip(self.classes, signs, strict=True):
+            if present:
+                add[lesion](float(strength * view.lesion_rng.uniform(0.5, 1.25)))
+        return to_image(view.light())
 
 
 class _View:
-    """The wall: its height, its colour, and how much it shines."""
+    """One image: height, colour and gloss of the wall, and the lesions that change them.
+
+    Lesions have a random stream of their own, so that an image is otherwise the same with and
+    without them.
+    """
 
     def __init__(
-        self, patient: Look, size: int, rng: np.random.Generator, own: np.random.Generator
+        self,
+        patient: EndoPatient,
+        size: int,
+        rng: np.random.Generator,
+        lesion_rng: np.random.Generator,
     ) -> None:
-        self.patient, self.size, self.rng, self.own = patient, size, rng, own
+        self.patient, self.size, self.rng, self.lesion_rng = patient, size, rng, lesion_rng
         self.x, self.y = grid(size)
         self.lumen = 0.5 + patient.aside + rng.normal(0, 0.05, 2)
         self.grain = noise(rng, size, 8), noise(rng, size, 8)
@@ -99,7 +109,7 @@ class _View:
         bend = noise(rng, self.size, 4)
         turns = np.arctan2(dy, dx)
         corner = p.corners * np.cos(3 * turns + rng.uniform(0, 2 * np.pi) + 0.5 * bend)
-        self.far = length(dx, dy) * (1 + corner)  # from the lumen's middle
+        self.far = length(dx, dy) * (1 + corner)  # distance from the middle of the lumen
         phase = p.folds * np.log(self.far + 0.06) + 0.55 * bend + 0.25 * noise(rng, self.size, 6)
         ridge = np.exp(2.2 * (np.sin(phase + rng.uniform(0, 6.28)) - 1))
         self.crest = 1 - (1 - ridge) * smoothstep(0.7, 0.2, self.far)
@@ -109,10 +119,10 @@ class _View:
     def _mucosa(self) -> Array:
         p, rng, size = self.patient, self.rng, self.size
         colour = np.ones((size, size, 3)) * p.mucosa
-        blotch = clouds(rng, size, 4)[..., None]
+        blotch = fractal_noise(rng, size, 4)[..., None]
         colour += blotch * p.blotch * np.array([0.012, 0.03, 0.026])
-        trunk = np.exp(-((clouds(rng, size, 5, 2) / 0.07) ** 2))
-        twig = np.exp(-((clouds(rng, size, 11, 2) / 0.12) ** 2))
+        trunk = np.exp(-((fractal_noise(rng, size, 5, 2) / 0.07) ** 2))
+        twig = np.exp(-((fractal_noise(rng, size, 11, 2) / 0.12) ** 2))
         show = smoothstep(-0.3, 1.0, noise(rng, size, 3)) * p.vessels
         paint(
             colour, p.mucosa * (0.78, 0.5, 0.5), blur(np.maximum(trunk, 0.5 * twig), 0.004) * show
@@ -122,61 +132,60 @@ class _View:
     # Lesions ---------------------------------------------------------------------------------
 
     def _place(self) -> tuple[float, float]:
-        """A point in view, not in the lumen."""
+        """A random point in view, outside of the lumen."""
         while True:
-            x, y = self.own.uniform(0.2, 0.8, 2)
+            x, y = self.lesion_rng.uniform(0.2, 0.8, 2)
             if length(x - self.lumen[0], y - self.lumen[1]) > 0.2:
                 return float(x), float(y)
 
     def _spot(self, radius: float | Array, ragged: float) -> Array:
-        """Distance from a random place, 1 on an outline more or less ragged."""
+        """Distance from a random place, 1 on the outline; ``ragged`` says how uneven that is."""
         x, y = self._place()
         dx = self.x - x + ragged * radius * self.grain[0]
         dy = self.y - y + ragged * radius * self.grain[1]
-        angle, long = self.own.uniform(0, np.pi), self.own.uniform(1.0, 1.3)
+        angle, long = self.lesion_rng.uniform(0, np.pi), self.lesion_rng.uniform(1.0, 1.3)
         u = np.cos(angle) * dx + np.sin(angle) * dy
         w = np.cos(angle) * dy - np.sin(angle) * dx
         return length(u / long, w * long) / radius
 
     def add_polyp(self, strength: float) -> None:
         """A dome on the wall, a little redder, with a pitted surface."""
-        radius = mix(0.08, 0.15, strength) * self.own.uniform(0.85, 1.2)
+        radius = mix(0.08, 0.15, strength) * self.lesion_rng.uniform(0.85, 1.2)
         r = self._spot(radius, 0.12)
         dome = np.clip(1 - r**2, 0.0, 1.0) ** 0.75
         cover = smoothstep(1.1, 0.85, r)
-        pits = noise(self.own, self.size, 36)
+        pits = noise(self.lesion_rng, self.size, 36)
         self.height = self.height * (1 - cover) + radius * 0.6 * dome + 0.0018 * pits * cover
         paint(self.colour, self.colour * (0.97, 0.78, 0.8), cover * (0.8 + 0.2 * np.tanh(pits)))
         paint(self.colour, self.colour * 0.72, smoothstep(1.4, 1.0, r) * (1 - cover))
 
     def add_ulcer(self, strength: float) -> None:
-        """A crater with a pale, fibrinous floor and a raised, red rim."""
-        radius = mix(0.04, 0.12, strength) * self.own.uniform(0.85, 1.2)
+        """A crater with a pale floor of fibrin and a raised, red rim."""
+        radius = mix(0.04, 0.12, strength) * self.lesion_rng.uniform(0.85, 1.2)
         r = self._spot(radius, 0.3)
-        r = r + 0.12 * noise(self.own, self.size, 20)
+        r = r + 0.12 * noise(self.lesion_rng, self.size, 20)
         floor = smoothstep(1.05, 0.7, r)
         rim = np.exp(-(((r - 1.12) / 0.2) ** 2))
         self.height += radius * (0.2 * rim - 0.28 * floor)
         paint(self.colour, self.colour * (0.93, 0.55, 0.55), rim * mix(0.4, 0.9, strength))
-        slough = (
-            np.array([0.97, 0.8, 0.58]) * (1 + 0.08 * clouds(self.own, self.size, 16))[..., None]
-        )
+        texture = 1 + 0.08 * fractal_noise(self.lesion_rng, self.size, 16)
+        slough = np.array([0.97, 0.8, 0.58]) * texture[..., None]
         paint(self.colour, slough, floor * mix(0.25, 0.95, strength))
 
     def add_erosion(self, strength: float) -> None:
-        """Several small, flat breaks: a pale speck in a red halo."""
+        """Several small, flat defects: a pale speck in a red halo."""
         show = mix(0.25, 0.95, strength)
-        for _ in range(int(self.own.integers(3, 8))):
-            radius = mix(0.012, 0.03, strength) * self.own.uniform(0.7, 1.3)
+        for _ in range(int(self.lesion_rng.integers(3, 8))):
+            radius = mix(0.012, 0.03, strength) * self.lesion_rng.uniform(0.7, 1.3)
             r = self._spot(radius, 0.25)
             paint(self.colour, self.colour * (0.95, 0.5, 0.5), smoothstep(2.4, 0.9, r) * show)
             paint(self.colour, (0.93, 0.8, 0.6), smoothstep(1.1, 0.3, r) * show)
             self.height -= radius * 0.12 * smoothstep(1.1, 0.7, r)
 
     def add_bleeding(self, strength: float) -> None:
-        """Fresh blood: a pool and the streaks that run from it."""
+        """Fresh blood: a pool, and streaks that run from it."""
         x, y = self._place()
-        heading = self.own.uniform(0, 2 * np.pi)
+        heading = self.lesion_rng.uniform(0, 2 * np.pi)
         dx, dy = self.x - x, self.y - y
         along = np.cos(heading) * dx + np.sin(heading) * dy
         across = np.cos(heading) * dy - np.sin(heading) * dx + 0.03 * self.grain[0]
@@ -186,7 +195,7 @@ class _View:
         lanes = np.cos(across / width * 1.4 + self.grain[1]) * 0.35 + 0.65
         streak = run * np.exp(-((across / (width * 1.6)) ** 2)) * lanes
         pool = np.exp(-((length(dx, dy) / (width * 2.0)) ** 2))
-        ragged = 1 + 0.35 * clouds(self.own, self.size, 14, 2)
+        ragged = 1 + 0.35 * fractal_noise(self.lesion_rng, self.size, 14, 2)
         flow = (streak + pool) * ragged
         wet = smoothstep(0.22, 0.55, flow)
         thick = smoothstep(0.3, 1.2, flow)[..., None]
@@ -199,26 +208,26 @@ class _View:
         self.gloss += 1.2 * wet
 
     def add_debris(self, amount: float) -> None:
-        """What is no lesion but may pass for one: reddened patches, mucus, froth."""
+        """Distractors, which are no lesions but look like some: red patches, mucus, froth."""
         rng, size = self.rng, self.size
-        red = smoothstep(0.5, 1.8, clouds(rng, size, 5, 2)) * amount
+        red = smoothstep(0.5, 1.8, fractal_noise(rng, size, 5, 2)) * amount
         paint(self.colour, self.colour * (0.97, 0.6, 0.62), red)
-        mucus = 0.7 * np.exp(-((clouds(rng, size, 5, 2) / 0.3) ** 2))
+        mucus = 0.7 * np.exp(-((fractal_noise(rng, size, 5, 2) / 0.3) ** 2))
         mucus *= smoothstep(0.5, 1.5, noise(rng, size, 4))
-        mucus = np.maximum(mucus, smoothstep(2.0, 2.6, clouds(rng, size, 6, 2)))
+        mucus = np.maximum(mucus, smoothstep(2.0, 2.6, fractal_noise(rng, size, 6, 2)))
         paint(self.colour, (0.95, 0.82, 0.6), min(1.3 * amount, 1.0) * 0.75 * mucus)
         n = int(rng.integers(0, 30))
         x, y = np.array([self._place() for _ in range(3)])[rng.integers(0, 3, n)].T
         x, y = x + rng.normal(0, 0.05, n), y + rng.normal(0, 0.05, n)
         radius = rng.uniform(0.007, 0.02, n)
-        froth = Stamps(size, x, y, radius, radius, np.zeros(n))
-        film = froth.press(froth.cover * smoothstep(0.2, 0.9, froth.radius))
+        froth = Ellipses(size, x, y, radius, radius, np.zeros(n))
+        film = froth.rasterise(froth.cover * smoothstep(0.2, 0.9, froth.radius))
         paint(self.colour, (0.97, 0.85, 0.7), 0.7 * amount * film)
 
     # Light -----------------------------------------------------------------------------------
 
     def light(self) -> Array:
-        """What the camera sees, (size, size, 3)."""
+        """The lit wall as the camera sees it, (size, size, 3)."""
         p, rng, size = self.patient, self.rng, self.size
         down, right = np.gradient(self.height * size)
         normal = np.stack([-right, -down, np.ones_like(down)])
@@ -228,7 +237,7 @@ class _View:
         lambert = np.clip((normal * lamp).sum(axis=0), 0.0, 1.0)
         half = lamp + np.array([0.0, 0.0, 1.0])[:, None, None]
         half /= np.sqrt((half**2).sum(axis=0))
-        ripple = 0.012 * clouds(rng, size, 22, 2)
+        ripple = 0.012 * fractal_noise(rng, size, 22, 2)
         shine = np.clip((normal * half).sum(axis=0) + ripple, 0.0, 1.0)
         film = smoothstep(0.4, 1.8, noise(rng, size, 6))
         glint = smoothstep(0.99, 1.01, shine) * film * self.gloss * p.wet
