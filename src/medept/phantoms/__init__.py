@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from medept.data.table import LabelledImages, label_texts
-from medept.errors import SettingsError
+from medept.errors import DataError, SettingsError
 from medept.files import whole_folder, write_table
 from medept.phantoms.chest import ChestPatient
 from medept.phantoms.colon import ColonPatient
@@ -64,7 +64,7 @@ def make_phantoms(
         ``chest`` and ``endo`` are multi-label; images without a finding have a row of zeros.
 
     Raises:
-        InputError: if an argument is out of range.
+        SettingsError: if an argument is out of range.
 
     >>> data = make_phantoms("chest", patients=6, images_per_patient=2, size=32)
     >>> len(data), data.task, data.images[0].shape
@@ -109,14 +109,12 @@ def write_phantoms(data: LabelledImages, folder: str | os.PathLike[str]) -> Path
         The path of ``labels.csv``.
 
     Raises:
-        InputError: if the folder is not empty, or is a file, or an image's name is not a plain file
-            name.
+        DataError: if the folder is not empty, or is a file, or an image's name is not a plain
+            file name.
     """
     outside = [name for name in data.names if Path(name).name != name]
     if outside:
-        raise SettingsError(
-            f"the image name {outside[0]!r} is a path; names must be plain file names"
-        )
+        raise DataError(f"the image name {outside[0]!r} is a path; names must be plain file names")
     columns = {"image": data.names, "label": label_texts(data), "patient": data.groups}
     table = pd.DataFrame(columns)
 

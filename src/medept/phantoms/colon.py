@@ -136,7 +136,7 @@ class _Tissue:
             self.owner[closer] = g
 
     def _gland_points(self, turns: Array, rho: Array, g: Array) -> tuple[Array, Array]:
-        """Image coordinates of points at angle ``turns`` and relative radius ``rho`` of glands g."""
+        """Coordinates of points in glands g, at angle ``turns`` and relative radius ``rho``."""
         u = np.cos(turns) * self.radius[g] * rho * self.long[g]
         v = np.sin(turns) * self.radius[g] * rho / self.long[g]
         u, v = rotate(u, v, -self.tilt[g])
