@@ -19,7 +19,7 @@ from medept import FewShotClassifier
 from medept.analysis import scaling_of
 from medept.analysis.analyse import analyse
 from medept.analysis.gates import has_gates
-from medept.analysis.model_features import look_at
+from medept.analysis.model_features import extract_features
 from medept.data import images
 from medept.data.table import read_dataset
 from medept.errors import InputError
@@ -210,7 +210,7 @@ def test_a_look_is_at_what_the_model_itself_makes_of_images(frozen: bool) -> Non
     settings = {"length": 20, "init": "kaiming", "frozen": frozen}
     model = FewShotClassifier(settings=settings, epochs=1, device="cpu", precision="float32")
     model.fit(data.images, data.labels)
-    plain, look = look_at([model], ["it"], data)
+    plain, look = extract_features([model], ["it"], data)
     np.testing.assert_allclose(look.features, model.embed(data.images), rtol=1e-5)
     np.testing.assert_allclose(look.probabilities, model.predict_proba(data.images), rtol=1e-4)
     assert abs(look.features - plain.features).max() > 1e-3

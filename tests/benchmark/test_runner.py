@@ -24,7 +24,7 @@ from medept.benchmark import runner
 from medept.benchmark.run import Run
 from medept.benchmark.runner import run_suite
 from medept.benchmark.suite import read_suite
-from medept.benchmark.worker import decode, describe, do_run, frozen_features
+from medept.benchmark.worker import decode, do_run, frozen_features, run_columns
 from medept.encoders.load import load_encoder
 from medept.episodes.draw import draw_episode
 from medept.errors import InputError
@@ -78,7 +78,7 @@ def test_work_is_shared_and_what_fails_is_a_row(
         note(f"{one.label} {one.encoder.title} {one.shots} {one.episode}")
         if one.label == "knn" and one.episode == 0 and one.encoder.image_size is None:
             os._exit(1)  # as the system does where memory runs out
-        return describe(one)
+        return run_columns(one)
 
     monkeypatch.setattr(runner, "decode", read)
     monkeypatch.setattr(runner, "frozen_features", encode)
@@ -114,7 +114,7 @@ def test_work_is_shared_and_what_fails_is_a_row(
     before = len(lines)
     assert len(run_suite(suite, out, workers=1)) == 24, "what failed is not done again by itself"
     assert len(log.read_text().splitlines()) == before
-    monkeypatch.setattr(runner, "do_run", lambda one, data, features: describe(one))
+    monkeypatch.setattr(runner, "do_run", lambda one, data, features: run_columns(one))
     again = run_suite(suite, out, workers=1, retry=True)
     assert (again.error == "").all()
     assert log.read_text().splitlines()[before:] == ["decoded", "encoded embedded"]
@@ -176,7 +176,7 @@ def test_a_cluster_is_joined_by_its_address(
         with log.open("a") as file:
             file.write(f"{ray.get_runtime_context().get_node_id()}\n")
         time.sleep(0.3)
-        return describe(run)
+        return run_columns(run)
 
     monkeypatch.setattr(runner, "do_run", noted)
     monkeypatch.setattr(runner, "decode", lambda data: data)
@@ -253,7 +253,7 @@ def test_a_table_that_changed_is_not_mixed_with_what_it_was(
     )
     suite = read_suite("local", data={"mine": str(table)}, methods={"knn": None}, shots=[1],
                        episodes=1)  # fmt: skip
-    monkeypatch.setattr(runner, "do_run", lambda one, data, features: describe(one))
+    monkeypatch.setattr(runner, "do_run", lambda one, data, features: run_columns(one))
     out = tmp_path / "out"
     (row,) = run_suite(suite, out, workers=1).to_dict("records")
     assert run_suite(suite, out).to_dict("records") == [row]

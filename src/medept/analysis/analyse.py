@@ -14,7 +14,13 @@ import pandas as pd
 
 from medept.analysis.feature_plots import distributions
 from medept.analysis.gate_report import write_gates
-from medept.analysis.model_features import Look, is_fitted, look_at, open_model, score_of
+from medept.analysis.model_features import (
+    ModelFeatures,
+    extract_features,
+    is_fitted,
+    main_score,
+    open_model,
+)
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import decoded
 from medept.data.table import LabelledImages
@@ -82,7 +88,7 @@ def analyse(
         if not has.any():
             raise DataError(f"class {chosen!r} has no image left to look at: choose another")
     with whole_folder(out) as folder:
-        looks = list(look_at(classifiers, models, data))
+        looks = list(extract_features(classifiers, models, data))
         table = describe(looks, data)
         write_distribution(folder, table)
         write_text(folder / "analysis.json", json.dumps(_as_dict(looks, data), indent=2) + "\n")
@@ -112,8 +118,8 @@ def look_into_fit(
     """
     data = _sample(data, limit, classifier.seed)
     try:
-        found = look_at([classifier], [classifier.method], data)
-        looks = [replace(x, score=score_of(evaluation) if x.score else {}) for x in found]
+        found = extract_features([classifier], [classifier.method], data)
+        looks = [replace(x, score=main_score(evaluation) if x.score else {}) for x in found]
     except InputError as reason:
         logger.info("The distribution of features is not looked at: %s", reason)
         return
@@ -122,7 +128,7 @@ def look_into_fit(
     write_gates(looks, data, folder)
 
 
-def describe(looks: Sequence[Look], data: LabelledImages) -> pd.DataFrame:
+def describe(looks: Sequence[ModelFeatures], data: LabelledImages) -> pd.DataFrame:
     """One row a model; after the numbers, an adapter's change against its encoder as it came.
 
     The trace within classes changes by the factor ``scale_factor`` (of the whole scatter: lengths
@@ -132,8 +138,8 @@ def describe(looks: Sequence[Look], data: LabelledImages) -> pd.DataFrame:
     for look in looks:
         row: dict[str, Any] = {"model": look.name, "source": look.source, "n": len(data)}
         row |= look.score | look.distribution.numbers()
-        if look.before is not None:
-            now, before = look.distribution, look.before
+        if look.pretrained is not None:
+            now, before = look.distribution, look.pretrained
             row["scale_factor"] = _factor(now.trace + now.between, before.trace + before.between)
             row["shape_factor"] = _factor(now.equal_scale_trace, before.equal_scale_trace)
         rows.append(row)
@@ -159,7 +165,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure_2(
-    looks: Sequence[Look],
+    looks: Sequence[ModelFeatures],
     data: LabelledImages,
     chosen: str | None = None,
     embedding: Literal["tsne", "pca"] = "tsne",
@@ -167,7 +173,7 @@ def figure_2(
     seed: int = 0,
 ) -> Any:
     """The paper's figure 2, of the first model of each name; widths that differ share no plane."""
-    first: dict[str, Look] = {}
+    first: dict[str, ModelFeatures] = {}
     for look in looks:
         first.setdefault(look.name, look)
     features = {name: look.features for name, look in first.items()}
@@ -201,7 +207,7 @@ def _sample(data: LabelledImages, limit: int, seed: int) -> LabelledImages:
     return replace(data, images=decoded(data.images))
 
 
-def _as_dict(looks: Sequence[Look], data: LabelledImages) -> dict[str, Any]:
+def _as_dict(looks: Sequence[ModelFeatures], data: LabelledImages) -> dict[str, Any]:
     return {
         "images": len(data),
         "classes": list(data.classes),

@@ -12,7 +12,7 @@ import torch
 
 from medept.analysis import gate_plots
 from medept.analysis.gates import Scaling, has_gates, patch_scaling
-from medept.analysis.model_features import Look
+from medept.analysis.model_features import ModelFeatures
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import read_image
 from medept.data.table import LabelledImages, label_text
@@ -40,7 +40,7 @@ def scaling_of(classifier: FewShotClassifier, images: Sequence[Any]) -> Scaling:
     return patch_scaling(classifier.model_, batches)
 
 
-def write_gates(looks: Sequence[Look], data: LabelledImages, folder: Path) -> None:
+def write_gates(looks: Sequence[ModelFeatures], data: LabelledImages, folder: Path) -> None:
     """Pictures of the first model with gates, and the gates of all that have them.
 
     ``gates.png`` (images and layers), ``gates-by-head.png`` (one image), ``gates-by-layer.png``
@@ -100,7 +100,7 @@ def gates_table(every: Mapping[str, Scaling], images: Sequence[str]) -> pd.DataF
     return ordered.drop(columns="order")
 
 
-def _draw(scaling: Scaling, look: Look, data: LabelledImages, folder: Path) -> None:
+def _draw(scaling: Scaling, look: ModelFeatures, data: LabelledImages, folder: Path) -> None:
     maps, rollout = scaling.gate_maps(), scaling.rollout_maps()
     rows = _examples(look, scaling, data)
     means = maps.mean(axis=2)
@@ -119,7 +119,7 @@ def _draw(scaling: Scaling, look: Look, data: LabelledImages, folder: Path) -> N
     save(figure, folder / layout.GATES_BY_HEAD)
 
 
-def _examples(look: Look, scaling: Scaling, data: LabelledImages) -> dict[int, str]:
+def _examples(look: ModelFeatures, scaling: Scaling, data: LabelledImages) -> dict[int, str]:
     """Rows to draw and their titles: the most confident, correct and not; scaled most, least."""
     probabilities = np.asarray(look.probabilities)
     predicted, sure = decide(probabilities, data.task), confidence(probabilities, data.task)

@@ -1,4 +1,4 @@
-"""What models make of images: features, probabilities, and how the features are distributed."""
+"""Features and probabilities that models give to images, and how the features are distributed."""
 
 from __future__ import annotations
 
@@ -21,43 +21,46 @@ from medept.fits.adapter import holds_adapter
 from medept.progress import Progress
 
 PRETRAINED = "pretrained"
+"""Name of an encoder without an adapter."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one model makes of the images.
+class ModelFeatures:
+    """The features that one model gives to n images, and what is computed from them.
 
     Attributes:
-        name: in tables and figures: its method, or ``pretrained``; with the encoder's name where
-            there are several.
-        source: the adapter's folder, or the encoder.
+        name: of the model in tables and figures: its method, or ``pretrained``; followed by the
+            name of its encoder if several encoders are compared.
+        source: the folder of the adapter, or the name of the encoder.
         features: (n, D).
-        distribution: of the features.
-        before: that of its encoder as it came; None for an encoder as it came.
-        probabilities: (n, C); None likewise.
-        score: the metric that goes with the task, ``balanced_accuracy`` or ``map``.
-        classifier: the model.
+        distribution: how the features are distributed.
+        pretrained: how the features of its encoder without adapter are distributed; None for an
+            encoder.
+        probabilities: (n, C); None for an encoder.
+        score: ``balanced_accuracy`` or ``map``, whichever suits the task, by name; empty for an
+            encoder, or if it is undefined.
+        classifier: the model itself.
     """
 
     name: str
     source: str
     features: np.ndarray
     distribution: Distribution
-    before: Distribution | None
+    pretrained: Distribution | None
     probabilities: np.ndarray | None
     score: dict[str, float]
     classifier: FewShotClassifier
 
     @property
     def title(self) -> str:
-        """Of its panel in figure 2: the score, and how many neighbours are of the same class."""
+        """Title of the model's panel in figure 2: its name, score and neighbours' purity."""
         shown = {**self.score, "neighbours' purity": self.distribution.purity}
         parts = [f"{k.replace('_', ' ')} {v:.2f}" for k, v in shown.items() if v is not None]
         return "\n".join([self.name, ", ".join(parts)])
 
 
 def open_model(model: str, progress: Progress | None) -> FewShotClassifier:
-    """A fitted classifier from an adapter's folder, or an unfitted one of an encoder's name.
+    """A fitted classifier from the folder of an adapter, or an unfitted one with a named encoder.
 
     Raises:
         InputError: if it is a folder without an adapter.
@@ -70,14 +73,18 @@ def open_model(model: str, progress: Progress | None) -> FewShotClassifier:
 
 
 def is_fitted(classifier: FewShotClassifier) -> bool:
-    """Whether it is an adapter, and no encoder as it came."""
+    """Whether the model is an adapter, and not an encoder alone."""
     return hasattr(classifier, "model_")
 
 
-def look_at(
+def extract_features(
     classifiers: Sequence[FewShotClassifier], sources: Sequence[str], data: LabelledImages
-) -> Iterator[Look]:
-    """Each model's look, an adapter's after that of its encoder as it came, which is given once.
+) -> Iterator[ModelFeatures]:
+    """The features of each model; those of each encoder come once, before its first adapter.
+
+    Args:
+        sources: folder or encoder name of each classifier.
+        data: n labelled images.
 
     Raises:
         InputError: if fewer than two classes have images.
@@ -85,39 +92,39 @@ def look_at(
     identities = [_identity(classifier) for classifier in classifiers]
     keys = [json.dumps(identity, sort_keys=True) for identity in identities]
     titles = _titles(dict(zip(keys, identities, strict=True)))
-    plain: dict[str, Look] = {}
+    pretrained: dict[str, ModelFeatures] = {}
     for classifier, source, key in zip(classifiers, sources, keys, strict=True):
-        of_encoder = titles[key]
-        if key not in plain:
-            plain[key] = _as_it_came(_unfitted(classifier), PRETRAINED + of_encoder, data)
-            yield plain[key]
+        suffix = titles[key]
+        if key not in pretrained:
+            pretrained[key] = _pretrained(_unfitted(classifier), PRETRAINED + suffix, data)
+            yield pretrained[key]
         if not is_fitted(classifier):
             continue
-        moved = classifier.model_.alters_features
-        features = classifier.embed(data.images) if moved else plain[key].features
+        changed = classifier.model_.alters_features
+        features = classifier.embed(data.images) if changed else pretrained[key].features
         probabilities = classifier.predict_proba_of_features(features)
         found = evaluate(probabilities, data.targets, classes=data.classes, resamples=0)
-        yield Look(
-            classifier.method + of_encoder,
+        yield ModelFeatures(
+            classifier.method + suffix,
             source,
             features,
             describe_distribution(features, data.targets, data.classes),
-            plain[key].distribution,
+            pretrained[key].distribution,
             probabilities,
-            score_of(found),
+            main_score(found),
             classifier,
         )
 
 
-def score_of(evaluation: Evaluation) -> dict[str, float]:
-    """The metric that goes with the task, by name; nothing where it is undefined."""
+def main_score(evaluation: Evaluation) -> dict[str, float]:
+    """``map`` for multi-label data, else ``balanced_accuracy``, by name; empty if undefined."""
     name = "map" if "map" in evaluation.metrics else "balanced_accuracy"
     value = evaluation.metrics[name].value
     return {} if value is None else {name: value}
 
 
 def _titles(identities: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """What encoders are called: nothing where there is one, else what tells them apart."""
+    """A suffix for each encoder: empty if there is only one, else what distinguishes them."""
     for count in range(4):
         titles = {
             key: "".join(
@@ -135,7 +142,7 @@ def _titles(identities: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def _identity(classifier: FewShotClassifier) -> dict[str, Any]:
-    """Of its encoder."""
+    """The identity of its encoder."""
     if is_fitted(classifier):
         return classifier.model_.encoder_identity
     return load_encoder(
@@ -144,7 +151,7 @@ def _identity(classifier: FewShotClassifier) -> dict[str, Any]:
 
 
 def _unfitted(classifier: FewShotClassifier) -> FewShotClassifier:
-    """Its encoder as it came, run as it is run."""
+    """An unfitted classifier with the same encoder, device and precision."""
     if not is_fitted(classifier):
         return classifier
     return FewShotClassifier(
@@ -157,7 +164,7 @@ def _unfitted(classifier: FewShotClassifier) -> FewShotClassifier:
     )
 
 
-def _as_it_came(encoder: FewShotClassifier, name: str, data: LabelledImages) -> Look:
+def _pretrained(encoder: FewShotClassifier, name: str, data: LabelledImages) -> ModelFeatures:
     features = encoder.embed(data.images)
     found = describe_distribution(features, data.targets, data.classes)
-    return Look(name, encoder.encoder, features, found, None, None, {}, encoder)
+    return ModelFeatures(name, encoder.encoder, features, found, None, None, {}, encoder)

@@ -22,7 +22,7 @@ import pandas as pd
 from medept.benchmark.results import read_rows, write_results, write_row, write_suite
 from medept.benchmark.run import DataSpec, Run, content_hash
 from medept.benchmark.suite import Suite
-from medept.benchmark.worker import decode, describe, do_run, frozen_features
+from medept.benchmark.worker import decode, do_run, frozen_features, run_columns
 from medept.data.table import LabelledImages
 from medept.errors import ResourceError
 from medept.progress import Progress, silent
@@ -110,7 +110,7 @@ def _refuse_others(
             )
     taken = {tuple(row[name] for name in NAMED_BY): row["id"] for row in rows}
     for run in runs.values():
-        row = describe(run)
+        row = run_columns(run)
         name = tuple(row[part] for part in NAMED_BY)
         if taken.get(name, row["id"]) != row["id"]:
             raise ResourceError(
@@ -254,7 +254,7 @@ class _Tasks:
         except Exception:  # whatever went wrong in a worker is a failed run, not a failed suite
             for key in _keys(run):  # it may have been in what is shared: the next try makes it anew
                 self._shared.pop(key, None)
-            return describe(run) | {"error": traceback.format_exc()}
+            return run_columns(run) | {"error": traceback.format_exc()}
 
 
 def _keys(run: Run) -> tuple[Any, Any]:

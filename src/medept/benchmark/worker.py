@@ -1,4 +1,4 @@
-"""What Ray's workers do: decode a data set, encode it once, and do one run after another."""
+"""The tasks of Ray's workers: decode a data set, encode it once, and do one run after another."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from medept.fits.adapter import current_versions
 from medept.training.device import peak_memory
 
 DECODED = 4 * 2**30
-"""Bytes of a data set's decoded images that runs share; beyond them each decodes its own."""
+"""Bytes of decoded images per data set that runs share; each run decodes what is beyond them."""
 
 
 def decode(data: LabelledImages) -> LabelledImages:
     """The data set with its images decoded, so that no run has to do it again.
 
-    Images that cannot be read stay as they are: the runs that need them fail, and others do not.
+    Images that cannot be read stay as they are, so that only the runs that need them fail.
     """
     return replace(data, images=decoded(data.images, DECODED))
 
 
 def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) -> np.ndarray:
-    """Features (n, D) of the encoder as it came, for methods that leave it so.
+    """Features (n, D) of the frozen encoder, shared by all methods that do not alter them.
 
-    Those of images that cannot be read are NaN.
+    The features of an image that cannot be read are NaN.
     """
     classifier = _classifier(encoder, precision=precision)
     try:
@@ -68,13 +68,13 @@ def _classifier(encoder: EncoderSpec, **options: Any) -> FewShotClassifier:
 
 
 def do_run(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
-    """Fit and evaluate; a row, with the traceback in ``error`` if it failed."""
+    """Fit and evaluate: a row of results, with a traceback in ``error`` if the run failed."""
     started, cpu = time.perf_counter(), time.process_time()
-    row = describe(run)
+    row = run_columns(run)
     _forget_peak_memory()
     try:
         row |= _fit_and_evaluate(run, data, features)
-    except Exception:  # a failed run is a row
+    except Exception:  # a failed run is a row of the results, too
         row["error"] = traceback.format_exc()
     return row | {
         "seconds": time.perf_counter() - started,
@@ -84,8 +84,8 @@ def do_run(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, An
     }
 
 
-def describe(run: Run) -> dict[str, Any]:
-    """The columns that say what a run is; ``run`` alone is enough to do it again."""
+def run_columns(run: Run) -> dict[str, Any]:
+    """The columns that say which run it is; the column ``run`` is enough to do it again."""
     return {
         "id": run.id,
         "data": run.data,
@@ -128,7 +128,7 @@ def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> d
     else:
         known = features[episode.test]
         for row in np.flatnonzero(np.isnan(known).any(axis=1)):
-            read_image(test.images[row])  # raises what is wrong with it
+            read_image(test.images[row])  # raises the error of an image that cannot be read
         probabilities = classifier.predict_proba_of_features(known)
     result = evaluate(probabilities, test.targets, classes=data.classes, resamples=0)
     info = classifier.info()
@@ -152,7 +152,7 @@ def _episode(run: Run, data: LabelledImages) -> Episode:
 
 @cache
 def provenance() -> dict[str, Any]:
-    """With what, and on what, a run was made."""
+    """The versions, the commit and the machine that a run was made with."""
     return {
         "versions": json.dumps(current_versions()),
         "commit": _commit(),
@@ -164,7 +164,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this file is kept in, ``-dirty`` where it was changed; else None."""
+    """Commit of the checkout that this file is in, ``-dirty`` if changed; None outside of one."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -178,15 +178,15 @@ def _commit() -> str | None:
 
 
 def _forget_peak_memory() -> None:
-    """Count peaks afresh: the GPU's, and where the system allows it (Linux) the process's."""
+    """Reset the peaks: that of the GPU and, where the system allows it (Linux), of the process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):  # another system, or one that does not allow it
+    with suppress(OSError):  # not Linux, or not allowed
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_memory() -> dict[str, float | None]:
-    """MB since the peaks were forgotten: of the whole process, and of what is on the GPU."""
+    """Peak memory in MB since the last reset: of the whole process, and on the GPU."""
     most = peak_memory() / 2**20
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
