@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -27,13 +28,19 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Within it, medept logs warnings alone."""
-    log = logging.getLogger("medept")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    """Within it, the notes of this thread alone are left out; warnings are shown."""
+    token = _QUIET.set(True)
     try:
         yield
     finally:
-        log.setLevel(level)
+        _QUIET.reset(token)
+
+
+def is_shown(record: logging.LogRecord) -> bool:
+    """Whether a handler should show a note: a filter for :meth:`logging.Handler.addFilter`."""
+    return record.levelno >= logging.WARNING or not _QUIET.get()

@@ -503,8 +503,8 @@ def test_every_method_has_the_same_number_of_trials(
         progress=lambda what, done, total: trials.append((what, done, total)),
     )  # fmt: skip
     monkeypatch.setattr(
-        FewShotClassifier, "_fold",
-        lambda self, support, parameters, train, test: np.zeros((len(test), 2)),
+        "medept.classifier.fitting.held_out_logits",
+        lambda spec, support, found, rows, held_out: np.zeros((len(held_out), 2)),
     )  # fmt: skip
     classifier.fit(data.images, data.labels, groups=data.groups)
     assert [t for t in trials if t[0] == "tuning"] == [("tuning", i, 3) for i in range(4)]

@@ -24,7 +24,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils import estimator_checks as checks
 
 from medept import FewShotClassifier, InputError
-from medept.classifier import classifier
+from medept.classifier import restore
 from medept.encoders.encoder import Encoder
 from medept.encoders.load import load_encoder
 from medept.methods import METHODS
@@ -257,14 +257,14 @@ def test_images_are_prepared_as_they_were_when_it_was_fitted(
     images, labels = tiles
     fitted = quick(method="linear").fit(images, labels)
     fitted.save(tmp_path)
-    load = classifier.load_encoder
+    load = restore.load_encoder
 
     def changed(*given: Any, **options: Any) -> Encoder:
         encoder = load(*given, **options)
         encoder.preprocessing = replace(encoder.preprocessing, mean=(0.0, 0.1, 0.2), crop_pct=0.5)
         return encoder
 
-    monkeypatch.setattr(classifier, "load_encoder", changed)
+    monkeypatch.setattr(restore, "load_encoder", changed)
     loaded = FewShotClassifier.load(tmp_path, device="cpu", precision="float32")
     expected = fitted.predict_proba(images)
     np.testing.assert_allclose(loaded.predict_proba(images), expected, rtol=1e-4, atol=1e-6)
@@ -349,7 +349,7 @@ def test_what_was_pickled_does_not_go_onto_other_weights(tiles, monkeypatch) -> 
     images, labels = tiles
     content = pickle.dumps(quick(method="linear").fit(images, labels))
     other = load_encoder("vit_tiny_patch16_224", weights="random", image_size=64)
-    monkeypatch.setattr("medept.classifier.classifier.load_encoder", lambda *_, **__: other)
+    monkeypatch.setattr("medept.classifier.specification.load_encoder", lambda *_, **__: other)
     with pytest.raises(InputError, match="trained on other weights"):
         pickle.loads(content)
 
@@ -479,7 +479,7 @@ def test_an_image_given_twice_is_on_one_side_of_a_fold(tiles, monkeypatch, tmp_p
     given = [file, file, *images[:6], *images[:6]]
     seen = []
     monkeypatch.setattr(
-        "medept.classifier.classifier.make_folds",
+        "medept.classifier.fitting.make_folds",
         lambda targets, groups, *_: seen.append(groups) or [],
     )
     quick(method="prototype").fit(given, np.array(["a", "a", *["a", "b"] * 6]))
@@ -488,7 +488,7 @@ def test_an_image_given_twice_is_on_one_side_of_a_fold(tiles, monkeypatch, tmp_p
 
 def test_what_a_search_chose_is_what_is_fitted(tiles, monkeypatch) -> None:
     chosen = {"lr": 0.0123, "settings": {"rank": 4}}
-    monkeypatch.setattr("medept.classifier.classifier.tune", lambda *_, **__: chosen)
+    monkeypatch.setattr("medept.classifier.fitting.tune", lambda *_, **__: chosen)
     fitted = quick(method="lora", tune=3, epochs=1, calibrate="none").fit(*tiles)
     assert (fitted.recipe_.lr, fitted.model_.settings.rank) == (0.0123, 4)
     assert (fitted.info().recipe["lr"], fitted.info().settings["rank"]) == (0.0123, 4)

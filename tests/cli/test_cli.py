@@ -437,9 +437,7 @@ def test_a_damaged_image_is_named_and_nothing_is_written(
 def test_images_to_test_on_are_looked_at_before_training(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "medept.classifier.classifier.train", lambda *_, **__: pytest.fail("trained")
-    )
+    monkeypatch.setattr("medept.classifier.fitting.train", lambda *_, **__: pytest.fail("trained"))
     for name in ("a4.png", "b4.png"):
         (small.parent / name).write_bytes(b"no image")
     list_file = small.parent / "list.txt"
@@ -506,7 +504,7 @@ def test_too_little_memory_is_said(
     def exhausted(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate ...")
 
-    monkeypatch.setattr("medept.classifier.classifier.train", exhausted)
+    monkeypatch.setattr("medept.classifier.fitting.train", exhausted)
     refuse(capsys, ["fit", str(small), "--out", str(tmp_path / "o"), "--shots", "1"],
            "not enough memory .*micro_batch=4")  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["small"]

@@ -229,7 +229,7 @@ def test_a_classifier_holds_frozen_matrices_once(
         look("in a fold, beside the fit", 0, 1)
         return predict_logits(*args, **kwargs)
 
-    monkeypatch.setattr("medept.classifier.classifier.predict_logits", predicted)
+    monkeypatch.setattr("medept.classifier.fitting.predict_logits", predicted)
     usual = {"device": "cpu", "precision": "bfloat16", "progress": look}
     classifier = FewShotClassifier(
         "vit_tiny_patch16_224", method, encoder_weights=RANDOM, image_size=32, epochs=2, **usual
@@ -295,7 +295,7 @@ def test_a_search_may_choose_what_is_trained(monkeypatch: pytest.MonkeyPatch) ->
         tried.append(settings.get("k", 1))
         return model
 
-    monkeypatch.setattr("medept.classifier.classifier.adapt", noting)
+    monkeypatch.setattr("medept.classifier.fitting.adapt", noting)
     FewShotClassifier(
         "vit_tiny_patch16_224", "partial", encoder_weights=RANDOM, image_size=32, epochs=1, tune=6,
         calibrate="none", device="cpu", precision="bfloat16",

@@ -506,7 +506,7 @@ def test_folds_share_what_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
     seen: list[int] = []
     forward = Encoder.forward
     monkeypatch.setattr(Encoder, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
-    monkeypatch.setattr("medept.classifier.classifier.estimate_cost", lambda *_: "")
+    monkeypatch.setattr("medept.classifier.fitting.estimate_cost", lambda *_: "")
     counts = {}
     for calibrate in ("none", "temperature"):
         seen.clear()

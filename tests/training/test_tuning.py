@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from medept import FewShotClassifier, InputError
-from medept.classifier import classifier
+from medept.classifier import fitting
+from medept.classifier.fitting import held_out_logits
 from medept.episodes.folds import make_folds
+from medept.errors import DataError, EncoderError, ResourceError, SettingsError
 from medept.phantoms import make_phantoms
 from medept.training.checkpoint import remove_checkpoint
 from medept.training.recipes import Recipe
@@ -84,7 +86,7 @@ def test_a_trial_that_diverges_is_passed_over_but_not_the_defaults() -> None:
     def fit_and_score(parameters: dict, train: np.ndarray, test: np.ndarray) -> np.ndarray:
         seen.append(parameters["lr"])
         if parameters["lr"] > least:
-            raise InputError("training diverged")
+            raise SettingsError("training diverged")
         return np.zeros((len(test), 2))
 
     space, least = SearchSpace("linear", "medept", {}, {}), 3e-3
@@ -93,6 +95,22 @@ def test_a_trial_that_diverges_is_passed_over_but_not_the_defaults() -> None:
     assert best["lr"] <= least < max(seen)
     least = 1e-9
     with pytest.raises(InputError, match="diverged"):
+        tune(fit_and_score, space, TARGETS, GROUPS, **options)
+
+
+@pytest.mark.parametrize("fault", [DataError, EncoderError, ResourceError])
+def test_a_full_disk_is_no_bad_setting(fault: type[InputError]) -> None:
+    calls: list[float] = []
+
+    def fit_and_score(parameters: dict, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        calls.append(parameters["lr"])
+        if len(set(calls)) > 1:  # the second trial, when the first one has gone well
+            raise fault("the disk is full")
+        return np.zeros((len(test), 2))
+
+    space = SearchSpace("linear", "medept", {}, {})
+    options = {"trials": 3, "seed": 0, "progress": lambda *_: None}
+    with pytest.raises(fault, match="full"):
         tune(fit_and_score, space, TARGETS, GROUPS, **options)
 
 
@@ -164,7 +182,7 @@ def test_frozen_prompts_of_each_trial_are_their_own(monkeypatch: pytest.MonkeyPa
 def test_through_the_classifier_what_is_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_phantoms("colon", patients=6, images_per_patient=1, size=64, difficulty=0.1)
     tried: list[tuple[float, float]] = []
-    train = classifier.train
+    train = fitting.train
 
     def noting(
         model: Any, views: Any, targets: Any, recipe: Recipe, *rest: Any, **given: Any
@@ -172,7 +190,7 @@ def test_through_the_classifier_what_is_given_stays(monkeypatch: pytest.MonkeyPa
         tried.append((recipe.lr, recipe.encoder_lr))
         return train(model, views, targets, recipe, *rest, **given)
 
-    monkeypatch.setattr(classifier, "train", noting)
+    monkeypatch.setattr(fitting, "train", noting)
     fitted = FewShotClassifier(method="bias", epochs=1, lr=0.02, tune=3, device="cpu",
                                precision="float32", calibrate="none")  # fmt: skip
     fitted.fit(data.images, data.labels, groups=data.groups)
@@ -195,22 +213,26 @@ def test_folds_leave_every_class_to_learn_from() -> None:
     assert make_folds(np.array([0, 0, 1]), np.array([0, 1, 1]), 2, 0) == []
 
 
-def test_a_killed_search_goes_on_to_the_same_end(tmp_path: Path) -> None:
+def test_a_killed_search_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = make_phantoms("colon", patients=6, images_per_patient=1, size=64, difficulty=0.1)
     file, trials = tmp_path / "state.safetensors", tmp_path / "state.trials.json"
 
     def fit(stop_at: int | None, checkpoint: Path | None) -> tuple[FewShotClassifier, list[int]]:
         folds: list[int] = []
 
-        class Watched(FewShotClassifier):
-            def _fold(self, *arguments):
-                if len(folds) == stop_at:
-                    raise KeyboardInterrupt
-                folds.append(1)
-                return super()._fold(*arguments)
+        def watched(*arguments: Any) -> np.ndarray:
+            if len(folds) == stop_at:
+                raise KeyboardInterrupt
+            folds.append(1)
+            return held_out_logits(*arguments)
 
-        classifier = Watched("test_vit", "lora", encoder_weights="random", image_size=32, epochs=1,
-                             tune=4, calibrate="none", device="cpu")  # fmt: skip
+        monkeypatch.setattr(fitting, "held_out_logits", watched)
+        classifier = FewShotClassifier(
+            "test_vit", "lora", encoder_weights="random", image_size=32, epochs=1, tune=4,
+            calibrate="none", device="cpu",
+        )  # fmt: skip
         with suppress(KeyboardInterrupt):
             classifier.fit(data.images, data.labels, checkpoint=checkpoint)
         return classifier, folds

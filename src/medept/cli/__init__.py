@@ -12,7 +12,7 @@ from medept.cli.app import app
 from medept.cli.console import Notes, fail
 from medept.errors import InputError
 from medept.files import PARTIAL
-from medept.progress import is_main_process
+from medept.progress import is_main_process, is_shown
 
 _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 
@@ -25,7 +25,9 @@ def main() -> None:
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     log = logging.getLogger("medept")
     log.setLevel(logging.INFO)
-    log.handlers = [Notes() if is_main_process() else logging.NullHandler()]
+    handler = Notes() if is_main_process() else logging.NullHandler()
+    handler.addFilter(is_shown)
+    log.handlers = [handler]
     try:
         app()
     except InputError as error:

@@ -1,0 +1,86 @@
+"""What a fit comes to: the adapted encoder, and how its outputs become labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from medept.evaluation.calibration import Calibration
+from medept.fits.adapter import LABEL_TYPES, AdapterInfo, EncoderIdentity, current_versions
+from medept.methods import AdaptedEncoder
+from medept.training.recipes import Recipe, make_recipe
+
+Task = Literal["multiclass", "multilabel"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The state of a fitted classifier, however it was come by: fitted, loaded or unpickled.
+
+    Attributes:
+        model: the adapted encoder.
+        classes: (C,) the classes; for multi-label data the labels' names.
+        method: its name.
+        recipe: by which it was trained.
+        seed: of initial values and of the order of images.
+        views_seed: of the random views.
+        precision: ``float32``, ``bfloat16`` or ``float16``, in which it was trained.
+        support_images: how many it was trained on.
+        encoder_weights: the local file of the encoder's weights, if there was one.
+        calibration: how logits become probabilities.
+        history: the learning curve, one dict an epoch; empty for an adapter that was loaded.
+    """
+
+    model: AdaptedEncoder
+    task: Task
+    classes: np.ndarray
+    method: str
+    recipe: Recipe
+    seed: int
+    views_seed: int
+    precision: str
+    support_images: int
+    encoder_weights: str | Path | None = None
+    calibration: Calibration = field(default_factory=Calibration)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of_adapter(cls, model: AdaptedEncoder, info: AdapterInfo) -> Fitted:
+        """The state that ``adapter.json`` describes, around its model."""
+        return cls(
+            model=model,
+            task=info.task,
+            classes=info.labels(),
+            method=info.method,
+            recipe=make_recipe(**info.recipe),
+            seed=info.seed,
+            views_seed=info.views_seed,
+            precision=info.precision,
+            support_images=info.support_images,
+            encoder_weights=info.encoder_weights,
+            calibration=info.calibration,
+        )
+
+    def info(self) -> AdapterInfo:
+        """What ``adapter.json`` says; its ``encoder_weights`` are the path as it was given."""
+        weights = self.encoder_weights
+        return AdapterInfo(
+            encoder=EncoderIdentity.model_validate(self.model.encoder_identity),
+            encoder_weights=None if weights is None else str(weights),
+            task=self.task,
+            classes=[str(int(x) if isinstance(x, float) else x) for x in self.classes.tolist()],
+            label_type=LABEL_TYPES.get(self.classes.dtype.kind, "text"),
+            method=self.method,
+            settings=self.model.settings.model_dump(),
+            recipe=self.recipe.model_dump() if self.model.rates else {},  # else not trained by it
+            seed=self.seed,
+            views_seed=self.views_seed,
+            precision=self.precision,
+            calibration=self.calibration,
+            trainable_parameters=self.model.trainable_count(),
+            support_images=self.support_images,
+            versions=current_versions(),
+        )

@@ -1,0 +1,238 @@
+"""Fitting a specification to a support set: estimate, search, train, calibrate.
+
+Folds of the calibration and trials of a search are fits of their own, to parts of the same support
+set: each is one call of :func:`held_out_logits`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medept.classifier.fitted import Fitted
+from medept.classifier.specification import Specification
+from medept.classifier.support import SupportSet
+from medept.data.images import image_key
+from medept.encoders.tensors import is_finite
+from medept.episodes.folds import make_folds
+from medept.errors import SettingsError
+from medept.evaluation.calibration import Calibration, fit_calibration
+from medept.methods import AdaptedEncoder, adapt
+from medept.progress import Progress, quietly, silent
+from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
+from medept.training.cost import estimate_cost, spent
+from medept.training.device import precision_of
+from medept.training.inference import logits_of_features, plain_features, predict_logits
+from medept.training.loop import train
+from medept.training.tuning import FOLDS, SearchSpace, tune
+
+logger = logging.getLogger(__name__)
+
+
+def fit(
+    spec: Specification,
+    support: SupportSet,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+    repeats: int = 1,
+) -> Fitted:
+    """Fit to the whole support set.
+
+    Args:
+        checkpoint: a file in which the state is kept after each epoch, and from which a fit that
+            was killed resumes, to the same weights.
+        repeats: how many fits of this kind share the support set's cache.
+
+    Raises:
+        InputError: if an image cannot be read, or training diverges.
+    """
+    began = time.perf_counter()
+    everything = np.arange(len(support))
+    fitted = _untrained(spec, support, everything)
+    trials = _folds_of_each_trial(spec, support)
+    folds = _folds_to_calibrate(spec, support, fitted.model)
+    support.cache.fits = repeats * (1 + sum(trials) + len(folds))
+    _say_the_cost(spec, support, fitted, trials, len(folds))
+    contents = [image_key(image) for image in support.images] if checkpoint else []
+
+    def key(of: Fitted) -> list[Any]:
+        labels = support.targets.tolist(), support.groups.tolist()
+        return [of.info().model_dump(), contents, *labels]
+
+    if spec.tune:
+        given = [spec.recipe_changes, spec.settings]  # which are not searched over
+        done = Trials(checkpoint, [*key(fitted), *given]) if checkpoint else None
+        spec = spec.with_parameters(_searched(spec, support, progress, done))
+        fitted = _untrained(spec, support, everything)
+    state = Checkpoint(checkpoint, key(fitted)) if checkpoint else None
+    fitted = _trained(spec, support, everything, fitted, state, progress)
+    if spec.calibrate != "none":
+        calibration = _calibrated(spec, support, folds, progress)
+        fitted = replace(fitted, calibration=calibration)
+    logger.info("fitted in %s", spent(time.perf_counter() - began, support.cache.bytes))
+    return fitted
+
+
+def held_out_logits(
+    spec: Specification,
+    support: SupportSet,
+    found: dict[str, Any],
+    rows: np.ndarray,
+    held_out: np.ndarray,
+) -> np.ndarray:
+    """Logits (m, C) of the rows ``held_out``, after training on ``rows``.
+
+    Args:
+        found: rates and settings that a search proposes, in place of the specification's.
+    """
+    spec = spec.with_parameters(found)
+    with quietly():
+        fitted = _trained(spec, support, rows, _untrained(spec, support, rows))
+        model, accelerator = fitted.model, spec.accelerator()
+        views = support.views(model.encoder, fitted.recipe, spec.seed).part(held_out)
+        if model.alters_features:
+            return predict_logits(model, views, accelerator)
+        features = plain_features(model, views, accelerator, support.cache)
+        return logits_of_features(model, features)
+
+
+def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fitted:
+    """The adapted encoder on its device, with its initial values."""
+    accelerator, encoder = spec.accelerator(), support.encoder(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(spec.seed)
+        model = adapt(encoder, spec.method, len(support.classes), spec.settings)
+    recipe = spec.make_recipe()
+    return Fitted(
+        model=model.to(accelerator.device),
+        task=support.task,
+        classes=support.classes,
+        method=spec.method,
+        recipe=recipe,
+        seed=spec.seed,
+        views_seed=support.views(encoder, recipe, spec.seed).seed,
+        precision=precision_of(accelerator),
+        support_images=len(rows),
+        encoder_weights=spec.encoder_weights,
+    )
+
+
+def _trained(
+    spec: Specification,
+    support: SupportSet,
+    rows: np.ndarray,
+    fitted: Fitted,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress = silent,
+) -> Fitted:
+    """Train the model; what the optimiser needed beside it is let go."""
+    model, accelerator = fitted.model, spec.accelerator()
+    history = train(
+        model,
+        support.views(model.encoder, fitted.recipe, spec.seed).part(rows),
+        support.targets[rows],
+        fitted.recipe,
+        accelerator,
+        groups=support.groups[rows],
+        seed=spec.seed,
+        progress=progress,
+        checkpoint=checkpoint,
+        kept=support.cache,
+    )
+    model.zero_grad(set_to_none=True)
+    if not is_finite(model.trained_state()):
+        if checkpoint and accelerator.is_main_process:
+            remove_checkpoint(checkpoint.file)
+        raise SettingsError("training diverged: give a smaller lr (--lr) or encoder_lr")
+    return replace(fitted, history=history)
+
+
+def _folds_of_each_trial(spec: Specification, support: SupportSet) -> list[int]:
+    """For each trial of a search, the number of parts of its cross-validation."""
+    space = _space(spec) if spec.tune else None
+    if space is None or not space.default:
+        return []
+    parts = len(make_folds(support.targets, support.groups, FOLDS, spec.seed))
+    return [parts] * spec.tune if parts else []
+
+
+def _folds_to_calibrate(
+    spec: Specification, support: SupportSet, model: AdaptedEncoder
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Parts of the support set to hold out for the calibration; none where that cannot be."""
+    if spec.calibrate == "none":
+        return []
+    parts = 2 if model.trains_encoder else 3
+    return make_folds(support.targets, support.groups, parts, spec.seed)
+
+
+def _space(spec: Specification) -> SearchSpace:
+    return SearchSpace(spec.method, spec.recipe, spec.recipe_changes, spec.settings)
+
+
+def _searched(
+    spec: Specification, support: SupportSet, progress: Progress, done: Trials | None
+) -> dict[str, Any]:
+    """The best rates and settings that a search inside the support set finds."""
+    return tune(
+        partial(held_out_logits, spec, support),
+        _space(spec),
+        support.targets,
+        support.groups,
+        trials=spec.tune,
+        seed=spec.seed,
+        progress=progress,
+        done=done,
+    )
+
+
+def _calibrated(
+    spec: Specification,
+    support: SupportSet,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    progress: Progress,
+) -> Calibration:
+    """The calibration fitted to logits of held-out parts of the support set."""
+    if not folds:
+        note = "no calibration: each class needs two shots, one of them to hold out"
+        logger.info(note)
+        return Calibration(note=note)
+    logits = np.zeros((len(support), len(support.classes)))
+    for i, (rows, held_out) in enumerate(folds):
+        progress("calibrating", i, len(folds))
+        logits[held_out] = held_out_logits(spec, support, {}, rows, held_out)
+    progress("calibrating", len(folds), len(folds))
+    return fit_calibration(spec.calibrate, logits, support.targets)
+
+
+def _say_the_cost(
+    spec: Specification, support: SupportSet, fitted: Fitted, trials: list[int], folds: int
+) -> None:
+    """Estimate what the fit will take, and say it before it begins."""
+    model, accelerator = fitted.model, spec.accelerator()
+    views = support.views(model.encoder, fitted.recipe, spec.seed)
+    each = [*trials, folds] if folds else trials
+    with quietly():
+        cost = estimate_cost(model, views, fitted.recipe, accelerator, each)
+    processes = accelerator.num_processes
+    logger.info(
+        "%s: %s trained parameters beside %s frozen ones; %d support images%s%s%s%s; about %s",
+        spec.method,
+        f"{model.trainable_count():,}",
+        f"{model.encoder_identity['parameters']:,}",
+        len(support),
+        f", {fitted.recipe.epochs} epochs" if model.rates else "",
+        f", {len(trials)} trials of {trials[0]} folds first" if trials else "",
+        f", and again for {folds} folds" if folds else "",
+        f", on {processes} processes" if processes > 1 else "",
+        cost,
+    )

@@ -1,0 +1,111 @@
+"""An adapter put back onto its encoder, whose weights have to be those that it was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from medept.classifier.fitted import Fitted
+from medept.classifier.specification import Specification
+from medept.encoders.encoder import Encoder
+from medept.encoders.load import load_encoder
+from medept.encoders.weights import RANDOM
+from medept.errors import EncoderError, InputError
+from medept.fits.adapter import AdapterInfo, load_adapter
+from medept.methods import AdaptedEncoder, adapt, read_settings, trained_of
+from medept.training.device import make_accelerator, precision_of
+from medept.training.recipes import make_recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def restore(
+    folder: Path, *, encoder_weights: str | Path | None, device: str, precision: str
+) -> tuple[dict[str, Any], Fitted]:
+    """The classifier's parameters, and its fitted state, from a saved adapter.
+
+    Raises:
+        InputError: as :meth:`medept.FewShotClassifier.load`.
+    """
+    state, info = load_adapter(folder)
+    try:
+        read_settings(info.method, info.settings)
+        make_recipe(**info.recipe)
+    except InputError as error:
+        raise EncoderError(
+            f"{folder}: it was fitted by another version of medept ({error}); fit again"
+        ) from error
+    weights = encoder_weights or info.encoder_weights
+    if weights not in (None, RANDOM) and not Path(weights).exists():
+        raise EncoderError(
+            f"{folder}: its encoder's weights, {weights}, are not there; say where they are "
+            "now with --encoder-weights (encoder_weights=)"
+        )
+    size = info.encoder.preprocessing.size
+    encoder = load_encoder(info.encoder.name, weights=weights)
+    if encoder.preprocessing.size != size:
+        encoder = load_encoder(info.encoder.name, weights=weights, image_size=size[0])
+    accelerator = make_accelerator(device, precision)
+    model = restored_model(encoder, state, info, str(folder), accelerator)
+    info = info.model_copy(update={"encoder_weights": None if weights is None else str(weights)})
+    parameters = {
+        "encoder": info.encoder.name,
+        "method": info.method,
+        "encoder_weights": weights,
+        "image_size": size[0],
+        "settings": info.settings,
+        "recipe_settings": info.recipe,
+        "calibrate": "temperature" if info.calibration.note else info.calibration.kind,
+        "seed": info.seed,
+        "device": device,
+        "precision": precision,
+    }
+    return parameters, Fitted.of_adapter(model, info)
+
+
+def restored_model(
+    encoder: Encoder,
+    state: dict[str, Tensor],
+    info: AdapterInfo,
+    where: str,
+    accelerator: Accelerator | None,
+) -> AdaptedEncoder:
+    """The adapted encoder of a saved adapter, in the precision it will compute in, if known.
+
+    Raises:
+        EncoderError: if the encoder's weights are not those it was trained on.
+    """
+    if encoder.fingerprint != info.encoder.sha256:
+        raise EncoderError(
+            f"{where}: this adapter was trained on other weights of {encoder.name!r} "
+            f"(SHA-256 {info.encoder.sha256[:12]}..., here {encoder.fingerprint[:12]}...): "
+            "give the right file with --encoder-weights"
+        )
+    encoder.preprocessing = info.encoder.preprocessing  # the library's own may have changed since
+    if accelerator is not None and precision_of(accelerator) == "bfloat16":
+        encoder.hold_in_bfloat16(besides=trained_of(encoder, info.method, info.settings))
+    with torch.random.fork_rng(devices=[]):  # initial values, all of which are replaced
+        model = adapt(encoder, info.method, len(info.classes), info.settings)
+    model.load_trained_state(state)
+    return model
+
+
+def in_precision(fitted: Fitted, spec: Specification, accelerator: Accelerator) -> AdaptedEncoder:
+    """The model as the accelerator's precision needs it.
+
+    Weights are cast down where they are, and loaded again for a precision that is higher than
+    that of the weights in memory.
+    """
+    encoder = fitted.model.encoder
+    if precision_of(accelerator) == "bfloat16":
+        if not encoder.held:
+            encoder.hold_in_bfloat16(p for p in encoder.parameters() if p.requires_grad)
+        return fitted.model
+    if not encoder.held:
+        return fitted.model
+    state, info = fitted.model.trained_state(), fitted.info()
+    return restored_model(spec.load_encoder(), state, info, "the fitted classifier", accelerator)

@@ -1,0 +1,117 @@
+"""The support set as a fit needs it: checked, and with what fits to its parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from medept.classifier.fitted import Task
+from medept.classifier.specification import Specification
+from medept.data.images import ImageLike, image_key
+from medept.data.labels import encode_labels
+from medept.encoders.encoder import Encoder
+from medept.errors import DataError
+from medept.training.cache import Kept
+from medept.training.recipes import Recipe
+from medept.training.views import Views
+
+
+@dataclass
+class SupportSet:
+    """Labelled images, and what fits to parts of them share: the encoder, views, cached tensors.
+
+    Attributes:
+        images: n images.
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+        classes: (C,) names.
+        groups: (n,) ids that cross-validation keeps together.
+        cache: tensors that are computed once for all fits.
+    """
+
+    images: Sequence[ImageLike]
+    targets: np.ndarray
+    classes: np.ndarray
+    groups: np.ndarray
+    cache: Kept
+    _views: Views | None = None
+    _encoder: Encoder | None = None
+
+    @classmethod
+    def read(
+        cls,
+        X: Sequence[ImageLike],
+        y: Any,
+        groups: np.ndarray | None,
+        classes: Sequence[str] | None,
+        cache: Kept,
+    ) -> SupportSet:
+        """Check what :meth:`medept.FewShotClassifier.fit` was given.
+
+        Raises:
+            DataError: if images, labels and groups do not go together.
+        """
+        images = as_list(X)
+        targets, names = encode_labels(y, classes)
+        if len(images) != len(targets):
+            raise DataError(f"{len(images)} images but {len(targets)} labels were given")
+        groups = _one_group_an_image(images) if groups is None else np.asarray(groups)
+        if groups.shape != (len(images),):
+            raise DataError(f"groups of shape {groups.shape} for {len(images)} images")
+        return cls(images, targets, names, groups, cache)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def task(self) -> Task:
+        """Whether an image has one class, or any number of labels."""
+        return "multiclass" if self.targets.ndim == 1 else "multilabel"
+
+    def views(self, encoder: Encoder, recipe: Recipe, seed: int) -> Views:
+        """Views of all images: those of the first fit, which the others share."""
+        if self._views is None:
+            self._views = Views(
+                self.images, encoder.preprocessing, crop_scale=recipe.crop_scale, seed=seed
+            )
+        return self._views
+
+    def encoder(self, spec: Specification) -> Encoder:
+        """A copy of the frozen encoder on shared memory; it is loaded, hashed and tried once."""
+        if self._encoder is None:
+            self._encoder = spec.load_frozen_encoder()
+            self._encoder.identity()
+            _ = self._encoder.width
+        return self._encoder.twin()
+
+
+def as_list(X: Sequence[ImageLike]) -> list[ImageLike]:
+    """Images as a list, from a sequence, an array of objects, or a table's one column.
+
+    Raises:
+        DataError: if it is one image, a table of several columns, or empty.
+
+    >>> as_list(("a.png", "b.png"))
+    ['a.png', 'b.png']
+    """
+    if isinstance(X, str | PathLike | Image.Image):
+        raise DataError("one image was given: give a list of images, [image]")
+    if isinstance(X, pd.DataFrame):
+        if X.shape[1] != 1:
+            raise DataError("a table was given: give its column of images alone")
+        X = X.iloc[:, 0]
+    images = list(X)
+    if not images:
+        raise DataError("no images were given: give one at least")
+    return images
+
+
+def _one_group_an_image(images: Sequence[ImageLike]) -> np.ndarray:
+    """(n,) numbers, the same for an image that is given twice, as some official lists do."""
+    keys = [str(x) if isinstance(x, str | PathLike) else image_key(x) for x in images]
+    return pd.factorize(np.array(keys, dtype=object))[0]

@@ -1,0 +1,67 @@
+"""A frozen encoder, ready to run: images in, features out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medept.data.images import ImageLike
+from medept.encoders.encoder import Encoder
+from medept.encoders.load import EMBEDDED, load_encoder
+from medept.progress import Progress, silent
+from medept.training.device import make_accelerator, precision_of
+from medept.training.inference import encode_images
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """An encoder as it came, on its device and in its precision.
+
+    >>> extractor = FeatureExtractor.load("embedded", device="cpu", precision="float32")
+    >>> extractor.features([np.zeros((64, 64, 3), np.uint8)]).shape
+    (1, 192)
+    """
+
+    encoder: Encoder
+    accelerator: Accelerator
+
+    @classmethod
+    def load(
+        cls,
+        name: str = EMBEDDED,
+        *,
+        weights: str | Path | None = None,
+        image_size: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> FeatureExtractor:
+        """Load an encoder by name.
+
+        Args:
+            name: as for :func:`medept.load_encoder`, and so are ``weights`` and ``image_size``.
+            device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+            precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+
+        Raises:
+            InputError: if the encoder, the device or the precision cannot be had.
+        """
+        accelerator = make_accelerator(device, precision)
+        encoder = load_encoder(name, weights=weights, image_size=image_size)
+        if precision_of(accelerator) == "bfloat16":
+            encoder.hold_in_bfloat16()
+        return cls(encoder.to(accelerator.device), accelerator)
+
+    def features(self, images: Sequence[ImageLike], progress: Progress = silent) -> np.ndarray:
+        """Features (n, D), float32, of ``images`` as they are evaluated.
+
+        Raises:
+            DataError: if an image cannot be read.
+        """
+        return encode_images(self.encoder, images, self.accelerator, progress=progress)
