@@ -205,10 +205,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Features (n, D) of the encoder: as adapted once fitted, and as it came before."""
         spec = self._specification()
         accelerator = spec.accelerator()
-        fitted = hasattr(self, "fitted_")
-        encoder = (
-            self._model_on(accelerator, spec).encoder if fitted else spec.load_frozen_encoder()
-        )
+        if hasattr(self, "fitted_"):
+            encoder = self._model_on(accelerator, spec).encoder
+        else:
+            encoder = spec.load_frozen_encoder()
         return encode_images(encoder, as_list(X), accelerator, progress=self._report)
 
     def save(self, folder: str | Path) -> None:
