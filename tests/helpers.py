@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -33,6 +34,16 @@ def run(*arguments: object) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+def refuse(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    """``medept ARGUMENTS`` ends with exit code 2, one error that matches, and nothing printed."""
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1].startswith("error: ") or "error:" in printed.err
+    assert re.search(message, " ".join(printed.err.split()))
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
 
 
 class Page(HTMLParser):

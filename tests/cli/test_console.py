@@ -1,0 +1,38 @@
+"""Progress and results where the terminal is poor, or is none."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import run
+
+from medept.cli import console
+
+
+def test_progress_is_a_line_at_times_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    with console.progress_bars() as report:
+        for done in range(4):
+            report(f"training (loss {done})", done, 4000)
+            time.sleep(0.02)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("training")]
+    assert len(lines) == 4
+    assert re.fullmatch(r"training \(loss 3\): 3 of 4,000, about \d+ (s|min) left", lines[-1])
+
+
+def test_characters_that_the_terminal_lacks_are_no_error(
+    fitted: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    assert run("evaluate", fitted, table) == 0
+    sys.stdout.flush()
+    assert b"accuracy" in printed.getvalue()
+    assert b"?" in printed.getvalue(), "in place of the lines of the table"
