@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 
 from medept import FewShotClassifier
-from medept.analysis.model_features import look_at
+from medept.analysis.model_features import extract_features
 from medept.data.table import LabelledImages
 from medept.encoders.load import load_encoder
 from medept.methods import METHODS
@@ -173,6 +173,6 @@ def test_an_adapter_of_transformers_is_copied_and_fitted_again(
     np.testing.assert_array_equal(twin.logits(IMAGES), loaded.logits(IMAGES))
     again = clone(loaded).fit(IMAGES, TARGETS["classes"])
     np.testing.assert_allclose(again.logits(IMAGES), fitted.logits(IMAGES), rtol=1e-4, atol=1e-5)
-    (look, *_) = look_at([loaded], ["here"], LabelledImages(
+    (look, *_) = extract_features([loaded], ["here"], LabelledImages(
         tuple(IMAGES), tuple("abcdefgh"), np.arange(8) % 2, ("a", "b")))  # fmt: skip
     assert look.features.shape == (8, 48)

@@ -17,7 +17,6 @@ from medept.analysis.gate_report import write_gates
 from medept.analysis.model_features import (
     ModelFeatures,
     extract_features,
-    is_fitted,
     main_score,
     open_model,
 )
@@ -71,15 +70,19 @@ def analyse(
     Raises:
         InputError: if a model is neither, nothing is left to look at, or ``out`` exists.
     """
-    classifiers = [open_model(model, progress) for model in models]
-    for model, classifier in zip(models, classifiers, strict=True):
-        if is_fitted(classifier) and tuple(classifier.info().classes) != data.classes:
+    opened = [open_model(model, progress) for model in models]
+    adapters = {
+        Path(name): model
+        for name, model in zip(models, opened, strict=True)
+        if isinstance(model, FewShotClassifier)
+    }
+    for name, classifier in adapters.items():
+        if tuple(classifier.info().classes) != data.classes:
             raise DataError(
-                f"{model} predicts {', '.join(classifier.info().classes)}, but the data have "
+                f"{name} predicts {', '.join(classifier.info().classes)}, but the data have "
                 f"{', '.join(data.classes)}"
             )
-    adapters = [Path(m) for m, c in zip(models, classifiers, strict=True) if is_fitted(c)]
-    data = exclude_training_images(data, adapters)
+    data = exclude_training_images(data, list(adapters))
     data = _sample(data, limit, seed)
     if chosen is not None:
         if chosen not in data.classes:
@@ -88,7 +91,7 @@ def analyse(
         if not has.any():
             raise DataError(f"class {chosen!r} has no image left to look at: choose another")
     with whole_folder(out) as folder:
-        looks = list(extract_features(classifiers, models, data))
+        looks = list(extract_features(opened, models, data, progress))
         table = describe(looks, data)
         write_distribution(folder, table)
         write_text(folder / "analysis.json", json.dumps(_as_dict(looks, data), indent=2) + "\n")

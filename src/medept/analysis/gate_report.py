@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from medept.analysis import gate_plots
 from medept.analysis.gates import Scaling, has_gates, patch_scaling
@@ -20,7 +19,7 @@ from medept.evaluation.predictions import confidence, decide, is_correct
 from medept.files import write_table
 from medept.fits import layout
 from medept.report.plots import save
-from medept.training.views import Views
+from medept.training.inference import pixel_batches
 
 EXAMPLES = 2
 """Images of each kind whose gates are drawn."""
@@ -32,12 +31,8 @@ def scaling_of(classifier: FewShotClassifier, images: Sequence[Any]) -> Scaling:
     Raises:
         InputError: if its method has no gates.
     """
-    views = Views(images, classifier.model_.encoder.preprocessing)
-    batches = (
-        torch.stack([views.plain(i) for i in range(start, min(start + 16, len(views)))])
-        for start in range(0, len(views), 16)
-    )
-    return patch_scaling(classifier.model_, batches)
+    model = classifier.model_
+    return patch_scaling(model, pixel_batches(images, model.encoder.preprocessing, 16))
 
 
 def write_gates(looks: Sequence[ModelFeatures], data: LabelledImages, folder: Path) -> None:
@@ -47,18 +42,19 @@ def write_gates(looks: Sequence[ModelFeatures], data: LabelledImages, folder: Pa
     and ``gates.csv``; nothing where no model has gates.
     """
     having = [
-        look
+        (look, look.model)
         for look in looks
-        if look.probabilities is not None and has_gates(look.classifier.model_)
+        if isinstance(look.model, FewShotClassifier) and has_gates(look.model.model_)
     ]
-    short = {Path(look.source).name for look in having}
-    gated = {
-        Path(look.source).name if len(short) == len(having) else str(look.source): look
-        for look in having
-    }
-    if not gated:
+    if not having:
         return
-    every = {name: scaling_of(look.classifier, data.images) for name, look in gated.items()}
+    short = {Path(look.source).name for look, _ in having}
+    distinct = len(short) == len(having)
+    gated = {Path(x.source).name if distinct else str(x.source): x for x, _ in having}
+    every = {
+        name: scaling_of(classifier, data.images)
+        for name, (_, classifier) in zip(gated, having, strict=True)
+    }
     name, look = next(iter(gated.items()))
     _draw(every[name], look, data, folder)
     by_layer = gate_plots.gates_by_layer(

@@ -12,13 +12,16 @@ import numpy as np
 
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.table import LabelledImages
-from medept.encoders.load import load_encoder
 from medept.errors import DataError
 from medept.evaluation.distribution import Distribution, describe_distribution
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.fits import layout
 from medept.fits.adapter import holds_adapter
-from medept.progress import Progress
+from medept.progress import Progress, silent
+from medept.training.extractor import FeatureExtractor
+
+Model = FewShotClassifier | FeatureExtractor
+"""An adapter, or an encoder without one."""
 
 PRETRAINED = "pretrained"
 """Name of an encoder without an adapter."""
@@ -39,7 +42,7 @@ class ModelFeatures:
         probabilities: (n, C); None for an encoder.
         score: ``balanced_accuracy`` or ``map``, whichever suits the task, by name; empty for an
             encoder, or if it is undefined.
-        classifier: the model itself.
+        model: the model itself.
     """
 
     name: str
@@ -49,7 +52,7 @@ class ModelFeatures:
     pretrained: Distribution | None
     probabilities: np.ndarray | None
     score: dict[str, float]
-    classifier: FewShotClassifier
+    model: Model
 
     @property
     def title(self) -> str:
@@ -59,8 +62,8 @@ class ModelFeatures:
         return "\n".join([self.name, ", ".join(parts)])
 
 
-def open_model(model: str, progress: Progress | None) -> FewShotClassifier:
-    """A fitted classifier from the folder of an adapter, or an unfitted one with a named encoder.
+def open_model(model: str, progress: Progress | None) -> Model:
+    """A fitted classifier from the folder of an adapter, or an encoder by its name.
 
     Raises:
         InputError: if it is a folder without an adapter.
@@ -69,50 +72,49 @@ def open_model(model: str, progress: Progress | None) -> FewShotClassifier:
         return FewShotClassifier.load(model, progress=progress)
     if Path(model).exists():
         raise DataError(f"{model}: no adapter here ({layout.ADAPTER_INFO} is missing)")
-    return FewShotClassifier(model, progress=progress)
-
-
-def is_fitted(classifier: FewShotClassifier) -> bool:
-    """Whether the model is an adapter, and not an encoder alone."""
-    return hasattr(classifier, "model_")
+    return FeatureExtractor.load(model)
 
 
 def extract_features(
-    classifiers: Sequence[FewShotClassifier], sources: Sequence[str], data: LabelledImages
+    models: Sequence[Model],
+    sources: Sequence[str],
+    data: LabelledImages,
+    progress: Progress | None = None,
 ) -> Iterator[ModelFeatures]:
     """The features of each model; those of each encoder come once, before its first adapter.
 
     Args:
-        sources: folder or encoder name of each classifier.
+        models: fitted classifiers and encoders.
+        sources: the folder or the encoder's name of each.
         data: n labelled images.
 
     Raises:
         InputError: if fewer than two classes have images.
     """
-    identities = [_identity(classifier) for classifier in classifiers]
+    identities = [_identity(model) for model in models]
     keys = [json.dumps(identity, sort_keys=True) for identity in identities]
     titles = _titles(dict(zip(keys, identities, strict=True)))
     pretrained: dict[str, ModelFeatures] = {}
-    for classifier, source, key in zip(classifiers, sources, keys, strict=True):
+    for model, source, key in zip(models, sources, keys, strict=True):
         suffix = titles[key]
         if key not in pretrained:
-            pretrained[key] = _pretrained(_unfitted(classifier), PRETRAINED + suffix, data)
+            pretrained[key] = _pretrained(_encoder(model), PRETRAINED + suffix, data, progress)
             yield pretrained[key]
-        if not is_fitted(classifier):
+        if isinstance(model, FeatureExtractor):
             continue
-        changed = classifier.model_.alters_features
-        features = classifier.embed(data.images) if changed else pretrained[key].features
-        probabilities = classifier.predict_proba_of_features(features)
+        changed = model.model_.alters_features
+        features = model.embed(data.images) if changed else pretrained[key].features
+        probabilities = model.predict_proba_of_features(features)
         found = evaluate(probabilities, data.targets, classes=data.classes, resamples=0)
         yield ModelFeatures(
-            classifier.method + suffix,
+            model.method + suffix,
             source,
             features,
             describe_distribution(features, data.targets, data.classes),
             pretrained[key].distribution,
             probabilities,
             main_score(found),
-            classifier,
+            model,
         )
 
 
@@ -141,30 +143,30 @@ def _titles(identities: dict[str, dict[str, Any]]) -> dict[str, str]:
     return titles
 
 
-def _identity(classifier: FewShotClassifier) -> dict[str, Any]:
-    """The identity of its encoder."""
-    if is_fitted(classifier):
-        return classifier.model_.encoder_identity
-    return load_encoder(
-        classifier.encoder, weights=classifier.encoder_weights, image_size=classifier.image_size
-    ).identity()
+def _identity(model: Model) -> dict[str, Any]:
+    """The identity of its encoder, before anything was put into it."""
+    if isinstance(model, FeatureExtractor):
+        return model.identity()
+    return model.model_.encoder_identity
 
 
-def _unfitted(classifier: FewShotClassifier) -> FewShotClassifier:
-    """An unfitted classifier with the same encoder, device and precision."""
-    if not is_fitted(classifier):
-        return classifier
-    return FewShotClassifier(
-        classifier.encoder,
-        encoder_weights=classifier.encoder_weights,
-        image_size=classifier.model_.encoder.preprocessing.size[0],
-        device=classifier.device,
-        precision=classifier.precision,
-        progress=classifier.progress,
+def _encoder(model: Model) -> FeatureExtractor:
+    """Its encoder without adapter, on the same device and in the same precision."""
+    if isinstance(model, FeatureExtractor):
+        return model
+    return FeatureExtractor.load(
+        model.encoder,
+        weights=model.encoder_weights,
+        image_size=model.model_.encoder.preprocessing.size[0],
+        device=model.device,
+        precision=model.precision,
     )
 
 
-def _pretrained(encoder: FewShotClassifier, name: str, data: LabelledImages) -> ModelFeatures:
-    features = encoder.embed(data.images)
+def _pretrained(
+    extractor: FeatureExtractor, name: str, data: LabelledImages, progress: Progress | None
+) -> ModelFeatures:
+    features = extractor.features(data.images, progress or silent)
     found = describe_distribution(features, data.targets, data.classes)
-    return ModelFeatures(name, encoder.encoder, features, found, None, None, {}, encoder)
+    source = str(extractor.identity()["name"])
+    return ModelFeatures(name, source, features, found, None, None, {}, extractor)

@@ -27,6 +27,7 @@ from medept.errors import DataError
 from medept.evaluation import evaluate
 from medept.fits.adapter import current_versions
 from medept.training.device import peak_memory
+from medept.training.extractor import FeatureExtractor
 
 DECODED = 4 * 2**30
 """Bytes of decoded images per data set that runs share; each run decodes what is beyond them."""
@@ -45,13 +46,15 @@ def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) 
 
     The features of an image that cannot be read are NaN.
     """
-    classifier = _classifier(encoder, precision=precision)
+    extractor = FeatureExtractor.load(
+        encoder.name, weights=encoder.weights, image_size=encoder.image_size, precision=precision
+    )
     try:
-        return classifier.embed(data.images)
+        return extractor.features(data.images)
     except DataError:
         problems = read_images(data.images, lambda _: None)
         good = [i for i, problem in enumerate(problems) if problem is None]
-    found = classifier.embed([data.images[i] for i in good])
+    found = extractor.features([data.images[i] for i in good])
     features = np.full((len(data), found.shape[1]), np.nan, dtype=found.dtype)
     features[good] = found
     return features

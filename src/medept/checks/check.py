@@ -42,7 +42,7 @@ class Encode(Protocol):
     def prepare(self, image: Image.Image) -> Any:
         """An RGB image as the encoder takes it."""
 
-    def features(self, prepared: list[Any]) -> np.ndarray:
+    def encode(self, prepared: list[Any]) -> np.ndarray:
         """(b, D) of b prepared images."""
 
 
@@ -163,7 +163,7 @@ def _look(
             seen.append(replace(one, prepared=None))
             batch.append(one.prepared)
         if encode and batch and (len(batch) == _BATCH or row == len(images) - 1):
-            features.append(encode.features(batch))
+            features.append(encode.encode(batch))
             batch = []
         report("images", row + 1, len(images))
     return seen, errors, np.concatenate(features) if features else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -165,8 +166,8 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Features of images: one row per image."""
-    from medept.classifier.classifier import FewShotClassifier
     from medept.data.find_images import find_images
+    from medept.training.extractor import FeatureExtractor
     from medept.workflows.predict import embed as embed_images
 
     if adapter and (encoder != "embedded" or image_size):
@@ -174,19 +175,18 @@ def embed(
             "--adapter brings its own encoder: leave --encoder and --image-size out"
         )
     with progress_bars() as report:
-        classifier = (
-            _load(adapter, encoder_weights, device, precision, report)
-            if adapter
-            else FewShotClassifier(
+        if adapter:
+            encode = _load(adapter, encoder_weights, device, precision, report).embed
+        else:
+            extractor = FeatureExtractor.load(
                 encoder,
-                encoder_weights=encoder_weights,
+                weights=encoder_weights,
                 image_size=image_size,
                 device=device,
                 precision=precision,
-                progress=report,
             )
-        )
-        features = embed_images(classifier, find_images(images, image_column, image_root), out)
+            encode = partial(extractor.features, progress=report)
+        features = embed_images(encode, find_images(images, image_column, image_root), out)
     if as_json:
         print_json({"out": str(out), "shape": list(features.shape)})
     else:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 from medept.data.images import ImageLike
 from medept.encoders.encoder import Encoder
@@ -57,6 +61,25 @@ class FeatureExtractor:
         if precision_of(accelerator) == "bfloat16":
             encoder.hold_in_bfloat16()
         return cls(encoder.to(accelerator.device), accelerator)
+
+    def identity(self) -> dict[str, Any]:
+        """Name, preprocessing and the hash of the weights."""
+        return self.encoder.identity()
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """An RGB image as the encoder is evaluated on it: (3, H, W), normalised."""
+        return self._transform(image)
+
+    @torch.inference_mode()
+    def encode(self, prepared: Sequence[Tensor]) -> np.ndarray:
+        """Features (b, D), float32, of b prepared images in one batch."""
+        pixels = torch.stack(list(prepared)).to(self.accelerator.device)
+        with self.accelerator.autocast():
+            return self.encoder(pixels).float().cpu().numpy()
+
+    @cached_property
+    def _transform(self) -> Callable[[Image.Image], Tensor]:
+        return self.encoder.preprocessing.evaluation()
 
     def features(self, images: Sequence[ImageLike], progress: Progress = silent) -> np.ndarray:
         """Features (n, D), float32, of ``images`` as they are evaluated.

@@ -100,13 +100,15 @@ class Views:
     def _read(self, number: int, *, whole: bool) -> Image.Image:
         image = None if whole else self._decoded.get((number, True))
         if image is None:
-            image = self._decoded.get((number, False)) or read_image(self._images[number])
+            source = self._images[number]
+            image = self._decoded.get((number, False)) or read_image(source)
             height, width = self._least
             factor = int(min(image.height / height, image.width / width))
             reduced = factor > 1 and not whole
             if reduced:
                 image = image.reduce(factor)
-            self._decoded.keep((number, reduced), image)
+            if reduced or not isinstance(source, np.ndarray):  # else it is in memory already
+                self._decoded.keep((number, reduced), image)
         return image
 
 

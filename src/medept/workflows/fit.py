@@ -7,7 +7,8 @@ all is done: a job that is killed leaves nothing half-written.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from medept.analysis import look_into_fit
 from medept.checks.check import quick_check
 from medept.classifier.classifier import FewShotClassifier
+from medept.data.images import MEMORY_FOR_DECODED_IMAGES, decoded
 from medept.data.table import LabelledImages
 from medept.episodes.draw import draw_episode, read_episode
 from medept.errors import DataError
@@ -71,6 +73,8 @@ def fit(
     if not len(test):
         logger.warning("no test images, and so no metrics: %s", _why_no_test(shots, episode))
     _warn_of_unlearnt(support)
+    files = support  # images below are decoded once, for the check, the fit and the report alike
+    support, test = _decoded(support, test)
     if not is_main_process():
         fit_support(classifier, support, checkpoint)
         return FitResult(out, classifier.info(), None, len(support), len(test))
@@ -80,15 +84,29 @@ def fit(
         classifier.save(folder)
         info = classifier.info()
         write_history(folder, classifier.history_)
-        write_support(folder, support)
+        write_support(folder, files)
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
         if evaluation:
             look_into_fit(classifier, test, evaluation, folder)
         write_text(folder / layout.MODEL_CARD, model_card(info, support.groups, evaluation))
         write_findings(folder, findings)
-        write_fit_page(folder, dict(zip(data.names, data.images, strict=True)))
+        pictures = {
+            name: image
+            for part in (test, support)
+            for name, image in zip(part.names, part.images, strict=True)
+        }
+        write_fit_page(folder, pictures)
     remove_checkpoint(checkpoint)
     return FitResult(out, info, evaluation, len(support), len(test))
+
+
+def _decoded(*parts: LabelledImages) -> Iterator[LabelledImages]:
+    """Data sets with their images in memory, as far as there is room for them."""
+    room = MEMORY_FOR_DECODED_IMAGES
+    for part in parts:
+        images = decoded(part.images, room)
+        room -= sum(image.nbytes for image in images if isinstance(image, np.ndarray))
+        yield replace(part, images=images)
 
 
 def fit_episode(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,17 +43,21 @@ def predict(
     return table
 
 
-def embed(classifier: FewShotClassifier, images: Sequence[Path], out: Path) -> np.ndarray:
+def embed(
+    encode: Callable[[Sequence[Path]], np.ndarray], images: Sequence[Path], out: Path
+) -> np.ndarray:
     """Features of each image, written to the new file ``out``.
 
     Args:
+        encode: images to features (n, D): :meth:`medept.FewShotClassifier.embed`, say.
+        images: n files.
         out: .npy (n, D), or .csv or .parquet with the images' names.
 
     Raises:
         InputError: if ``out`` has another suffix or exists.
     """
     refuse_output(out, "features", ".npy", ".csv", ".parquet")
-    features = classifier.embed(images)
+    features = encode(images)
     if out.suffix == ".npy":
         with whole_file(out) as partial, partial.open("wb") as file:
             np.save(file, features)
