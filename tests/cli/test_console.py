@@ -36,3 +36,25 @@ def test_characters_that_the_terminal_lacks_are_no_error(
     sys.stdout.flush()
     assert b"accuracy" in printed.getvalue()
     assert b"?" in printed.getvalue(), "in place of the lines of the table"
+
+
+@pytest.mark.parametrize(
+    ("verb", "message", "shown"),
+    [
+        ("fit", "leave encoder_weights= out", "leave --encoder-weights out"),
+        ("fit", "a smaller lr= or encoder_lr=", "a smaller --lr or --encoder-lr"),
+        ("fit", "tune=-1: give more", "--tune -1: give more"),
+        ("fit", "with settings=, or (image_size=)", "with --set, or (--image-size)"),
+        ("predict", "skip_unreadable= leaves it out", "--skip-unreadable leaves it out"),
+        ("predict", "a smaller lr= or batch_size=", "a smaller lr= or batch_size="),
+        ("fit", "--set-recipe lr=x: no number", "--set-recipe lr=x: no number"),
+        ("fit", "my.csv?seed=3 has length=4", "my.csv?seed=3 has length=4"),
+        ("", "leave encoder_weights= out", "leave encoder_weights= out"),
+    ],
+)
+def test_parameters_of_the_library_are_named_as_options(
+    verb: str, message: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert console.with_options(message, verb) == shown
+    monkeypatch.setattr(sys, "argv", ["medept", *filter(None, ["-h", verb])])
+    assert console.with_options(message) == shown

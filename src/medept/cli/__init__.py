@@ -9,7 +9,7 @@ import warnings
 
 from medept.cli import adapt, compare, data, use  # noqa: F401 (their verbs register themselves)
 from medept.cli.app import app
-from medept.cli.console import Notes, fail
+from medept.cli.console import Notes, fail, with_options
 from medept.errors import InputError
 from medept.files import PARTIAL
 from medept.progress import is_main_process, is_shown
@@ -19,7 +19,7 @@ _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 
 def main() -> None:
     """Run the command line; exit code 2 and one clear message for bad input."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda text, *_, **__: f"warning: {with_options(str(text))}\n"
     warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box is drawn in its place
     for stream in (sys.stdout, sys.stderr):  # whose characters may be few
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -86,7 +86,7 @@ def fit(
             rich_help_panel=METHOD,
         ),
     ] = None,
-    setting: Annotated[
+    settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
@@ -138,7 +138,7 @@ def fit(
             rich_help_panel=TRAINING,
         ),
     ] = None,
-    recipe_setting: Annotated[
+    recipe_settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set-recipe",
@@ -173,8 +173,11 @@ def fit(
     if episode and Path(episode).is_file() and shot_count is not None:
         raise SettingsError(f"{episode} is the support set: leave --shots {shots} out")
     chosen = official_list(data, shot_count, episode) if episode else None
-    settings = read_settings("--set", setting or [])
-    if prompt_length is not None and settings.setdefault("length", prompt_length) != prompt_length:
+    chosen_settings = read_settings("--set", settings or [])
+    if (
+        prompt_length is not None
+        and chosen_settings.setdefault("length", prompt_length) != prompt_length
+    ):
         raise SettingsError("--prompt-length and --set length=... differ: give one of them")
     table = open_dataset(data, **columns)
     with resumable(), progress_bars() as report:
@@ -183,13 +186,13 @@ def fit(
             method,
             encoder_weights=encoder_weights,
             image_size=image_size,
-            settings=settings,
+            settings=chosen_settings,
             recipe=recipe,
             epochs=epochs,
             batch_size=batch_size,
             lr=lr,
             encoder_lr=encoder_lr,
-            recipe_settings=read_settings("--set-recipe", recipe_setting or []),
+            recipe_settings=read_settings("--set-recipe", recipe_settings or []),
             tune=tune,
             seed=seed,
             device=device,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
@@ -37,13 +39,50 @@ class Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one."""
         before = "warning: " if record.levelno >= logging.WARNING else ""
-        notes.print(before + self.format(record))
+        notes.print(before + with_options(self.format(record)))
 
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong with the input, and exit with code 2."""
-    notes.print(Text.assemble(("error:", "bold red"), f" {message}"))
+    notes.print(Text.assemble(("error:", "bold red"), f" {with_options(message)}"))
     raise SystemExit(2)
+
+
+def with_options(message: str, verb: str | None = None) -> str:
+    """A message of the library in the words of the command line.
+
+    The library names a parameter ``name=``, or ``name=value``. Where that is an option of the verb
+    it becomes ``--name``, or ``--name value``. The verb is by default the one that runs.
+
+    >>> with_options("leave encoder_weights= out", "fit")
+    'leave --encoder-weights out'
+    >>> with_options("tune=-1: give the number of trials", "fit")
+    '--tune -1: give the number of trials'
+    """
+    if verb is None:
+        verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    options = _options(verb)
+
+    def spoken(match: re.Match[str]) -> str:
+        option = options.get(match[1])
+        return option + " " * bool(match[2]) if option else match[0]
+
+    return _PARAMETER.sub(spoken, message)
+
+
+_PARAMETER = re.compile(r"(?<![^\s(])(?<!--set )(?<!--set-recipe )(\w+)=(?=([^\s,.;:)])?)")
+
+
+@cache
+def _options(verb: str) -> dict[str, str]:
+    """The options of a verb by the names of their parameters: ``image_size``: ``--image-size``."""
+    from typer.main import get_command
+
+    from medept.cli.app import app
+
+    command = get_command(app).commands.get(verb)  # type: ignore[attr-defined]
+    options = [p for p in command.params if p.param_type_name == "option"] if command else []
+    return {option.name: max(option.opts, key=len) for option in options}
 
 
 def print_json(value: Any) -> None:
