@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from medept.encoders.encoder import Encoder
     from medept.encoders.load import load_encoder
     from medept.ept.attach import Handle, attach
-    from medept.ept.prompts import EmbeddedPromptConfig
+    from medept.ept.config import EmbeddedPromptConfig
     from medept.errors import InputError
 
 __version__ = version("medept")
@@ -23,7 +23,7 @@ _HOME = {
     "Encoder": "medept.encoders.encoder",
     "load_encoder": "medept.encoders.load",
     "InputError": "medept.errors",
-    "EmbeddedPromptConfig": "medept.ept.prompts",
+    "EmbeddedPromptConfig": "medept.ept.config",
 }
 """Public names load their module on first use, so that ``import medept`` is fast."""
 

@@ -16,7 +16,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from medept import EmbeddedPromptConfig, InputError, attach
-from medept.ept import attention
+from medept.ept import kernels
 from medept.ept.attention import WAYS
 from medept.ept.prompts import EmbeddedPrompt
 from medept.ept.sites import find_attentions
@@ -91,9 +91,9 @@ def test_the_kernel_that_is_asked_for_runs(
 ) -> None:
     used = []
     for name in ("formula", "fused", "extra_key"):
-        run = getattr(attention, f"_{name}")
+        run = getattr(kernels, name)
         spy = lambda *a, _name=name, _run=run: used.append(_name) or _run(*a)  # noqa: E731
-        monkeypatch.setattr(attention, f"_{name}", spy)
+        monkeypatch.setattr(kernels, name, spy)
     pixels, found = torch.randn(2, 3, 32, 32), []
     for asked in ("auto", kernel):
         used.clear()

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from medept.ept import attention
+from medept.ept import kernels
 from medept.ept.attention import choose_kernel, gates, prompted_attention, sink_attention
 
 KERNELS = ("formula", "fused", "extra_key")
@@ -630,7 +630,7 @@ def test_cuda_kernels_are_called_as_autograd_calls_them(
         sink = torch.empty(3, 37, device="cuda", requires_grad=True)
         bias = torch.empty(2, 3, 37, 40, device="cuda", dtype=dtype)[..., :37] if masked else None
         with Calls() as ours:
-            out = attention._SinkAttention.apply(*qkv, sink, bias, 0.1)
+            out = kernels.FusedSinkAttention.apply(*qkv, sink, bias, 0.1)
             gradients = out.grad_fn.apply(grad)
         with Calls() as autograd:
             if dtype == torch.bfloat16 and not masked:

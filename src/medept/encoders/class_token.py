@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from medept.encoders.equivalence import is_close, noise
 from medept.encoders.patching import FUSED, OUTPUT, QUERY, replace_forward
+from medept.ept.attach import PromptedAttention
 from medept.ept.divert import Divert
 
 _ONE_AT_A_TIME = RLock()
@@ -79,7 +80,8 @@ def class_row_only(last: LastBlock | None) -> Iterator[None]:
         return
     with ExitStack() as stack:
         stack.enter_context(_ONE_AT_A_TIME)
-        prompt = getattr(last.attention, "embedded_prompt", None)
+        attention = last.attention
+        prompt = attention.embedded_prompt if isinstance(attention, PromptedAttention) else None
         if prompt is None:
             replace_forward(last.attention, _diverted(last.attention.forward), stack)
         elif not prompt.recording:

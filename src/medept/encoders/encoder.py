@@ -6,7 +6,7 @@ An encoder turns pixels (B, 3, H, W) into features (B, D).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cached_property
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medept.encoders.class_token import LastBlock, class_row_only, find_last_block
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.tensors import fingerprint
-from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
+from medept.ept.sites import AttentionSite, find_attentions
 from medept.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -121,9 +121,7 @@ class Encoder(nn.Module):
     @cached_property
     def sites(self) -> tuple[AttentionSite, ...]:
         """The self-attentions, in order of execution."""
-        with ExitStack() as stack:
-            stack.enter_context(self.autocast())
-            use_sdpa(self.model, stack)
+        with self.autocast():
             return find_attentions(self.model, self.preprocessing.size)
 
     @cached_property

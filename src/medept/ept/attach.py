@@ -1,12 +1,10 @@
-"""Puts embedded prompts into any encoder's attention, and takes them out again.
+"""Puts embedded prompts into a model's attentions, and takes them out again.
 
-Each self-attention that :mod:`medept.ept.sites` finds and the configuration chooses has its call
-of ``scaled_dot_product_attention`` diverted into its layer's
-:class:`~medept.ept.prompts.EmbeddedPrompt`.
-Whatever else the attention does (fused or separate projections, query and key norms, rotary
-embeddings, masks) stays its own code. A prompted attention keeps its class's behaviour through a
-subclass made on the spot, as ``torch.nn.utils.parametrize`` does; :meth:`Handle.detach` gives the
-class back.
+:func:`attach` finds the model's self-attentions (:mod:`medept.ept.sites`) and sends their calls of
+``scaled_dot_product_attention`` to their :class:`~medept.ept.prompts.EmbeddedPrompt`. Whatever else
+an attention does (fused or separate projections, query and key norms, rotary embeddings, masks)
+stays its own code. The module stays the same object too: its class becomes a subclass made on the
+spot, as in ``torch.nn.utils.parametrize``, until :meth:`Handle.detach` gives its class back.
 """
 
 from __future__ import annotations
@@ -18,8 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medept.ept.config import EmbeddedPromptConfig
 from medept.ept.divert import Divert
-from medept.ept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
+from medept.ept.prompts import EmbeddedPrompt
 from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
 from medept.errors import EncoderError
 
@@ -27,21 +26,93 @@ DEFAULT = "default"
 """The name of the adapter that :func:`attach` makes."""
 
 
-class Handle:
-    """Prompts attached to a model.
+def attach(
+    model: nn.Module,
+    config: EmbeddedPromptConfig | None = None,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+) -> Handle:
+    """Freeze ``model`` and put one learnable prompt into each chosen self-attention.
 
-    Several adapters may be held at once, of which one is in use: :meth:`add` and :meth:`use`.
+    >>> import timm
+    >>> model = timm.create_model("test_vit")  # a tiny ViT that ships with timm
+    >>> handle = attach(model, EmbeddedPromptConfig(length=20, layers="5-6"))
+    >>> handle
+    Handle(VisionTransformer: 2 of 6 attentions prompted, 4,040 numbers; adapters: default)
+    >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    ['blocks.4.attn.embedded_prompt.prompt', 'blocks.5.attn.embedded_prompt.prompt']
+    >>> handle.detach()
+
+    Args:
+        model: a vision encoder of timm, transformers or open_clip, or any module whose attention
+            calls ``scaled_dot_product_attention``. It is changed in place, its weights are not.
+        config: what prompts, and where; by default EPT-deep with the way ``concat``.
+        image_size: pixels a side, or (height, width), of the input that prompts are made for; by
+            default what the model says of itself. Images of other sizes work too: prompts are then
+            interpolated over the token grid.
+
+    Raises:
+        InputError: if ``model`` is no module, holds prompts already, or has no self-attention that
+            can be prompted.
+    """
+    if not isinstance(model, nn.Module):
+        raise EncoderError(f"{model!r}: give the model itself, such as timm.create_model(NAME)")
+    _refuse_prompted(model)
+    return attach_at(model, find_attentions(model, image_size), config or EmbeddedPromptConfig())
+
+
+def attach_at(
+    model: nn.Module, sites: tuple[AttentionSite, ...], config: EmbeddedPromptConfig
+) -> Handle:
+    """:func:`attach` for a model whose self-attentions are known."""
+    _refuse_prompted(model)
+    handle = Handle(model, sites)
+    try:
+        handle.add(DEFAULT, config)
+        handle.use(DEFAULT)
+    except BaseException:
+        handle.detach()
+        raise
+    return handle
+
+
+def _refuse_prompted(model: nn.Module) -> None:
+    if any(isinstance(module, EmbeddedPrompt) for module in model.modules()):
+        raise EncoderError("this model already holds prompts: detach them first")
+
+
+class Handle:
+    """The prompts attached to a model: what :func:`attach` returns.
+
+    A model can hold several adapters, of which one is in use (:meth:`add`, :meth:`use`).
+
+    >>> import timm, torch
+    >>> model = timm.create_model("test_vit")
+    >>> handle = attach(model, EmbeddedPromptConfig(length=10))
+    >>> with torch.no_grad(), handle.recording():
+    ...     logits = model(torch.zeros(1, 3, 160, 160))
+    >>> handle.gates()[0].shape  # of the first layer: 2 heads, 1 class token and 10 x 10 patches
+    torch.Size([1, 2, 101])
+    >>> handle.merge()[0].shape  # one number per token, with the same output
+    torch.Size([101])
+    >>> handle.detach()
 
     Attributes:
+        model: the model.
         sites: every self-attention found, in order of execution.
         adapters: prompts by adapter name and layer index, counted from 0.
-        prompts: those in use.
+        prompts: those of the adapter in use.
     """
 
-    def __init__(self, model: nn.Module, sites: tuple[AttentionSite, ...], undo: ExitStack) -> None:
-        self.model, self.sites, self._undo = model, sites, undo
+    def __init__(self, model: nn.Module, sites: tuple[AttentionSite, ...]) -> None:
+        self.model, self.sites = model, sites
         self.adapters: dict[str, dict[int, EmbeddedPrompt]] = {}
         self.prompts: dict[int, EmbeddedPrompt] = {}
+        self._undo = ExitStack()
+        use_sdpa(model, self._undo)
+        for parameter in model.parameters():
+            self._undo.callback(parameter.requires_grad_, parameter.requires_grad)
+            parameter.requires_grad_(False)
 
     def __repr__(self) -> str:
         numbers = sum(parameter.numel() for parameter in self.parameters())
@@ -51,10 +122,11 @@ class Handle:
         )
 
     def add(self, name: str, config: EmbeddedPromptConfig) -> None:
-        """Hold one more adapter, with prompts of its own in layers of its own.
+        """Hold one more adapter, with its own prompts in its own layers.
 
         Raises:
-            InputError: if there is one of this name, or a layer that the model does not have.
+            InputError: if the name is taken, or the configuration names a layer that the model
+                does not have.
         """
         if name in self.adapters:
             raise EncoderError(f"an adapter named {name!r} is held already")
@@ -70,12 +142,12 @@ class Handle:
         }
 
     def use(self, name: str) -> None:
-        """Switch to an adapter that is held: a pointer a layer.
+        """Switch to another adapter, which sets one pointer per layer.
 
-        Nothing is computed, and nothing copied unless the model was moved to another device.
+        Nothing is copied, unless the model was moved to another device in the meantime.
 
         Raises:
-            InputError: if none of this name is held.
+            InputError: if there is no adapter of this name.
         """
         if name not in self.adapters:
             raise EncoderError(
@@ -83,21 +155,24 @@ class Handle:
             )
         self.prompts = self.adapters[name]
         device = next(self.model.parameters()).device
-        for prompt in self.prompts.values():  # the model may have been moved since
+        for prompt in self.prompts.values():
             prompt.to(device)
         for i, site in enumerate(self.sites):
-            if i in self.prompts and not hasattr(site.module, "embedded_prompt"):
-                _embed(site.module, self._undo)
-            if hasattr(site.module, "embedded_prompt"):
-                site.module.embedded_prompt = self.prompts.get(i)  # type: ignore[assignment]
+            if i in self.prompts and not isinstance(site.module, PromptedAttention):
+                _make_prompted(site.module, self._undo)
+            if isinstance(site.module, PromptedAttention):
+                site.module.embedded_prompt = self.prompts.get(i)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The prompts, first layer first."""
+        """The prompts in use, first layer first."""
         return (prompt.prompt for prompt in self.prompts.values())
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Within it, a forward pass keeps its gates for :meth:`gates` to read."""
+        """While it is open, each forward pass keeps what :meth:`gates` and :meth:`attention` give.
+
+        Only the way ``concat`` has gates: a forward pass with prompts of another raises InputError.
+        """
         for prompt in self.prompts.values():
             prompt.recording = True
         try:
@@ -107,10 +182,10 @@ class Handle:
                 prompt.recording = False
 
     def gates(self) -> dict[int, Tensor]:
-        """Gates of the last recorded forward pass: layer index -> (B, H, T), each in (0, 1).
+        """Gates of the last recorded forward pass: layer index -> (B, H, T), from 0 to 1.
 
-        The gate is the factor Z / (Z + sum_l exp p_il) by which the prompted softmax scales a
-        token's attention output.
+        A gate is the factor sigmoid(z - s) by which a prompt scales the attention output of one
+        head and token.
 
         Raises:
             InputError: if no forward pass ran inside :meth:`recording`.
@@ -122,9 +197,12 @@ class Handle:
         return {i: p.recorded for i, p in self.prompts.items() if p.recorded is not None}
 
     def attention(self) -> dict[int, Tensor]:
-        """Attention of the last recorded forward pass, before its gate: index -> (B, T, T).
+        """Attention of the last recorded forward pass, without its gates: index -> (B, T, T).
 
-        Mean over heads; the layers that hold prompts, as in :meth:`gates`.
+        Mean over heads, for the layers that have prompts.
+
+        Raises:
+            InputError: as :meth:`gates`.
         """
         self.gates()
         return {
@@ -134,20 +212,29 @@ class Handle:
         }
 
     def merge(self) -> dict[int, Tensor]:
-        """Collapse every prompt to one logit per token; returns them, layer index -> (T,)."""
+        """Replace every prompt in use by one logit per token, with the same output.
+
+        Merge after training: the optimiser holds the parameters that are replaced.
+
+        Returns:
+            The logits by layer index: (T,), or (H, T) with one prompt per head.
+
+        Raises:
+            InputError: for a way other than ``concat``.
+        """
         for prompt in self.prompts.values():
             prompt.merge()
         return {i: prompt.prompt.detach() for i, prompt in self.prompts.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The prompts by name, ``layer.<index>``: detached, not copied."""
+        """The prompts in use by name, ``layer.<index>``: detached, not copied."""
         return {f"layer.{i}": prompt.prompt.detach() for i, prompt in self.prompts.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put saved prompts, full or merged, back in place.
+        """Load saved prompts, full or merged, into the adapter in use.
 
         Raises:
-            InputError: if the layers or the shapes do not belong to this model and configuration.
+            InputError: if they are of other layers, or their shapes do not fit.
         """
         expected = self.state_dict().keys()
         if state.keys() != expected:
@@ -164,92 +251,45 @@ class Handle:
         self.adapters, self.prompts = {}, {}
 
 
-def attach(
-    model: nn.Module,
-    config: EmbeddedPromptConfig | None = None,
-    *,
-    image_size: int | tuple[int, int] | None = None,
-) -> Handle:
-    """Freeze ``model`` and put one learnable prompt into each chosen self-attention.
+class PromptedAttention(nn.Module):
+    """What an attention becomes while a :class:`Handle` is attached: its own class beneath this.
 
-    Args:
-        model: a vision encoder; frozen in place, its weights untouched.
-        config: what prompts, and where; the default is EPT-deep with way ``concat``.
-        image_size: pixels a side (or height, width) of the input that sizes the prompts; by
-            default what the model says of itself. Other sizes work afterwards: the prompts are
-            interpolated over the token grid.
-
-    Raises:
-        InputError: if ``model`` is no module, has prompts already, or no self-attention that can
-            be served.
+    Attributes:
+        embedded_prompt: the prompt in use; None where the adapter in use has none.
     """
-    config = config or EmbeddedPromptConfig()
-    if not isinstance(model, nn.Module):
-        raise EncoderError(f"{model!r}: give the model itself, such as timm.create_model(NAME)")
-    _refuse_prompted(model)
-    with ExitStack() as stack:
-        use_sdpa(model, stack)
-        sites = find_attentions(model, image_size)
-    return attach_at(model, sites, config)
 
+    embedded_prompt: EmbeddedPrompt | None
 
-def attach_at(
-    model: nn.Module, sites: tuple[AttentionSite, ...], config: EmbeddedPromptConfig
-) -> Handle:
-    """:func:`attach` where the self-attentions of ``model`` are known."""
-    _refuse_prompted(model)
-    with ExitStack() as stack:
-        use_sdpa(model, stack)
-        for parameter in model.parameters():
-            stack.callback(parameter.requires_grad_, parameter.requires_grad)
-            parameter.requires_grad_(False)
-        handle = Handle(model, sites, stack)
-        handle.add(DEFAULT, config)
-        handle.use(DEFAULT)
-        handle._undo = stack.pop_all()
-    return handle
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.embedded_prompt is None:
+            return super().forward(*args, **kwargs)
+        with Divert(self.embedded_prompt):
+            return super().forward(*args, **kwargs)
 
-
-def _refuse_prompted(model: nn.Module) -> None:
-    if any(isinstance(module, EmbeddedPrompt) for module in model.modules()):
-        raise EncoderError("this model already holds prompts: detach them first")
-
-
-# --- diverting them --------------------------------------------------------------------------
+    def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
+        return _empty_prompted, (type(self).__bases__[1],), self.__dict__
 
 
 @cache
-def _prompted(attention: type[nn.Module]) -> type[nn.Module]:
+def _prompted(attention: type) -> type[PromptedAttention]:
     """The subclass of an attention class that attends through its ``embedded_prompt``."""
-
-    class Prompted(attention):  # type: ignore[misc, valid-type]
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            if self.embedded_prompt is None:
-                return super().forward(*args, **kwargs)
-            with Divert(self.embedded_prompt):
-                return super().forward(*args, **kwargs)
-
-        def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
-            return _empty_prompted, (attention,), self.__dict__  # no module holds this class
-
-    Prompted.__name__ = Prompted.__qualname__ = f"Prompted{attention.__name__}"
-    return Prompted
+    return type(f"Prompted{attention.__name__}", (PromptedAttention, attention), {})
 
 
-def _empty_prompted(attention: type[nn.Module]) -> nn.Module:
-    """A prompted attention to be filled by ``copy`` or ``pickle``."""
-    kind = _prompted(attention)  # type: ignore[arg-type]
+def _empty_prompted(attention: type) -> nn.Module:
+    """A prompted attention for ``copy`` and ``pickle`` to fill: its class has no name to find."""
+    kind = _prompted(attention)
     return kind.__new__(kind)
 
 
-def _embed(module: nn.Module, stack: ExitStack) -> None:
+def _make_prompted(module: nn.Module, undo: ExitStack) -> None:
     """Give an attention a place for a prompt."""
-    original = type(module)
-    module.__class__ = _prompted(original)  # type: ignore[arg-type]
+    original: type = type(module)
+    module.__class__ = _prompted(original)
     module.embedded_prompt = None  # type: ignore[assignment]
 
-    def undo() -> None:
+    def restore() -> None:
         del module.embedded_prompt
         module.__class__ = original
 
-    stack.callback(undo)
+    undo.callback(restore)

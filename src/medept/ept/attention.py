@@ -1,41 +1,54 @@
-"""Attention with a prompt inside its softmax: exact, and as cheap as attention without.
+"""Attention with learnable prompts inside its softmax: Embedded Prompt Tuning.
 
-Embedded Prompt Tuning (Zu et al., Medical Image Analysis 97, 2024, equation 5) appends a row of
-L learnable logits p_i to row i of the scaled logits u, takes the softmax over all of them, and
-drops the L entries before the product with the values. With z_i = logsumexp_j u_ij and the *sink*
-s_i = logsumexp_l p_il this is ordinary attention times one gate per head and token:
+For query i, with logits u_ij over the keys j, ordinary attention gives
 
-    out_i = sum_j softmax(u)_ij v_j * sigmoid(z_i - s_i).
+    attention_i = sum_j softmax_j(u_ij) v_j.
 
-So any kernel that returns its logsumexp computes it without a T x (T + L) matrix. Its backward is
-that kernel's own, called with the gated output and logaddexp(z, s) in place of its output and
-logsumexp, and ds_i = -(dO . O)_i exp(s_i - logaddexp(z_i, s_i)). The same numbers come from
+Embedded Prompt Tuning (Zu et al., Medical Image Analysis 97, 2024, equation 5) appends a row of L
+learnable logits p_i1 ... p_iL, takes the softmax over all of them, and drops the L new weights
+before the product with the values:
 
-- ``formula``: the softmax over logits and sink, written out; dense, any dtype: the reference;
-- ``fused``: flash attention of the CPU, flash or memory-efficient attention of CUDA;
-- ``extra_key``: one more key whose logit is s and whose value is zero, on plain
-  ``scaled_dot_product_attention``: any device, dropout, export.
+    out_i = sum_j exp(u_ij) / (sum_j exp(u_ij) + sum_l exp(p_il)) v_j.
 
-``auto`` takes ``fused`` where the device has such a kernel and nothing stands in its way, else
-``extra_key``; :func:`choose_kernel` tells which. cuDNN's kernel is left out: on an H100 it is
-slower than flash attention (docs/speed.md).
+The prompts act through their sum alone. With
+
+    z_i = logsumexp_j u_ij   and   s_i = logsumexp_l p_il,
+
+the fraction is the ordinary softmax times exp(z_i) / (exp(z_i) + exp(s_i)), so that
+
+    out_i = sigmoid(z_i - s_i) * attention_i.
+
+EPT is therefore ordinary attention times one *gate* for each head and token, and s_i is an
+attention *sink*: a logit that takes its share of the softmax and gives no value for it. Prompts of
+any length L are worth one number per token, s_i. And any attention kernel that returns z beside its
+output computes EPT exactly, forwards and backwards, without a matrix of T x (T + L) weights: see
+:mod:`medept.ept.kernels`.
+
+This is the way ``concat``. :func:`prompted_attention` has the paper's three others too (its Figure
+5), of which ``multiply_concat`` is a sink again.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from medept.ept import kernels
+from medept.ept.operands import Operands, learns, logits, precise, prepare
 
 Way = Literal["concat", "multiply_concat", "add", "multiply"]
-Kernel = Literal["auto", "formula", "fused", "extra_key"]
 WAYS: tuple[Way, ...] = get_args(Way)
+"""How a prompt enters the logits: see :func:`prompted_attention`."""
+
+Kernel = Literal["auto", "formula", "fused", "extra_key"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+"""What computes attention with a sink (:mod:`medept.ept.kernels`); ``auto`` chooses."""
+
 KEYS_AT_ONCE = 256
-"""How many columns of logits ``multiply_concat`` looks at together for a row's extremes."""
+"""For how many keys ``multiply_concat`` holds the logits at once."""
 
 
 def prompted_attention(
@@ -44,68 +57,68 @@ def prompted_attention(
     v: Tensor,
     prompt: Tensor,
     *,
-    way: str = "concat",
+    way: Way = "concat",
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-    kernel: str = "auto",
+    kernel: Kernel = "auto",
 ) -> Tensor:
-    """Attention (B, H, T, d) with ``prompt`` embedded in its softmax.
+    """Attention (B, H, T, e) with a prompt inside its softmax.
+
+    A row whose keys are all masked gives zeros. Three keys and three prompts with equal logits
+    share the softmax equally, so the output is half of what it is without prompts:
+
+    >>> q, v, prompt = torch.zeros(1, 1, 3, 8), torch.ones(1, 1, 3, 8), torch.zeros(3, 3)
+    >>> prompted_attention(q, q, v, prompt)[0, 0, :, 0]
+    tensor([0.5000, 0.5000, 0.5000])
 
     Args:
         q: queries (B, H, T, d).
-        k: keys (B, H, S, d), or fewer heads with ``enable_gqa``.
-        v: values (B, H, S, d), likewise.
-        prompt: (T, L), shared by the heads, or (H, T, L), in units of the scaled logits u.
-        way: ``concat`` (equation 5); ``multiply_concat``, the prompt's row i multiplied by
-            max_j u_ij - min_j u_ij first; ``add``, u + P; ``multiply``, u * P (both L = S).
-            ``multiply_concat`` leaves masked keys out of its extremes, finds them in blocks of
-            :data:`KEYS_AT_ONCE` keys (no kernel gives them: this many columns of logits are held,
-            which for short inputs are all), and is differentiable to q and k; ``add`` and
-            ``multiply`` change the logits themselves and are dense. With ``multiply`` a float
-            mask is added after the multiplication. A row whose keys are all masked gives zeros.
-        attn_mask: as in ``torch.nn.functional.scaled_dot_product_attention``, as are the next
-            four. A float mask masks with -inf or with its type's lowest value. Dropout acts on the
-            softmax over logits and prompt together.
-        dropout_p: see above.
-        is_causal: see above.
-        scale: see above.
-        enable_gqa: see above.
-        kernel: one of :data:`KERNELS`.
+        k: keys (B, H, S, d).
+        v: values (B, H, S, e).
+        prompt: (T, L), shared by the heads, or (H, T, L); in units of the logits u.
+        way: how the prompt enters the logits.
+
+            - ``concat``: L more logits in each row (equation 5).
+            - ``multiply_concat``: the same, with row i of the prompt multiplied by
+              max_j u_ij - min_j u_ij over the keys that are not masked. Needs :data:`KEYS_AT_ONCE`
+              columns of logits in memory.
+            - ``add``: u + P, with L = S. Needs all of the logits in memory, as does the next.
+            - ``multiply``: u * P, with L = S; a float mask is added to the product.
+        attn_mask: as in ``torch.nn.functional.scaled_dot_product_attention``. A float mask masks a
+            key by -inf or by the lowest number of its dtype.
+        dropout_p: the same; it acts on the softmax over keys and prompt together.
+        is_causal: the same.
+        scale: the same; by default 1 / sqrt(d).
+        enable_gqa: the same; keys and values may then have fewer heads.
+        kernel: one of :data:`KERNELS`, for the two ways that are sinks.
 
     Raises:
-        ValueError: for an unknown way or kernel, shapes that do not fit together, ``attn_mask``
-            together with ``is_causal``, and dropout or a mask that is learnt with a kernel that
-            cannot have it.
+        ValueError: for an unknown way or kernel, for shapes that do not fit together, for
+            ``attn_mask`` together with ``is_causal``, and for dropout or a learnt mask with the
+            kernel ``fused``, which has neither.
     """
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel {kernel!r} is not one of {KERNELS}")
-    options: dict[str, Any] = {"dropout_p": dropout_p, "scale": _scale(q, scale)}
-    q, k, v = _alike(q, k, v, enable_gqa)
-    bias = _bias(q, k, attn_mask, is_causal)
-    prompt = prompt.to(_precise(q))
+    if way not in WAYS:
+        raise ValueError(f"way {way!r} is not one of {WAYS}")
+    _check_kernel(kernel)
+    operands = prepare(
+        q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+    prompt = prompt.to(precise(operands.q))
     if way == "concat":
-        sink = prompt.logsumexp(-1)
-        return sink_attention(q, k, v, sink, attn_mask=bias, kernel=kernel, **options)
+        return _with_sink(operands, prompt.logsumexp(-1), dropout_p, kernel)
     if way == "multiply_concat":
-        spread = _row_spread(q, k, bias, options["scale"])
-        sink = (spread[..., None] * prompt).logsumexp(-1)
-        return sink_attention(q, k, v, sink, attn_mask=bias, kernel=kernel, **options)
-    if way in ("add", "multiply") and prompt.shape[-1] != k.shape[-2]:
+        scaled = _row_spread(operands)[..., None] * prompt
+        return _with_sink(operands, scaled.logsumexp(-1), dropout_p, kernel)
+    if prompt.shape[-1] != (keys := operands.k.shape[-2]):
         raise ValueError(
-            f"way {way!r} needs a prompt as long as there are keys, {k.shape[-2]}, "
-            f"not {prompt.shape[-1]}"
+            f"way {way!r} needs a prompt as long as there are keys, {keys}, not {prompt.shape[-1]}"
         )
     if way == "add":
-        added = prompt.to(q.dtype) if bias is None else prompt.to(q.dtype) + bias
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=added, **options)
-    if way == "multiply":
-        logits = _logits(q.to(prompt.dtype), k.to(prompt.dtype), None, options["scale"]) * prompt
-        weights = torch._safe_softmax(logits if bias is None else logits + bias, -1)
-        return F.dropout(weights, dropout_p).to(v.dtype) @ v
-    raise ValueError(f"way {way!r} is not one of {WAYS}")
+        return _added(operands, prompt, dropout_p)
+    return _multiplied(operands, prompt, dropout_p)
 
 
 def sink_attention(
@@ -119,34 +132,38 @@ def sink_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-    kernel: str = "auto",
+    kernel: Kernel = "auto",
 ) -> Tensor:
-    """Attention (B, H, T, d) times sigmoid(z - s): the collapsed form of a prompt.
+    """Attention (B, H, T, e) times sigmoid(z - s): what a prompt of the way ``concat`` comes to.
 
-    A row whose keys are all masked gives zeros.
+    A row whose keys are all masked gives zeros. A sink as large as the sum of the keys halves the
+    output, and one of -inf leaves plain attention:
+
+    >>> q, v = torch.zeros(1, 1, 3, 8), torch.ones(1, 1, 3, 8)
+    >>> sink = torch.tensor([3.0, 1.0, 0.0]).log()
+    >>> sink_attention(q, q, v, sink)[0, 0, :, 0]
+    tensor([0.5000, 0.7500, 1.0000])
 
     Args:
-        sink: s, broadcastable to (B, H, T); the rest is as in :func:`prompted_attention`.
+        q: queries (B, H, T, d).
+        k: keys (B, H, S, d).
+        v: values (B, H, S, e).
+        sink: s, broadcastable to (B, H, T).
+        attn_mask: as in :func:`prompted_attention`, like all that follow.
+        dropout_p: the same.
+        is_causal: the same.
+        scale: the same.
+        enable_gqa: the same.
+        kernel: the same.
+
+    Raises:
+        ValueError: as :func:`prompted_attention`.
     """
-    scale = _scale(q, scale)
-    q, k, v = _alike(q, k, v, enable_gqa)
-    bias = _bias(q, k, attn_mask, is_causal)
-    if kernel == "auto":
-        kernel = choose_kernel(q, k, attn_mask=bias, dropout_p=dropout_p)
-    sink = sink.to(_precise(q))
-    if kernel != "fused" or bias is not None or torch.is_grad_enabled():  # else any sink will do
-        sink = sink.clamp(torch.finfo(sink.dtype).min, torch.finfo(sink.dtype).max)
-    if kernel == "formula":
-        return _formula(q, k, v, sink, bias, dropout_p, scale)
-    if kernel == "extra_key":
-        return _extra_key(q, k, v, sink, bias, dropout_p, scale)
-    if dropout_p:
-        raise ValueError(f"the kernel {kernel!r} has no dropout: use 'extra_key'")
-    if kernel == "fused":
-        if _learnt(bias):
-            raise ValueError("the kernel 'fused' gives a mask no gradient: use 'extra_key'")
-        return _fused(q, k, v, sink, bias, scale)
-    raise ValueError(f"kernel {kernel!r} is not one of {KERNELS}")
+    _check_kernel(kernel)
+    operands = prepare(
+        q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+    return _with_sink(operands, sink, dropout_p, kernel)
 
 
 @torch.no_grad()
@@ -162,18 +179,14 @@ def attention_with_logsumexp(
 ) -> tuple[Tensor, Tensor]:
     """Attention without a prompt, (B, H, T, e), and the logsumexp z of its logits, (B, H, T).
 
-    All that a prompt of the way ``concat`` needs to know of them. Not differentiable.
+    A sink s needs no more than these two: it multiplies the output by sigmoid(z - s). Not
+    differentiable.
     """
-    scale = _scale(q, scale)
-    q, k, v = _alike(q, k, v, enable_gqa)
-    bias = _bias(q, k, attn_mask, is_causal)
-    width = v.shape[-1]
-    if choose_kernel(q, k, attn_mask=bias) == "fused":
-        q, k, v = _in_eights(q, k, v)
-        out, z, *_ = _attend(q, k, v, bias, scale)
-        return first(width, out), first(q.shape[-2], z)
-    logits = _logits(q.to(_precise(q)), k.to(_precise(q)), bias, scale)
-    return torch._safe_softmax(logits, -1).to(v.dtype) @ v, logits.logsumexp(-1)
+    return _with_logsumexp(
+        prepare(
+            q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    )
 
 
 @torch.no_grad()
@@ -187,16 +200,22 @@ def gates(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """sigmoid(z - s), (B, H, T): by how much the prompt scales each head's and token's output.
+    """The gates sigmoid(z - s), (B, H, T): by how much a sink scales each head and token.
 
     A row whose keys are all masked has the gate 0. Not differentiable.
+
+    >>> q = torch.zeros(1, 1, 3, 8)
+    >>> gates(q, q, torch.tensor([3.0, 1.0, 0.0]).log())
+    tensor([[[0.5000, 0.7500, 1.0000]]])
     """
-    _, z = attention_with_logsumexp(
+    operands = prepare(
         q, k, k, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
     )
-    bias = _bias(q, k, attn_mask, is_causal)
-    gate = torch.sigmoid(z - sink.to(_precise(q)))
-    return gate if bias is None else gate.masked_fill((bias == float("-inf")).all(-1), 0)
+    _, z = _with_logsumexp(operands)
+    gate = torch.sigmoid(z - sink.to(z.dtype))
+    if operands.bias is None:
+        return gate
+    return gate.masked_fill((operands.bias == float("-inf")).all(-1), 0)
 
 
 @torch.no_grad()
@@ -209,278 +228,119 @@ def attention_weights(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(u) without prompts, mean over heads: (B, T, S). To look at, not to compute with."""
-    q, k, _ = _alike(q, k, k, enable_gqa)
-    bias = _bias(q, k, attn_mask, is_causal)
-    precise = _precise(q)
-    return _logits(q.to(precise), k.to(precise), bias, _scale(q, scale)).softmax(-1).mean(-3)
+    """softmax(u) without a prompt, averaged over the heads: (B, T, S). For looking at."""
+    operands = prepare(
+        q, k, k, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+    return _precise_logits(operands).softmax(-1).mean(-3)
 
 
 def choose_kernel(
     q: Tensor, k: Tensor, *, attn_mask: Tensor | None = None, dropout_p: float = 0.0
-) -> str:
-    """The kernel that ``auto`` takes for these inputs: ``fused`` or ``extra_key``."""
-    empty = not (q.shape[-2] and k.shape[-2])
-    if dropout_p or _learnt(attn_mask) or empty or torch.compiler.is_exporting():
-        return "extra_key"
-    fused = q.is_cpu or (q.is_cuda and q.dtype != torch.float64)
-    return "fused" if fused else "extra_key"
+) -> Kernel:
+    """The kernel that ``auto`` takes: ``fused`` if the device has one that can, else ``extra_key``.
 
+    The fused kernels (CPU; CUDA, but for float64) have no dropout, no gradient of a mask and no
+    form for export. cuDNN's is not among them: on an H100 it is slower than flash attention
+    (docs/speed.md).
 
-# --- what goes in ----------------------------------------------------------------------------
-
-
-def _scale(q: Tensor, scale: float | None) -> float:
-    return q.shape[-1] ** -0.5 if scale is None else scale
-
-
-def _precise(q: Tensor) -> torch.dtype:
-    """The type of sinks and logsumexps: float32, or float64 where q is."""
-    return torch.promote_types(q.dtype, torch.float32)
-
-
-def _learnt(mask: Tensor | None) -> bool:
-    return mask is not None and mask.requires_grad and torch.is_grad_enabled()
-
-
-def _alike(q: Tensor, k: Tensor, v: Tensor, gqa: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """In autocast's type where it is on, keys and values once for each head of the queries.
-
-    The fused kernels read memory that is not theirs where shapes do not fit: they are refused.
+    >>> q = torch.zeros(1, 1, 3, 8)
+    >>> choose_kernel(q, q), choose_kernel(q, q, dropout_p=0.1)
+    ('fused', 'extra_key')
     """
-    device, given = q.device.type, (q, k, v)
-    if torch.is_autocast_enabled(device) and q.dtype != torch.float64:
-        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
-    if gqa and q.ndim == k.ndim == v.ndim == 4:
-        heads = q.shape[1]
-        k, v = (
-            x.repeat_interleave(heads // x.shape[1], 1) if 0 < x.shape[1] < heads else x
-            for x in (k, v)
-        )
-    fit = q.shape == k.shape == v.shape or (
-        q.shape[:-2] == k.shape[:-2] and q.shape[-1] == k.shape[-1] and k.shape[:-1] == v.shape[:-1]
+    empty = not (q.shape[-2] and k.shape[-2])
+    if dropout_p or learns(attn_mask) or empty or torch.compiler.is_exporting():
+        return "extra_key"
+    return "fused" if q.is_cpu or (q.is_cuda and q.dtype != torch.float64) else "extra_key"
+
+
+# --- sinks ---------------------------------------------------------------------------------------
+
+
+def _check_kernel(kernel: str) -> None:
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel {kernel!r} is not one of {KERNELS}")
+
+
+def _with_sink(operands: Operands, sink: Tensor, dropout_p: float, kernel: Kernel) -> Tensor:
+    q, k, _, bias, _ = operands
+    if kernel == "auto":
+        kernel = choose_kernel(q, k, attn_mask=bias, dropout_p=dropout_p)
+    sink = sink.to(precise(q))
+    if kernel != "fused" or bias is not None or torch.is_grad_enabled():
+        # an infinite sink would give NaN beside a masked row, and in the backward
+        sink = sink.clamp(torch.finfo(sink.dtype).min, torch.finfo(sink.dtype).max)
+    if kernel == "formula":
+        return kernels.formula(operands, sink, dropout_p)
+    if kernel == "extra_key":
+        return kernels.extra_key(operands, sink, dropout_p)
+    if dropout_p:
+        raise ValueError("the kernel 'fused' has no dropout: use 'extra_key'")
+    if learns(bias):
+        raise ValueError("the kernel 'fused' gives a mask no gradient: use 'extra_key'")
+    return kernels.fused(operands, sink)
+
+
+def _with_logsumexp(operands: Operands) -> tuple[Tensor, Tensor]:
+    if choose_kernel(operands.q, operands.k, attn_mask=operands.bias) == "fused":
+        return kernels.fused_with_logsumexp(operands)
+    u, v = _precise_logits(operands), operands.v
+    return torch._safe_softmax(u, -1).to(v.dtype) @ v, u.logsumexp(-1)
+
+
+def _precise_logits(operands: Operands) -> Tensor:
+    q, k, _, bias, scale = operands
+    return logits(q.to(precise(q)), k.to(precise(q)), bias, scale)
+
+
+# --- the other ways ------------------------------------------------------------------------------
+
+
+def _added(operands: Operands, prompt: Tensor, dropout_p: float) -> Tensor:
+    """softmax(u + P) v."""
+    q, k, v, bias, scale = operands
+    added = prompt.to(q.dtype) if bias is None else prompt.to(q.dtype) + bias
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=added, dropout_p=dropout_p, scale=scale
     )
-    if q.ndim != 4 or not fit:
-        queries, keys, values = (tuple(x.shape) for x in given)
-        raise ValueError(
-            f"queries {queries}, keys {keys} and values {values} do not fit: they must be "
-            "(B, H, T, d), (B, H, S, d) and (B, H, S, e), or have fewer key heads with enable_gqa"
-        )
-    return _dense(q), _dense(k), _dense(v)
 
 
-def _dense(x: Tensor) -> Tensor:
-    """With the numbers of a row side by side, as the fused kernels suppose without looking."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+def _multiplied(operands: Operands, prompt: Tensor, dropout_p: float) -> Tensor:
+    """softmax(u * P) v."""
+    bias, v = operands.bias, operands.v
+    u = _precise_logits(operands._replace(bias=None)) * prompt
+    weights = torch._safe_softmax(u if bias is None else u + bias, -1)
+    return F.dropout(weights, dropout_p).to(v.dtype) @ v
 
 
-def first(count: int, x: Tensor) -> Tensor:
-    """The first ``count`` along the last dimension; ``x`` itself where that is all, at no cost."""
-    return x if x.shape[-1] == count else x[..., :count]
+def _row_spread(operands: Operands) -> Tensor:
+    """max_j u_ij - min_j u_ij over the keys that are not masked: (B, H, T), with its gradient.
 
-
-def _in_eights(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Padded with zeros to one head dimension, which CUDA's kernels want in steps of eight."""
-    widths = {x.shape[-1] for x in tensors}
-    if len(widths) == 1 and not tensors[0].is_cuda:
-        return tensors
-    width = max(widths)
-    width += -width % 8 if tensors[0].is_cuda else 0
-    return tuple(F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in tensors)
-
-
-def _bias(q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor | None:
-    """Masks of all kinds as what is added to the logits: 0, -inf, or what a float mask says."""
-    if is_causal:
-        if mask is not None:
-            raise ValueError("attn_mask and is_causal exclude each other: put both into attn_mask")
-        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-    if mask is None:
-        return None
-    mask = mask if mask.ndim > 1 else mask[None]
-    if mask.dtype != torch.bool:
-        lowest = torch.finfo(mask.dtype).min
-        return mask.masked_fill(mask == lowest, float("-inf")).to(q.dtype)
-    return torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
-
-
-def _logits(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    logits = (q * scale) @ k.transpose(-1, -2)
-    return logits if bias is None else logits + bias
-
-
-def _row_spread(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """max_j u_ij - min_j u_ij (B, H, T) over the keys that are not masked, with its gradient."""
-    ends = [at[..., None] for at in _row_extremes(q, k, bias, scale)]
-    top, bottom = (k.gather(-2, at.expand_as(q)).to(_precise(q)) for at in ends)
+    Of a row without keys it is 0.
+    """
+    q, k, _, bias, scale = operands
+    ends = [index[..., None] for index in _row_extremes(operands)]
+    top, bottom = (k.gather(-2, index.expand_as(q)).to(precise(q)) for index in ends)
     spread = (q * (top - bottom)).sum(-1) * scale
     if bias is None:
         return spread
-    added = bias.expand(*q.shape[:-1], k.shape[-2])
-    top, bottom = (added.gather(-1, at)[..., 0] for at in ends)
-    return spread + torch.where(top > float("-inf"), top - bottom, 0)  # 0: a row without keys
+    rows = bias.expand(*q.shape[:-1], k.shape[-2])
+    top, bottom = (rows.gather(-1, index)[..., 0] for index in ends)
+    return spread + torch.where(top > float("-inf"), top - bottom, 0)
 
 
 @torch.no_grad()
-def _row_extremes(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """The keys of each row's largest and smallest logit, found a block of keys at a time."""
+def _row_extremes(operands: Operands) -> tuple[Tensor, Tensor]:
+    """The keys with each row's largest and smallest logit, found :data:`KEYS_AT_ONCE` at a time."""
+    q, k, _, bias, scale = operands
     found: list[tuple[Tensor, ...]] = []
     for start in range(0, k.shape[-2], KEYS_AT_ONCE):
         block = slice(start, start + KEYS_AT_ONCE)
         part = None if bias is None else bias.expand(*bias.shape[:-1], k.shape[-2])[..., block]
-        logits = _logits(q, k[..., block, :], part, scale)
-        top, at_top = logits.max(-1)
-        bottom, at_bottom = logits.masked_fill(logits == float("-inf"), float("inf")).min(-1)
+        u = logits(q, k[..., block, :], part, scale)
+        top, at_top = u.max(-1)
+        bottom, at_bottom = u.masked_fill(u == float("-inf"), float("inf")).min(-1)
         found.append((top, bottom, at_top + start, at_bottom + start))
     tops, bottoms, at_tops, at_bottoms = (torch.stack(part) for part in zip(*found, strict=True))
     first, last = tops.argmax(0, keepdim=True), bottoms.argmin(0, keepdim=True)
     return at_tops.gather(0, first)[0], at_bottoms.gather(0, last)[0]
-
-
-# --- kernels ---------------------------------------------------------------------------------
-
-
-def _formula(
-    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, dropout: float, scale: float
-) -> Tensor:
-    logits = _logits(q.to(sink.dtype), k.to(sink.dtype), bias, scale)
-    column = sink.expand(logits.shape[:-1])[..., None]
-    weights = torch._safe_softmax(torch.cat([logits, column], dim=-1), -1)[..., :-1]
-    return F.dropout(weights, dropout).to(v.dtype) @ v
-
-
-_REACH = 256  # of the extra key: sinks beyond float16's largest number fit; exact, a power of two
-
-
-def _extra_key(
-    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, dropout: float, scale: float
-) -> Tensor:
-    width = v.shape[-1]
-    limit = min(torch.finfo(q.dtype).max, torch.finfo(sink.dtype).max / _REACH)
-    column = (sink / (scale * _REACH)).clamp(-limit, limit).to(q.dtype)
-    q = torch.cat([q, column.expand(q.shape[:-1])[..., None]], dim=-1)
-    key = _REACH * F.one_hot(torch.tensor(k.shape[-1], device=k.device), q.shape[-1]).to(k.dtype)
-    k = torch.cat([F.pad(k, (0, 1)), key.expand(*k.shape[:-2], 1, -1)], dim=-2)
-    q, k, v = _in_eights(q, k, F.pad(v, (0, 0, 0, 1)))
-    if bias is not None:
-        bias = F.pad(bias.expand(*bias.shape[:-1], k.shape[-2] - 1), (0, 1))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
-    return out[..., :width]
-
-
-def _fused(
-    q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
-) -> Tensor:
-    width = v.shape[-1]
-    q, k, v = _in_eights(q, k, v)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, sink)):
-        out = _SinkAttention.apply(q, k, v, sink, bias, scale)
-    else:
-        out, z, *_ = _attend(q, k, v, bias, scale)
-        _gate_(out, z, sink)
-    return first(width, out)
-
-
-def _gate_(out: Tensor, z: Tensor, sink: Tensor) -> None:
-    """Gates the kernel's output in place."""
-    out.mul_(torch.sigmoid(first(out.shape[-2], z) - sink)[..., None].to(out.dtype))
-
-
-class _SinkAttention(torch.autograd.Function):
-    """The fused kernel with the ordinary attention backward, fed as the module docstring says."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, sink: Tensor, bias: Tensor | None, scale: float
-    ) -> Tensor:
-        out, z, *random = _attend(q, k, v, bias, scale)
-        _gate_(out, z, sink)
-        rows = z[..., : out.shape[-2]]
-        rows.copy_(torch.logaddexp(rows, sink))  # z from now on holds the sink too
-        ctx.scale = scale
-        given = (q, k, v) if any(ctx.needs_input_grad[:3]) else (None, None, None)
-        ctx.save_for_backward(*given, sink, bias, out, z, *random)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, sink, bias, out, total, *random = ctx.saved_tensors
-        dq = dk = dv = ds = None
-        if ctx.needs_input_grad[3]:
-            kept = total[..., : out.shape[-2]]
-            lost = -(grad.to(kept.dtype) * out.to(kept.dtype)).sum(-1) * torch.exp(sink - kept)
-            ds = lost.sum_to_size(sink.shape)
-        if any(ctx.needs_input_grad[:3]):
-            dq, dk, dv = _attend_backward(grad, q, k, v, bias, out, total, random, ctx.scale)
-        return dq, dk, dv, ds, None, None
-
-
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float
-) -> tuple[Tensor, ...]:
-    """Output (B, H, T, d), logsumexp (B, H, T, perhaps padded), and CUDA's two random states."""
-    if q.is_cpu:
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        return flash(q, k, v, attn_mask=_rank4(bias), scale=scale)
-    if _flashes(q, bias):
-        out, z, *_, seed, offset, _ = torch.ops.aten._scaled_dot_product_flash_attention(
-            q, k, v, scale=scale
-        )
-        return out, z, seed, offset
-    efficient = torch.ops.aten._scaled_dot_product_efficient_attention
-    return efficient(q, k, v, _whole(bias, q, k), True, scale=scale)
-
-
-def _flashes(q: Tensor, bias: Tensor | None) -> bool:
-    """Whether CUDA's flash attention takes these: the memory-efficient one takes all."""
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    fits = bias is None and half and q.shape[-1] <= 256
-    return fits and torch.cuda.get_device_properties(q.device).major >= 8
-
-
-_TILES = torch.cpu._is_amx_tile_supported()
-"""Without matrix tiles (AMX) the CPU's backward is half as fast again in float32 as in bfloat16."""
-
-
-def _attend_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    z: Tensor,
-    random: list[Tensor],
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if q.is_cpu:
-        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        wide = q.dtype if _TILES else z.dtype
-        given = (x.to(wide) for x in (grad, q, k, v, out))
-        mask = None if bias is None else _rank4(bias.to(wide))
-        found = backward(*given, z, 0.0, False, attn_mask=mask, scale=scale)
-        return tuple(x.to(q.dtype) for x in found)
-    if _flashes(q, bias):  # None: the offsets of sequences of unlike lengths
-        return torch.ops.aten._scaled_dot_product_flash_attention_backward(
-            grad, q, k, v, out, z, None, None, q.shape[-2], k.shape[-2],
-            0.0, False, *random, scale=scale,
-        )  # fmt: skip
-    return torch.ops.aten._scaled_dot_product_efficient_attention_backward(
-        grad, q, k, v, _whole(bias, q, k), out, z, *random, 0.0, [True, True, True, False],
-        scale=scale,
-    )[:3]  # fmt: skip
-
-
-def _rank4(bias: Tensor | None) -> Tensor | None:
-    """The CPU kernel takes masks of rank two or four."""
-    return bias[None] if bias is not None and bias.ndim == 3 else bias
-
-
-def _whole(bias: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
-    """The memory-efficient kernel takes whole masks, in rows that start at multiples of eight."""
-    if bias is None:
-        return None
-    rows = bias.expand(*bias.shape[:-1], k.shape[-2])
-    padded = F.pad(rows, (0, -k.shape[-2] % 8))[..., : k.shape[-2]]
-    return padded.expand(*q.shape[:-1], k.shape[-2])

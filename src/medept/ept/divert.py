@@ -1,4 +1,4 @@
-"""Sends calls of `scaled_dot_product_attention` to another function."""
+"""Sends a model's calls of ``scaled_dot_product_attention`` to another function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from medept.errors import EncoderError
 
 
 class Divert(TorchFunctionMode):
-    """Sends calls of scaled_dot_product_attention elsewhere."""
+    """While it is open, ``attend`` is called in place of ``scaled_dot_product_attention``.
+
+    ``torch.nn.MultiheadAttention`` calls another function, which is served as well.
+
+    >>> import torch
+    >>> with Divert(lambda query, key, value, **_: torch.zeros_like(value)):
+    ...     F.scaled_dot_product_attention(*torch.ones(3, 1, 1, 2, 4)).sum()
+    tensor(0.)
+
+    Args:
+        attend: takes and returns what ``scaled_dot_product_attention`` does.
+    """
 
     def __init__(self, attend: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -53,11 +64,11 @@ def _multi_head_attention(
     is_causal: bool = False,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Self-attention of ``torch.nn.MultiheadAttention`` on (T, B, D), attending by ``attend``."""
+    """``torch.nn.functional.multi_head_attention_forward`` for self-attention on (T, B, D)."""
     if key_padding_mask is not None or bias_k is not None or add_zero_attn or need_weights:
         raise EncoderError(
-            "nn.MultiheadAttention can be prompted without key padding, extra keys and returned "
-            "weights (need_weights=False)"
+            "nn.MultiheadAttention can be prompted only without key padding and extra keys, and "
+            "with need_weights=False"
         )
     tokens, batch, _width = query.shape
     projected = F.linear(query, in_weight, in_bias).reshape(tokens, batch, 3, heads, -1)

@@ -4,9 +4,9 @@ Import this module, and ``get_peft_model(model, EptConfig(...))``, ``save_pretra
 ``PeftModel.from_pretrained`` work for EPT as for peft's own methods, on any encoder that
 :func:`medept.attach` serves.
 
-peft registers methods through ``register_peft_method``, but asks that the method's name be a
-member of its ``PeftType`` enumeration, which it offers no way to extend. This module therefore
-adds the member ``EPT`` to it when it is imported: the one patch, in :func:`_register`.
+peft registers methods through ``register_peft_method``, but wants the method's name to be a member
+of its ``PeftType`` enumeration, and has no way to extend that. So this module adds the member
+``EPT`` when it is imported. It patches nothing else; :func:`_register` does it.
 """
 
 from __future__ import annotations
@@ -21,27 +21,34 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType, register_peft_method
 from torch import nn
 
+from medept.ept.config import EmbeddedPromptConfig
 from medept.ept.divert import Divert
-from medept.ept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
+from medept.ept.prompts import EmbeddedPrompt
 from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
 from medept.errors import SettingsError
 
 
 @dataclass
 class EptConfig(PeftConfig):
-    """peft's configuration of EPT; fields are those of ``EmbeddedPromptConfig`` that are saved.
+    """EPT's configuration in peft: the fields of ``EmbeddedPromptConfig`` that are saved.
 
-    Frozen prompts are peft's ``inference_mode``.
+    Its ``frozen`` is peft's ``inference_mode``.
+
+    >>> EptConfig(length=20, layers="9-12").prompt().chosen_layers(12)
+    [8, 9, 10, 11]
 
     Args:
-        length: see :class:`medept.ept.prompts.EmbeddedPromptConfig`, as the rest.
+        length: as in :class:`medept.ept.config.EmbeddedPromptConfig`, like the next five.
         layers: which self-attentions, counted from 1.
         way: how the prompt enters the logits.
         init: initial values.
         per_head: one prompt for each head.
-        collapsed: one number a token.
-        image_size: pixels that size the prompts; None: what the model says of itself.
-        target_modules: names of the attentions; found and filled in by ``get_peft_model``.
+        collapsed: one number per token.
+        image_size: pixels a side of the input that prompts are made for; by default what the model
+            says of itself.
+        target_modules: names of the attentions; ``get_peft_model`` finds them and fills them in.
+        exclude_modules: peft's; not used.
+        modules_to_save: peft's: other modules that are trained and saved, such as the head.
     """
 
     length: int | str = field(default="auto")
@@ -60,13 +67,25 @@ class EptConfig(PeftConfig):
         self.peft_type = PeftType.EPT
 
     def prompt(self) -> EmbeddedPromptConfig:
-        """The same as medept's own configuration."""
-        names = ("length", "layers", "way", "init", "per_head", "collapsed")
-        return EmbeddedPromptConfig(**{name: getattr(self, name) for name in names})
+        """The same as medept's own configuration.
+
+        Raises:
+            pydantic.ValidationError: as :class:`medept.ept.config.EmbeddedPromptConfig`.
+        """
+        return EmbeddedPromptConfig.model_validate(
+            {
+                "length": self.length,
+                "layers": self.layers,
+                "way": self.way,
+                "init": self.init,
+                "per_head": self.per_head,
+                "collapsed": self.collapsed,
+            }
+        )
 
 
 class EptLayer(nn.Module, BaseTunerLayer):
-    """An attention, and the prompts of each adapter for it."""
+    """An attention, and each adapter's prompt for it."""
 
     adapter_layer_names = ("ept_prompts",)
     base_layer: nn.Module
@@ -82,7 +101,7 @@ class EptLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
 
     def update_layer(self, name: str, config: EptConfig, site: AttentionSite) -> None:
-        """Add the prompts of one more adapter."""
+        """Add the prompt of one more adapter."""
         prompt = EmbeddedPrompt(
             config.prompt(), heads=site.heads, prefix=site.prefix, grid=site.grid
         )
@@ -99,7 +118,7 @@ class EptLayer(nn.Module, BaseTunerLayer):
             return self.base_layer(*args, **kwargs)
 
     def merge(self, *_: Any, **__: Any) -> None:
-        """There is no weight that a prompt inside the softmax could be merged into."""
+        """Refuse: there is no weight that a prompt inside the softmax could be merged into."""
         raise SettingsError(
             "prompts act inside the softmax and cannot become a part of the weights: keep the "
             "adapter beside the model, or unload() it"
@@ -111,13 +130,14 @@ class EptModel(BaseTuner):
 
     prefix = "ept_"
     tuner_layer_cls = EptLayer
+    _sites: dict[str, AttentionSite] | None = None
 
     def _prepare_adapter_config(self, config: EptConfig, model_config: Any) -> EptConfig:
         return config
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
         config = self.peft_config[adapter_name]
-        if not hasattr(self, "_sites"):
+        if self._sites is None:  # the first adapter, which the base class injects
             self._undo = ExitStack()
             use_sdpa(model, self._undo)
             self._sites = {s.name: s for s in find_attentions(model, config.image_size)}
@@ -146,12 +166,13 @@ class EptModel(BaseTuner):
             layer.set_adapter(adapter_name)
             setattr(parent, target_name, layer)
             target = layer
+        assert self._sites is not None, "inject_adapter has found them"
         target.update_layer(adapter_name, config, self._sites[current_key])
         if adapter_name not in self.active_adapters:
             target.ept_prompts[adapter_name].requires_grad_(False)
 
     def unload(self) -> nn.Module:
-        """The model as it was, but for modules to save, which stay as they were trained."""
+        """Give the model back as it was, except for ``modules_to_save``, which stay trained."""
         model = super().unload()
         self._undo.close()
         return model
@@ -159,7 +180,7 @@ class EptModel(BaseTuner):
     def _replace_module(
         self, parent: nn.Module, name: str, module: nn.Module, _: nn.Module
     ) -> None:
-        """Put the module itself back; peft's own gives it the weight of a linear layer."""
+        """Put the module itself back; peft's own method expects the weight of a linear layer."""
         setattr(parent, name, module)
 
 

@@ -1,178 +1,69 @@
-"""The learnable prompt of one attention layer: its shape, initial values, resizing and merging.
+"""The learnable prompt of one attention: its parameter, and how it acts, merges and is resized.
 
-Embedded Prompt Tuning (Zu et al., Medical Image Analysis 97, 2024, equation 5) puts a prompt P
-inside the softmax of a frozen attention: row i of the logits u gets the L entries of P's row i
-appended, the softmax runs over T + L entries, and the L prompt entries are dropped before the
-product with the values. With way ``concat`` the prompt acts only through
-
-    s_i = logsumexp_l p_il,        out_i = attention_i * sigmoid(logsumexp_j u_ij - s_i),
-
-so a trained prompt of any length *merges* into one logit s_i per token (:meth:`merge`), with the
-same output.
+:mod:`medept.ept.attention` has the mathematics.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
 from torch import Tensor, nn
 
-from medept.ept.attention import (
-    Kernel,
-    Way,
-    attention_weights,
-    first,
-    gates,
-    prompted_attention,
-    sink_attention,
-)
-from medept.errors import SettingsError
-
-Init = Literal["normal", "uniform", "zeros", "kaiming", "identity"]
-Layers = Annotated[
-    str | tuple[int, ...],
-    BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
-]
-"""A choice of layers, as :func:`parse_layers` reads it; a number is that layer alone."""
+from medept.ept.attention import attention_weights, gates, prompted_attention, sink_attention
+from medept.ept.config import EmbeddedPromptConfig
+from medept.ept.grid import Grid, resize_rows, similar_grid
+from medept.ept.operands import first, precise
+from medept.errors import EncoderError, SettingsError
 
 IDENTITY_GATE = 0.98
 """The gate at which ``init="identity"`` starts, for logits that are all zero."""
 
 
-class EmbeddedPromptConfig(BaseModel):
-    """What prompts to put into an encoder, and where."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    length: int | Literal["auto"] = "auto"
-    """Prompt length L, or ``auto``: a tenth of the number of tokens. Where the prompt starts near
-    0 its gate is about T / (T + L), so the length sets how far the encoder starts from itself. The
-    ways ``add`` and ``multiply`` have L = T by definition and ignore it."""
-
-    layers: Layers = "all"
-    """``all`` (EPT-deep), ``first`` (EPT-shallow), or layer numbers counted from 1: ``9-12``,
-    ``1,2,12`` or a list such as ``[9, 10, 11, 12]``."""
-
-    way: Way = "concat"
-    """How the prompt enters the logits (the paper's Figure 5): ``concat``, ``multiply_concat``,
-    ``add`` or ``multiply``."""
-
-    init: Init = "normal"
-    """Initial values. ``normal``: standard deviation 0.02 (the paper's); ``uniform``: within 0.08
-    of 0; ``zeros``; ``kaiming``: uniform with fan-in L; ``identity``: the encoder starts (almost)
-    as it was, whatever the length. Under the way ``multiply`` they are offsets from 1, so that
-    each starts near the identity."""
-
-    per_head: bool = False
-    """One prompt for each head instead of the paper's one shared by all heads."""
-
-    collapsed: bool = False
-    """Learn s_i itself, one number a token, in place of the L that it sums (``concat`` only). It
-    starts where the full form of this length would start."""
-
-    frozen: bool = False
-    """Keep the prompts at their initial values (the experiment of the paper's Table 3)."""
-
-    kernel: Kernel = Field(default="auto", exclude=True)
-    """Which attention kernel runs; ``auto`` chooses (see :mod:`medept.ept.attention`). The ways
-    ``add`` and ``multiply`` have one alone."""
-
-    @field_validator("length")
-    @classmethod
-    def _positive(cls, length: int | str) -> int | str:
-        if isinstance(length, int) and length < 1:
-            raise ValueError("the prompt length must be at least 1")
-        return length
-
-    @model_validator(mode="after")
-    def _consistent(self) -> EmbeddedPromptConfig:
-        if self.collapsed and self.way != "concat":
-            raise ValueError(f"only the way 'concat' can be collapsed, not {self.way!r}")
-        if self.init == "identity" and self.way == "multiply_concat":
-            raise ValueError(
-                "init 'identity' needs a prompt that is not scaled by the logits; "
-                "use another init with the way 'multiply_concat'"
-            )
-        return self
-
-    def chosen_layers(self, depth: int) -> list[int]:
-        """Indices, counted from 0, of the chosen layers among ``depth``."""
-        return parse_layers(self.layers, depth)
-
-
-def parse_layers(layers: Layers, depth: int) -> list[int]:
-    """Indices from 0 of layers named as ``"all"``, ``"first"``, ``"9-12"``, ``"1,3"`` or a list.
-
-    Raises:
-        InputError: if the text cannot be read, or names a layer outside 1..depth.
-    """
-    if layers == "all":
-        return list(range(depth))
-    if layers == "first":
-        return [0]
-    try:
-        numbers = list(layers) if not isinstance(layers, str) else _parse_ranges(layers)
-    except ValueError:
-        raise SettingsError(
-            f"layers {layers!r} cannot be read: use 'all', 'first', a range such as '9-12' "
-            "or a list such as '1,2,12'"
-        ) from None
-    outside = [n for n in numbers if not 1 <= n <= depth]
-    if outside or not numbers:
-        raise SettingsError(
-            f"layers {layers!r} name {outside or 'nothing'}: this encoder has layers 1 to {depth}"
-        )
-    return sorted({n - 1 for n in numbers})
-
-
-def _parse_ranges(text: str) -> list[int]:
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        numbers += range(int(first), int(last) + 1) if dash else [int(first)]
-    return numbers
-
-
 class EmbeddedPrompt(nn.Module):
-    """A prompt for one attention of T tokens, of which ``prefix`` have no place on the grid.
+    """A prompt for an attention of T tokens. It is called in place of the attention itself.
 
-    ``prompt`` is the one parameter: (T, L), or (H, T, L) per head; merged or collapsed, it holds
-    the logits s: (T,) or (H, T).
+    >>> config = EmbeddedPromptConfig(length=4, init="zeros")
+    >>> prompt = EmbeddedPrompt(config, heads=3, prefix=1, grid=(4, 4))
+    >>> q, v = torch.zeros(1, 3, 17, 8), torch.ones(1, 3, 17, 8)
+    >>> prompt(q, q, v).mean().item()  # 17 keys beside 4 prompts: 17 / 21
+    0.8095...
+    >>> prompt.prompt.shape
+    torch.Size([17, 4])
+    >>> prompt.merge()
+    >>> prompt.prompt.shape, prompt(q, q, v).mean().item()
+    (torch.Size([17]), 0.8095...)
+
+    Args:
+        config: length, way, initial values.
+        heads: H.
+        prefix: how many tokens come before the patches, such as a class token.
+        grid: rows and columns of the patches; T is ``prefix`` + rows * columns.
+
+    Attributes:
+        prompt: the only parameter, (T, L), or (H, T, L) with one prompt per head; without its last
+            dimension if it is collapsed.
+        collapsed: whether the parameter is the sinks s themselves.
+        recording: while true, each call keeps its gates and attention.
+        recorded: gates (B, H, T) of the last recorded call.
+        recorded_attention: attention (B, T, S) of that call without the prompt, mean over heads.
     """
 
     def __init__(
-        self, config: EmbeddedPromptConfig, *, heads: int, prefix: int, grid: tuple[int, int]
+        self, config: EmbeddedPromptConfig, *, heads: int, prefix: int, grid: Grid
     ) -> None:
         super().__init__()
         self.way, self.kernel = config.way, config.kernel
         self.prefix, self.grid = prefix, grid
         self.collapsed = config.collapsed
-        tokens = prefix + grid[0] * grid[1]
-        length = self._length(config, tokens)
-        values = _initial(config, (heads, tokens, length) if config.per_head else (tokens, length))
+        values = _initial_values(config, heads, tokens=prefix + grid[0] * grid[1])
         if config.collapsed:
             values = values.logsumexp(-1)
         self.prompt = nn.Parameter(values, requires_grad=not config.frozen)
         self.recording = False
         self.recorded: Tensor | None = None
         self.recorded_attention: Tensor | None = None
-
-    @staticmethod
-    def _length(config: EmbeddedPromptConfig, tokens: int) -> int:
-        if config.way in ("add", "multiply"):
-            return tokens
-        return max(1, round(tokens / 10)) if config.length == "auto" else config.length
 
     def forward(
         self,
@@ -185,9 +76,9 @@ class EmbeddedPrompt(nn.Module):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Stands in for ``torch.nn.functional.scaled_dot_product_attention``.
+        """Prompted attention, with the signature of ``scaled_dot_product_attention``.
 
-        Where there are fewer queries than keys, they are those of the first tokens.
+        Fewer queries than keys are those of the first tokens.
         """
         options: dict[str, Any] = {
             "attn_mask": attn_mask,
@@ -206,64 +97,93 @@ class EmbeddedPrompt(nn.Module):
 
     def _record(self, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         if self.way != "concat":
-            raise SettingsError(f"gates are the scaling of the way 'concat'; this is {self.way!r}")
+            raise SettingsError(
+                f"only prompts of the way 'concat' have gates; these are of the way {self.way!r}"
+            )
         sink = first(query.shape[-2], self.sink(key.shape[-2])).detach()
-        with torch.autocast(query.device.type, enabled=False):  # to look at: precisely
-            query, key = _precise(query), _precise(key)
+        with torch.autocast(query.device.type, enabled=False):
+            query, key = (x.to(precise(x)) for x in (query, key))
             self.recorded = gates(query, key, sink, **options)
             self.recorded_attention = attention_weights(query, key, **options)
 
     def sink(self, tokens: int) -> Tensor:
-        """s for an input of ``tokens`` tokens, (T,) or (H, T): all that the way ``concat`` needs.
+        """s for an input of ``tokens`` tokens, (T,) or (H, T), of the way ``concat``.
 
-        It is s that is resized, not the prompt, whose L entries have no order: so merging changes
-        nothing at any resolution.
+        For another grid it is s that is resized, not the L prompts: so a merged prompt does the
+        same at every resolution.
         """
-        s = self.prompt if self.collapsed else _sum(self.prompt)
+        s = self.prompt if self.collapsed else _logsumexp(self.prompt)
         return s if s.shape[-1] == tokens else self._resized(s[..., None], tokens)[..., 0]
 
     def gate(self, attended: Tensor, logsumexp: Tensor, tokens: int) -> Tensor:
-        """What :meth:`forward` gives, from the attention without the prompt (way ``concat``).
+        """What :meth:`forward` gives with the way ``concat``, from attention without the prompt.
 
         Args:
-            attended: its output (B, H, T, d), of the first T of ``tokens`` tokens.
-            logsumexp: of its logits, (B, H, T).
+            attended: that attention's output (B, H, T, d), of the first T of ``tokens`` tokens.
+            logsumexp: z of its logits, (B, H, T).
+            tokens: how many tokens the input has.
         """
         sink = first(attended.shape[-2], self.sink(tokens))
         return (attended * torch.sigmoid(logsumexp - sink)[..., None]).to(attended.dtype)
 
     def sized(self, tokens: int) -> Tensor:
-        """The prompt for an input of ``tokens`` tokens; ``add`` and ``multiply``: on both sides."""
+        """The prompt for an input of ``tokens`` tokens: (T, L) or (H, T, L).
+
+        For another grid its rows are resized; with ``add`` and ``multiply`` its columns too.
+        """
         prompt = self._resized(self.prompt, tokens)
         if self.way in ("add", "multiply"):
             prompt = self._resized(prompt.transpose(-1, -2), tokens).transpose(-1, -2)
         return prompt
 
     def _resized(self, rows: Tensor, tokens: int) -> Tensor:
-        """Rows (..., T, L), interpolated over the token grid if the input has another."""
         if tokens == rows.shape[-2]:
             return rows
-        new = _new_grid(self.grid, tokens - self.prefix)
-        return _resize(rows, self.prefix, self.grid, new)
+        return resize_rows(
+            rows, self.prefix, self.grid, similar_grid(self.grid, tokens - self.prefix)
+        )
+
+    @torch.no_grad()
+    def merged(self) -> Tensor:
+        """The sinks s, (T,) or (H, T): one logit per token, with the same output.
+
+        Raises:
+            InputError: for a way other than ``concat``. With ``multiply_concat`` the sink depends
+                on the image, and with ``add`` and ``multiply`` there is none.
+        """
+        if self.collapsed:
+            return self.prompt.detach()
+        if self.way != "concat":
+            raise SettingsError(
+                f"a prompt of the way {self.way!r} does not collapse to one number per token: "
+                "only 'concat' does. Save the prompt itself instead"
+            )
+        values = self.prompt.cpu() if self.prompt.is_mps else self.prompt  # MPS has no float64
+        return values.double().logsumexp(-1).to(self.prompt)
+
+    def merge(self) -> None:
+        """Replace the prompt by :meth:`merged`."""
+        self.prompt = nn.Parameter(self.merged(), requires_grad=self.prompt.requires_grad)
+        self.collapsed = True
 
     @torch.no_grad()
     def load(self, values: Tensor) -> None:
-        """Take saved values: of this prompt's own shape, or merged.
+        """Take saved values: prompts of the same shape, or merged ones.
 
-        Those of the way ``concat`` that were made for another token grid come merged, resized to
-        this one.
+        With the way ``concat`` they may come from another token grid of the same proportions. They
+        are then merged and resized to this one.
 
         Raises:
             InputError: if they were made for other heads, another length, or a grid of other
                 proportions.
         """
-        full = self.prompt.ndim + self.collapsed  # dimensions, with the length
-        known = self.way == "concat" and values.ndim in (full - 1, full)
-        if known and values.shape[full - 2] != self.prompt.shape[full - 2]:
-            values = self._from_other_grid(values if values.ndim < full else _sum(values))
-        merges = known and values.ndim < self.prompt.ndim
+        full = self.prompt.ndim + self.collapsed  # the dimensions of prompts that are not merged
+        sinks = self.way == "concat" and values.ndim in (full - 1, full)
+        if sinks and values.shape[full - 2] != self.prompt.shape[full - 2]:
+            values = self._from_other_grid(values if values.ndim < full else _logsumexp(values))
+        merges = sinks and values.ndim < self.prompt.ndim
         if values.shape != (self.prompt.shape[:-1] if merges else self.prompt.shape):
-            raise SettingsError(
+            raise EncoderError(
                 f"saved prompts of shape {tuple(values.shape)} do not fit this encoder, whose "
                 f"prompts have shape {tuple(self.prompt.shape)}"
             )
@@ -272,51 +192,28 @@ class EmbeddedPrompt(nn.Module):
         self.prompt.copy_(values)
 
     def _from_other_grid(self, s: Tensor) -> Tensor:
-        """s for this prompt's grid, from that for another."""
-        old = _new_grid(self.grid, max(0, s.shape[-1] - self.prefix))
-        if old[0] * self.grid[1] != old[1] * self.grid[0]:
-            raise SettingsError(
-                f"saved prompts of {s.shape[-1]} tokens are of no grid like the "
-                f"{self.grid[0]} x {self.grid[1]} of this encoder"
+        """Sinks for this prompt's grid, from sinks for another."""
+        rows, columns = similar_grid(self.grid, max(0, s.shape[-1] - self.prefix))
+        if rows * self.grid[1] != columns * self.grid[0]:
+            raise EncoderError(
+                f"saved prompts of {s.shape[-1]} tokens fit no grid of the proportions of this "
+                f"encoder's {self.grid[0]} x {self.grid[1]}"
             )
-        return _resize(_precise(s)[..., None], self.prefix, old, self.grid)[..., 0]
-
-    @torch.no_grad()
-    def merged(self) -> Tensor:
-        """One logit per token, (T,) or (H, T), with which the output stays the same.
-
-        Raises:
-            InputError: for a way other than ``concat``, whose prompt depends on the image
-                (``multiply_concat``) or on the pair of tokens (``add``, ``multiply``).
-        """
-        if self.collapsed:
-            return self.prompt.detach()
-        if self.way != "concat":
-            raise SettingsError(
-                f"a prompt embedded by {self.way!r} does not collapse to one number per token: "
-                "only 'concat' does. Save the prompt itself instead"
-            )
-        values = self.prompt.cpu() if self.prompt.is_mps else self.prompt  # MPS has no float64
-        return values.double().logsumexp(-1).to(self.prompt)
-
-    def merge(self) -> None:
-        """Collapse the prompt in place to :meth:`merged`."""
-        self.prompt = nn.Parameter(self.merged(), requires_grad=self.prompt.requires_grad)
-        self.collapsed = True
+        s = s.to(precise(s))
+        return resize_rows(s[..., None], self.prefix, (rows, columns), self.grid)[..., 0]
 
 
-def _sum(prompt: Tensor) -> Tensor:
-    """s of a prompt (..., T, L)."""
-    return _precise(prompt).logsumexp(-1)
+def _logsumexp(prompt: Tensor) -> Tensor:
+    """s of prompts (..., T, L)."""
+    return prompt.to(precise(prompt)).logsumexp(-1)
 
 
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _initial(config: EmbeddedPromptConfig, shape: tuple[int, ...]) -> Tensor:
-    values = torch.zeros(shape)
-    tokens, length = shape[-2:]
+def _initial_values(config: EmbeddedPromptConfig, heads: int, tokens: int) -> Tensor:
+    """Prompts (T, L) or (H, T, L) as the configuration starts them."""
+    length = max(1, round(tokens / 10)) if config.length == "auto" else config.length
+    if config.way in ("add", "multiply"):
+        length = tokens
+    values = torch.zeros((heads, tokens, length) if config.per_head else (tokens, length))
     if config.init == "normal":
         nn.init.normal_(values, std=0.02)
     elif config.init == "uniform":
@@ -327,24 +224,3 @@ def _initial(config: EmbeddedPromptConfig, shape: tuple[int, ...]) -> Tensor:
     elif config.init == "identity" and config.way == "concat":
         values += math.log(tokens / length) - math.log(IDENTITY_GATE / (1 - IDENTITY_GATE))
     return values + 1 if config.way == "multiply" else values
-
-
-def _new_grid(old: tuple[int, int], patches: int) -> tuple[int, int]:
-    """The grid of ``patches`` patches whose sides are closest in proportion to the old grid's."""
-    rows = round(math.sqrt(patches * old[0] / old[1])) if old[1] else 0
-    if rows < 1 or patches % rows:
-        raise SettingsError(
-            f"{patches} patches do not form a grid like the {old[0]} x {old[1]} that the prompts "
-            "were made for: use images of the same proportions"
-        )
-    return rows, patches // rows
-
-
-def _resize(prompt: Tensor, prefix: int, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Bicubic interpolation of (..., T, L) over the token grid; prefix rows are kept apart."""
-    head, body = prompt[..., :prefix, :], prompt[..., prefix:, :]
-    length = prompt.shape[-1]
-    image = body.reshape(-1, *old, length).permute(0, 3, 1, 2)
-    image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)
-    body = image.permute(0, 2, 3, 1).reshape(*prompt.shape[:-2], new[0] * new[1], length)
-    return torch.cat([head, body], dim=-2)

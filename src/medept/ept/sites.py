@@ -1,9 +1,8 @@
-"""Where a model attends: found by watching one forward pass, whatever library the model is from.
+"""Finds the self-attentions of a model, whichever library it is from, by one forward pass.
 
-The one thing that vision transformers of timm, transformers and open_clip share is the call of
-``scaled_dot_product_attention`` at the heart of each self-attention. A trial forward pass on a
-black image tells which module makes it, over how many tokens and heads, and what the patch
-embedding's grid is.
+All that the vision transformers of timm, transformers and open_clip have in common is that each
+self-attention calls ``scaled_dot_product_attention``. A forward pass of one black image shows which
+module calls it, over how many tokens and heads, and what grid of patches there is.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from medept.ept.grid import Grid
 from medept.errors import EncoderError
 
 SUPPORTED = (
@@ -30,23 +30,44 @@ SUPPORTED = (
 
 @dataclass(frozen=True)
 class AttentionSite:
-    """One self-attention of a model: where it is and what it attends over."""
+    """One self-attention of a model.
+
+    Attributes:
+        name: of its module within the model.
+        module: the module that calls ``scaled_dot_product_attention``.
+        heads: H.
+        tokens: T, for the image that the model was tried on.
+        prefix: how many tokens come before the patches, such as a class token.
+        grid: rows and columns of the patches; (0, 0) if the tokens form no grid.
+    """
 
     name: str
     module: nn.Module
     heads: int
     tokens: int
     prefix: int = 0
-    grid: tuple[int, int] = (0, 0)
+    grid: Grid = (0, 0)
 
 
 def find_attentions(
     model: nn.Module, image_size: int | tuple[int, int] | None = None
 ) -> tuple[AttentionSite, ...]:
-    """Every self-attention of ``model`` in order of execution, by one trial forward pass.
+    """Every self-attention of a model that can be prompted, in order of execution.
+
+    The model is left as it was.
+
+    >>> import timm
+    >>> model = timm.create_model("test_vit")  # a tiny ViT that ships with timm
+    >>> first, *_ = find_attentions(model)
+    >>> first.name, first.heads, first.tokens, first.prefix, first.grid
+    ('blocks.0.attn', 2, 101, 1, (10, 10))
+
+    Args:
+        model: what takes pixels (B, 3, H, W).
+        image_size: pixels a side, or (height, width); by default what the model says of itself.
 
     Raises:
-        InputError: if it has none that can be prompted, or takes no images.
+        InputError: if there is none, or the model takes no image of this size.
     """
     reference = next(model.parameters(), None)
     if reference is None:
@@ -54,9 +75,13 @@ def find_attentions(
     size = image_size or _own_image_size(model)
     height, width = (size, size) if isinstance(size, int) else size
     pixels = torch.zeros(1, 3, height, width, device=reference.device, dtype=reference.dtype)
-    with _Survey(model) as survey, torch.no_grad():
-        training = model.training
+    with ExitStack() as stack:
+        use_sdpa(model, stack)
+        for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
         model.eval()
+        survey = stack.enter_context(_Survey(model))
+        stack.enter_context(torch.no_grad())
         try:
             model(pixels)
         except (AttributeError, RuntimeError, TypeError, ValueError, AssertionError) as error:
@@ -64,29 +89,32 @@ def find_attentions(
                 f"{type(model).__name__} does not take an image of {height} x {width} pixels "
                 f"({error}): give its vision part, or image_size=. Supported are {SUPPORTED}"
             ) from error
-        finally:
-            model.train(training)
     if not survey.sites:
         raise EncoderError(_none_found(model))
     return tuple(_with_grid(site, survey.grids) for site in survey.sites)
 
 
-def _none_found(model: nn.Module) -> str:
-    return (
-        f"no self-attention that can be prompted was found in {type(model).__name__}. "
-        f"Supported are {SUPPORTED}"
-    )
+def use_sdpa(model: nn.Module, undo: ExitStack) -> None:
+    """Switch attentions that have a choice to ``scaled_dot_product_attention``, until ``undo``."""
+    for module in model.modules():
+        if getattr(module, "fused_attn", None) is False:  # timm
+            module.fused_attn = True  # type: ignore[assignment]
+            undo.callback(setattr, module, "fused_attn", False)
+    implementation = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if implementation not in (None, "sdpa"):  # transformers
+        model.set_attn_implementation("sdpa")  # type: ignore[operator]
+        undo.callback(model.set_attn_implementation, implementation)  # type: ignore[arg-type]
 
 
 class _Survey(TorchFunctionMode):
-    """Watches a forward pass: which module calls attention, over how many tokens and heads."""
+    """Watches a forward pass: which module calls attention, and what shapes convolutions give."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.sites: list[AttentionSite] = []
-        self.grids: list[tuple[int, int]] = []
+        self.grids: list[Grid] = []
         self._model = model
-        self._stack: list[tuple[str, nn.Module]] = []
+        self._running: list[tuple[str, nn.Module]] = []
         self._hooks = ExitStack()
 
     def __enter__(self) -> _Survey:
@@ -103,11 +131,11 @@ class _Survey(TorchFunctionMode):
         self._hooks.close()
 
     def _entering(self, name: str) -> Callable[..., None]:
-        return lambda module, _: self._stack.append((name, module))
+        return lambda module, _: self._running.append((name, module))
 
     def _leaving(self, module: nn.Module, _: Any, output: Any) -> None:
-        if self._stack:
-            self._stack.pop()
+        if self._running:
+            self._running.pop()
         if isinstance(module, nn.Conv2d) and not self.sites:
             self.grids.append(tuple(output.shape[-2:]))
 
@@ -116,7 +144,7 @@ class _Survey(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            query, key = _arguments(args, kwargs)[:2]
+            query, key = _query_and_key(*args, **kwargs)  # (B, H, T, d)
             self._found(heads=query.shape[-3], tokens=query.shape[-2], keys=key.shape[-2])
         elif func is F.multi_head_attention_forward:
             query, key = args[:2]  # (T, B, D)
@@ -125,16 +153,16 @@ class _Survey(TorchFunctionMode):
 
     def _found(self, heads: int, tokens: int, keys: int) -> None:
         if tokens == keys and tokens > 1:  # attention pooling has a single query
-            name, module = self._stack[-1]
+            name, module = self._running[-1]
             self.sites.append(AttentionSite(name, module, heads, tokens))
 
 
-def _arguments(args: tuple, kwargs: dict) -> list[Any]:
-    return [*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs)]
+def _query_and_key(query: Any, key: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+    return query, key
 
 
-def _with_grid(site: AttentionSite, grids: list[tuple[int, int]]) -> AttentionSite:
-    """Split a site's tokens into prefix and grid: the grid is the patch embedding's output."""
+def _with_grid(site: AttentionSite, grids: list[Grid]) -> AttentionSite:
+    """The site with its tokens split into prefix and grid, which a convolution has shown."""
     for rows, columns in reversed(grids):
         if 0 <= site.tokens - rows * columns <= 16:
             return replace(site, prefix=site.tokens - rows * columns, grid=(rows, columns))
@@ -162,13 +190,8 @@ def _own_image_size(model: nn.Module) -> int | tuple[int, int]:
     )
 
 
-def use_sdpa(model: nn.Module, stack: ExitStack) -> None:
-    """Switch attentions that have a choice to ``scaled_dot_product_attention``."""
-    for module in model.modules():
-        if getattr(module, "fused_attn", None) is False:
-            module.fused_attn = True  # type: ignore[assignment]
-            stack.callback(setattr, module, "fused_attn", False)
-    implementation = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    if implementation not in (None, "sdpa"):
-        model.set_attn_implementation("sdpa")  # type: ignore[operator]
-        stack.callback(model.set_attn_implementation, implementation)  # type: ignore[arg-type]
+def _none_found(model: nn.Module) -> str:
+    return (
+        f"no self-attention that can be prompted was found in {type(model).__name__}. "
+        f"Supported are {SUPPORTED}"
+    )

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from medept.ept.attach import Handle, attach_at
-from medept.ept.prompts import EmbeddedPrompt, EmbeddedPromptConfig
+from medept.ept.config import EmbeddedPromptConfig
+from medept.ept.prompts import EmbeddedPrompt
 from medept.methods.base import AdaptedEncoder, MethodSettings
 
 
@@ -27,7 +28,7 @@ class EmbeddedPromptTuning(AdaptedEncoder):
     """
 
     class Settings(EmbeddedPromptConfig, MethodSettings):
-        """Those of :class:`medept.ept.prompts.EmbeddedPromptConfig`."""
+        """Those of :class:`medept.ept.config.EmbeddedPromptConfig`."""
 
     name = "ept"
     summary = "learnable prompts inside the softmax of every attention"

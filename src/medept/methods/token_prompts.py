@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from medept.ept.prompts import Layers, parse_layers
+from medept.ept.config import Layers, parse_layers
 from medept.methods.base import AdaptedEncoder, MethodSettings
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medept.ept.attach import Handle, attach
-from medept.ept.prompts import EmbeddedPromptConfig
+from medept.ept.config import EmbeddedPromptConfig
 from medept.methods.vpt import VisualPromptTuning
 
 TOKEN_SCALE = 30

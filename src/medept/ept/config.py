@@ -1,0 +1,140 @@
+"""What prompts to put into an encoder, and into which of its layers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from medept.ept.attention import Kernel, Way
+from medept.errors import SettingsError
+
+Init = Literal["normal", "uniform", "zeros", "kaiming", "identity"]
+
+Layers = Annotated[
+    str | tuple[int, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
+]
+"""A choice of layers, as :func:`parse_layers` reads it; a single number is that layer alone."""
+
+
+class EmbeddedPromptConfig(BaseModel):
+    """What prompts to put into an encoder, and where.
+
+    >>> config = EmbeddedPromptConfig(length=20, layers="9-12")
+    >>> config.chosen_layers(depth=12)
+    [8, 9, 10, 11]
+
+    Raises:
+        pydantic.ValidationError: if a value is unknown, out of range, or does not go with another.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    length: int | Literal["auto"] = "auto"
+    """Prompt length L; ``auto`` is a tenth of the number of tokens T. Prompts that start near 0
+    start with a gate of about T / (T + L), so the length sets how far from the plain encoder
+    training starts. The ways ``add`` and ``multiply`` ignore it: there L is T."""
+
+    layers: Layers = "all"
+    """``all`` (EPT-deep), ``first`` (EPT-shallow), or layer numbers counted from 1: ``9-12``,
+    ``1,2,12`` or a list such as ``[9, 10, 11, 12]``."""
+
+    way: Way = "concat"
+    """How the prompt enters the logits (the paper's Figure 5): ``concat``, ``multiply_concat``,
+    ``add`` or ``multiply``."""
+
+    init: Init = "normal"
+    """Initial values. ``normal``: standard deviation 0.02 (the paper's); ``uniform``: from -0.08 to
+    0.08; ``zeros``; ``kaiming``: uniform with fan-in L; ``identity``: the encoder starts almost
+    unchanged, whatever the length. With the way ``multiply`` one is added to them, so that each
+    starts near the identity."""
+
+    per_head: bool = False
+    """One prompt for each head, instead of the paper's one that all heads share."""
+
+    collapsed: bool = False
+    """Learn the logsumexp of each token's L prompts, one number, in place of the prompts
+    (``concat`` only). It starts where prompts of this length would start."""
+
+    frozen: bool = False
+    """Keep the prompts at their initial values (the experiment of the paper's Table 3)."""
+
+    kernel: Kernel = Field(default="auto", exclude=True)
+    """Which attention kernel runs; ``auto`` chooses (see :mod:`medept.ept.kernels`). The ways
+    ``add`` and ``multiply`` have only one."""
+
+    @field_validator("length")
+    @classmethod
+    def _positive(cls, length: int | str) -> int | str:
+        if isinstance(length, int) and length < 1:
+            raise ValueError("the prompt length must be at least 1")
+        return length
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EmbeddedPromptConfig:
+        if self.collapsed and self.way != "concat":
+            raise ValueError(f"only the way 'concat' can be collapsed, not {self.way!r}")
+        if self.init == "identity" and self.way == "multiply_concat":
+            raise ValueError(
+                "init 'identity' needs a prompt that is not scaled by the logits: "
+                "use another init with the way 'multiply_concat'"
+            )
+        return self
+
+    def chosen_layers(self, depth: int) -> list[int]:
+        """Indices, counted from 0, of the chosen layers of an encoder with ``depth`` layers.
+
+        Raises:
+            InputError: as :func:`parse_layers`.
+        """
+        return parse_layers(self.layers, depth)
+
+
+def parse_layers(layers: Layers, depth: int) -> list[int]:
+    """Indices, counted from 0, of layers that are named by numbers counted from 1.
+
+    >>> parse_layers("2-4,12", depth=12)
+    [1, 2, 3, 11]
+    >>> parse_layers("first", depth=12)
+    [0]
+
+    Args:
+        layers: ``all``, ``first``, numbers and ranges (``9-12``, ``1,3``), or a list of numbers.
+        depth: how many layers there are.
+
+    Raises:
+        InputError: if the text cannot be read, or names a layer that does not exist.
+    """
+    if layers == "all":
+        return list(range(depth))
+    if layers == "first":
+        return [0]
+    try:
+        numbers = list(layers) if not isinstance(layers, str) else _parse_ranges(layers)
+    except ValueError:
+        raise SettingsError(
+            f"layers {layers!r} cannot be read: use 'all', 'first', a range such as '9-12' "
+            "or a list such as '1,2,12'"
+        ) from None
+    outside = [n for n in numbers if not 1 <= n <= depth]
+    if outside or not numbers:
+        raise SettingsError(
+            f"layers {layers!r} name {outside or 'nothing'}: this encoder has layers 1 to {depth}"
+        )
+    return sorted({n - 1 for n in numbers})
+
+
+def _parse_ranges(text: str) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        numbers += range(int(first), int(last) + 1) if dash else [int(first)]
+    return numbers
