@@ -47,7 +47,7 @@ from medept.encoders.load import load_encoder
 from medept.encoders.weights import RANDOM
 from medept.ept.prompts import EmbeddedPrompt
 from medept.methods import AdaptedEncoder, adapt
-from medept.training.cache import Kept
+from medept.training.cache import TensorCache
 from medept.training.device import fast_bfloat16, make_accelerator, precision_of
 from medept.training.inference import predict_logits
 from medept.training.loop import train
@@ -63,7 +63,7 @@ RECIPE = PAPER.model_copy(update={"epochs": EPOCHS, "batch_size": BATCH, "views"
 """One view is timed; the job counts ``MEDEPT.views`` of them."""
 
 
-class TimedKept(Kept):
+class TimedCache(TensorCache):
     """Knows the seconds that it took to compute what is kept."""
 
     seconds = 0.0
@@ -105,7 +105,7 @@ class Bench:
     def model(self, method: str, settings: dict[str, Any], held: bool = False) -> AdaptedEncoder:
         encoder = load_encoder(self.name, weights=RANDOM, image_size=self.pixels)
         if held and precision_of(make_accelerator(precision=self.precision)) == "bfloat16":
-            encoder.hold_in_bfloat16()
+            encoder.cast_to_bfloat16()
         return adapt(encoder, method, 2, settings)
 
     def ways(self) -> dict[str, Callable[[], dict[str, float]]]:
@@ -134,8 +134,8 @@ class Bench:
         accelerator = make_accelerator(precision=precision or self.precision)
         views = Views(self.images, model.encoder.preprocessing, crop_scale=recipe.crop_scale)
         began, cpu = time.perf_counter(), time.process_time()
-        with TimedKept() as kept:
-            history = train(model, views, self.targets, recipe, accelerator, kept=kept)
+        with TimedCache() as kept:
+            history = train(model, views, self.targets, recipe, accelerator, cache=kept)
             stored, encoding = kept.bytes, kept.seconds
         synchronise()
         whole, cpu = time.perf_counter() - began, time.process_time() - cpu
@@ -171,7 +171,7 @@ class Bench:
         views = Views(self.images, model.encoder.preprocessing, crop_scale=RECIPE.crop_scale)
         began = time.perf_counter()
         for i in range(len(views)):
-            views.random(i, 0)
+            views.random_view(i, 0)
         return (time.perf_counter() - began) / len(views)
 
 
@@ -197,7 +197,7 @@ class LoraTrainer:
         return len(self.views)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"pixel_values": self.views.random(i, 0), "labels": int(self.bench.targets[i])}
+        return {"pixel_values": self.views.random_view(i, 0), "labels": int(self.bench.targets[i])}
 
     def run(self) -> dict[str, float]:
         from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -221,7 +221,7 @@ class LoraTrainer:
             trainer.train()
             spent = (time.process_time() - cpu) / (time.perf_counter() - began)
         began = time.perf_counter()
-        pixels = torch.stack([self.views.plain(i) for i in range(len(self))])
+        pixels = torch.stack([self.views.evaluation_view(i) for i in range(len(self))])
         with torch.inference_mode():
             self.model.eval()(pixel_values=pixels.to(self.model.device))
         synchronise()

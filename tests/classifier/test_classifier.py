@@ -311,13 +311,13 @@ def test_folds_and_trials_share_the_features_of_images_as_they_are(
 ) -> None:
     pytest.importorskip("optuna")
     images, labels = tiles
-    seen, plain = [], Views.plain
+    seen, evaluation_view = [], Views.evaluation_view
 
     def noting(self: Views, index: int) -> torch.Tensor:
-        seen.append(int(self.numbers[index]))
-        return plain(self, index)
+        seen.append(int(self.indices[index]))
+        return evaluation_view(self, index)
 
-    monkeypatch.setattr(Views, "plain", noting)
+    monkeypatch.setattr(Views, "evaluation_view", noting)
     classifier = quick(method=method, tune=3).fit(images, labels)
     assert sorted(seen) == list(range(len(images))), "each is encoded once, whatever the folds"
     assert classifier.calibration_.kind == "temperature"

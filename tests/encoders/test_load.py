@@ -250,7 +250,7 @@ def test_a_checkpoint_in_half_precision_is_computed_in_float32(
     encoder = load_encoder(f"transformers:{tmp_path}")
     expected = source.float()(pixels).pooler_output
     torch.testing.assert_close(encoder(pixels), expected)
-    encoder.hold_in_bfloat16()
+    encoder.cast_to_bfloat16()
     torch.testing.assert_close(encoder(pixels), expected, rtol=0.05, atol=0.05)
 
 

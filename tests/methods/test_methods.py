@@ -164,7 +164,7 @@ def test_a_twin_has_the_same_memory_and_may_be_adapted(
 ) -> None:
     encoder = encoder if library == "timm" else transformers_encoder()
     pixels = torch.randn(2, 3, 32, 32)
-    before, twin = encoder(pixels), encoder.twin()
+    before, twin = encoder(pixels), encoder.copy_with_shared_weights()
     places = [p.data_ptr() for p in encoder.parameters()]
     assert [p.data_ptr() for p in twin.parameters()] == places
     assert twin.identity() == encoder.identity()

@@ -24,7 +24,7 @@ from medept.methods import AdaptedEncoder, adapt
 from medept.phantoms import make_phantoms, write_phantoms
 from medept.progress import duration
 from medept.training import cost
-from medept.training.device import held_memory, make_accelerator, peak_memory
+from medept.training.device import make_accelerator, memory_in_use, peak_memory
 from medept.training.recipes import make_recipe
 from medept.training.views import Views
 
@@ -39,7 +39,7 @@ def make(
     """A method on a small encoder, and ten images of 50 x 40 pixels."""
     encoder = load_encoder("vit_tiny_patch16_224", weights=RANDOM, image_size=size)
     if held:
-        encoder.hold_in_bfloat16()
+        encoder.cast_to_bfloat16()
     images = [np.zeros((50, 40, 3), np.uint8)] * 10
     return adapt(encoder, method, 2, settings), Views(images, encoder.preprocessing)
 
@@ -111,7 +111,7 @@ def test_memory_is_what_a_step_takes(method: str, micro_batch: int | None, preci
 
 
 def test_large_stores_are_said_to_be_in_a_file() -> None:
-    found = cost.Cost(seconds=100, evaluation=0.05, held=10**9, memory=10**9, stored=3 * 10**9)
+    found = cost.Cost(seconds=100, evaluation=0.05, in_use=10**9, memory=10**9, stored=3 * 10**9)
     assert str(found) == (
         "2 min, and 50 s for each 1,000 images to predict; 2.0 GB of memory, and "
         "3.0 GB in a temporary file for encoded views"
@@ -119,11 +119,11 @@ def test_large_stores_are_said_to_be_in_a_file() -> None:
 
 
 def test_what_is_held_is_memory_of_the_process() -> None:
-    size, before = 200 * 2**20, held_memory(torch.device("cpu"))
+    size, before = 200 * 2**20, memory_in_use(torch.device("cpu"))
     with mmap(-1, size) as block:  # new pages, and none that were given back and kept
         for start in range(0, size, 4096):
             block[start] = 1
-        assert held_memory(torch.device("cpu")) - before == pytest.approx(size, rel=0.1)
+        assert memory_in_use(torch.device("cpu")) - before == pytest.approx(size, rel=0.1)
     assert peak_memory() >= size
 
 

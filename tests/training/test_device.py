@@ -122,7 +122,7 @@ def test_bfloat16_is_as_good_as_float32() -> None:
 def held_for(name: str) -> Encoder:
     """A small encoder, held in bfloat16 but for what the method trains of it."""
     encoder = small_encoder()
-    encoder.hold_in_bfloat16(besides=trained_of(encoder, name))
+    encoder.cast_to_bfloat16(except_for=trained_of(encoder, name))
     return encoder
 
 
@@ -182,7 +182,7 @@ def test_dora_begins_as_the_encoder_that_is_held() -> None:
 def test_what_is_trained_is_not_to_be_held(name: str) -> None:
     encoder = held_for("linear")
     places = [p.data_ptr() for p in encoder.parameters()]
-    with pytest.raises(InputError, match=f"'{name}' trains weights that are held in bfloat16"):
+    with pytest.raises(InputError, match=f"'{name}' trains weights that are in bfloat16"):
         adapt(encoder, name, 2)
     assert [p.data_ptr() for p in encoder.parameters()] == places
     assert not any(p.requires_grad for p in encoder.parameters())
@@ -190,8 +190,8 @@ def test_what_is_trained_is_not_to_be_held(name: str) -> None:
 
 def test_a_twin_of_what_is_held_is_held_in_the_same_memory() -> None:
     encoder = held_for("linear")
-    twin = encoder.twin()
-    assert twin.held
+    twin = encoder.copy_with_shared_weights()
+    assert twin.in_bfloat16
     assert [p.data_ptr() for p in twin.parameters()] == [p.data_ptr() for p in encoder.parameters()]
 
 
@@ -268,7 +268,7 @@ def test_more_precision_is_had_from_the_encoder_that_is_loaded_again() -> None:
     assert low.info().precision == "bfloat16"
     low.set_params(precision="bfloat16")
     np.testing.assert_allclose(low.decision_function(SQUARES), expected, rtol=1e-3, atol=1e-4)
-    assert low.model_.encoder.held
+    assert low.model_.encoder.in_bfloat16
 
 
 def test_what_was_pickled_waits_for_a_device_that_is_there() -> None:

@@ -58,7 +58,7 @@ def test_features_and_logits_are_those_of_each_image_by_itself(encoder: Encoder)
 
 def test_views_give_what_their_images_give(encoder: Encoder) -> None:
     accelerator = make_accelerator("cpu", "float32")
-    part = Views(IMAGES, PREPROCESSING).part(np.array([7, 3]))
+    part = Views(IMAGES, PREPROCESSING).subset(np.array([7, 3]))
     expected = encode_images(encoder, [IMAGES[7], IMAGES[3]], accelerator)
     np.testing.assert_array_equal(encode_images(encoder, part, accelerator), expected)
 

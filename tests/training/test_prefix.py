@@ -176,7 +176,7 @@ def fitted(
 ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """What was trained, and the loss of every epoch."""
     if precision == "bfloat16":
-        encoder.hold_in_bfloat16(besides=trained_of(encoder, method, settings))
+        encoder.cast_to_bfloat16(except_for=trained_of(encoder, method, settings))
     model = adapt(encoder, method, 3, settings)
     recipe = make_recipe("medept", method, epochs=4, views=2, batch_size=4, lr=0.01)
     history = train(model, Views(IMAGES, encoder.preprocessing, crop_scale=0.5), TARGETS, recipe,
@@ -195,7 +195,7 @@ def without(shortcut: str) -> Iterator[None]:
     name, instead = {
         "prefix": ("medept.training.plan.make_plan", nothing_kept),
         "class row": ("medept.encoders.encoder.class_row_only", lambda _: nullcontext()),
-        "held": ("medept.encoders.encoder.Encoder.hold_in_bfloat16", lambda *_, **__: None),
+        "held": ("medept.encoders.encoder.Encoder.cast_to_bfloat16", lambda *_, **__: None),
         "ahead": ("medept.training.loop.ahead", lambda function, items, **_: map(function, items)),
     }[shortcut]
     with patch(name, instead):
@@ -289,15 +289,15 @@ def test_parts_of_a_set_are_trained_on_their_own_images(
     accelerator = make_accelerator("cpu", "float32")
     whole = Views(IMAGES, PREPROCESSING, crop_scale=0.5, seed=1)
 
-    def state(rows: list[int], kept: inputs.Kept) -> dict[str, torch.Tensor]:
+    def state(rows: list[int], kept: inputs.TensorCache) -> dict[str, torch.Tensor]:
         model = adapt(make_encoder("timm"), method, 3, settings)
-        train(model, whole.part(np.array(rows)), TARGETS[rows], recipe, accelerator, kept=kept)
+        train(model, whole.subset(np.array(rows)), TARGETS[rows], recipe, accelerator, cache=kept)
         return model.trained_state()
 
-    with inputs.Kept() as kept:
+    with inputs.TensorCache() as kept:
         for rows in ([5, 1, 3, 0], [2, 4, 0]):
             ours = state(rows, kept)
-            with without("prefix"), inputs.Kept() as own:
+            with without("prefix"), inputs.TensorCache() as own:
                 if method == "probe":
                     alone = Views([IMAGES[i] for i in rows], PREPROCESSING)
                     model = adapt(make_encoder("timm"), method, 3, settings)
@@ -353,7 +353,7 @@ class Bypassed(torch.nn.Module):
 def test_what_goes_past_the_blocks_is_noticed(precision: str) -> None:
     model = adapt(Encoder(Bypassed(), "bypassed", PREPROCESSING), "ept", 3)
     if precision == "bfloat16":
-        model.encoder.hold_in_bfloat16()
+        model.encoder.cast_to_bfloat16()
     with make_accelerator("cpu", precision).autocast():
         assert find_prefix(model) is None
 
@@ -379,7 +379,7 @@ def test_in_bfloat16_as_much_is_computed_once(
     library: str, method: str, settings: dict[str, Any]
 ) -> None:
     encoder = make_encoder(library)
-    encoder.hold_in_bfloat16(besides=trained_of(encoder, method, settings))
+    encoder.cast_to_bfloat16(except_for=trained_of(encoder, method, settings))
     model = adapt(encoder, method, 3, settings)
     with make_accelerator("cpu", "bfloat16").autocast():
         assert find_prefix(model) is not None
@@ -479,12 +479,14 @@ def test_the_last_block_runs_whole_where_all_tokens_are_read() -> None:
 def test_part_of_a_set_has_the_views_of_the_whole() -> None:
     preprocessing = make_encoder("timm").preprocessing
     whole = Views(IMAGES, preprocessing, crop_scale=0.5, seed=3)
-    part = whole.part(np.array([4, 1]))
+    part = whole.subset(np.array([4, 1]))
     assert len(part) == 2
-    assert part.total == len(IMAGES)
-    assert torch.equal(part.random(0, 2), whole.random(4, 2))
-    assert torch.equal(part.first(1, 3), torch.stack([whole.random(1, v) for v in range(3)]))
-    assert torch.equal(part.part().plain(1), whole.plain(1))
+    assert len(part.whole()) == len(IMAGES)
+    assert torch.equal(part.random_view(0, 2), whole.random_view(4, 2))
+    assert torch.equal(
+        part.random_views(1, 3), torch.stack([whole.random_view(1, v) for v in range(3)])
+    )
+    assert torch.equal(part.whole().evaluation_view(1), whole.evaluation_view(1))
 
 
 def test_a_view_is_what_torchvision_draws_from_its_seed() -> None:
@@ -495,10 +497,10 @@ def test_a_view_is_what_torchvision_draws_from_its_seed() -> None:
     ])  # fmt: skip
     ours = Views(IMAGES, PREPROCESSING, crop_scale=0.3, seed=4)
     for number, view in ((0, 0), (0, 1), (5, 2), (3, 3)):
-        torch.manual_seed(views._mix(4, number, view))
+        torch.manual_seed(views._combine(4, number, view))
         expected = reference(Image.fromarray(IMAGES[number]))
         torch.manual_seed(1)
-        assert torch.equal(ours.random(number, view), expected)
+        assert torch.equal(ours.random_view(number, view), expected)
 
 
 def test_folds_share_what_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,7 +567,7 @@ def test_an_image_is_decoded_once_for_all_its_views(
     read: list[int] = []
     original = views.read_image
     monkeypatch.setattr(views, "read_image", lambda one: read.append(id(one)) or original(one))
-    monkeypatch.setattr(views._Decoded, "room", 0)
+    monkeypatch.setattr(views._DecodedImages, "room", 0)
     train_once("timm", method, {})
     assert sorted(read) == sorted(map(id, IMAGES))
 
@@ -575,10 +577,11 @@ def test_an_image_that_is_not_reduced_is_kept_once(monkeypatch: pytest.MonkeyPat
     read: list[int] = []
     original = views.read_image
     monkeypatch.setattr(views, "read_image", lambda one: read.append(id(one)) or original(one))
-    ours = Views(IMAGES[:2], make_encoder("timm").preprocessing)
-    ours.plain(0), ours.random(0, 0)
-    ours.random(1, 0), ours.plain(1)
-    assert read == list(map(id, IMAGES[:2]))
+    pictures = [Image.fromarray(image) for image in IMAGES[:2]]  # arrays are not kept again
+    ours = Views(pictures, make_encoder("timm").preprocessing)
+    ours.evaluation_view(0), ours.random_view(0, 0)
+    ours.random_view(1, 0), ours.evaluation_view(1)
+    assert read == list(map(id, pictures))
     assert views.MEMORY_FOR_DECODED_IMAGES - ours._decoded.room == 2 * 3 * 40 * 40
 
 
@@ -588,13 +591,14 @@ def test_large_images_are_reduced_before_views_are_cut(monkeypatch: pytest.Monke
     y, x = np.mgrid[:1152, :1152]
     waves = np.stack([np.sin(x / 60), np.cos(y / 45), np.sin((x + y) / 70)], axis=-1)
     noise = np.random.default_rng(0).normal(0, 20, waves.shape)
-    large, small = np.clip(128 + 60 * waves + noise, 0, 255).astype(np.uint8), IMAGES[0]
+    large = Image.fromarray(np.clip(128 + 60 * waves + noise, 0, 255).astype(np.uint8))
+    small = Image.fromarray(IMAGES[0])
     ours = Views([small, large], preprocessing)
-    ours_small, ours_large = ours.first(0, 4), ours.first(1, 4)
+    ours_small, ours_large = ours.random_views(0, 4), ours.random_views(1, 4)
     assert sum(image.width for image in ours._decoded.values()) == 40 + 1152 // 18
     monkeypatch.setattr(views, "CUT_FROM", float("inf"))
     whole = Views([small, large], preprocessing)
-    assert torch.equal(ours_small, whole.first(0, 4))
-    for one, other in zip(ours_large, whole.first(1, 4), strict=True):
+    assert torch.equal(ours_small, whole.random_views(0, 4))
+    for one, other in zip(ours_large, whole.random_views(1, 4), strict=True):
         error = min((one - seen).abs().mean() for seen in (other, other.flip(-1)))
         assert error < 0.1 * one.std()

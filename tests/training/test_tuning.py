@@ -163,14 +163,14 @@ def test_frozen_prompts_of_each_trial_are_their_own(monkeypatch: pytest.MonkeyPa
     from medept.training import plan as inputs
 
     kept: dict = {}
-    original = inputs.Kept.get
+    original = inputs.TensorCache.get
 
     def noting(self, key, rows, batches):
         found = original(self, key, rows, batches)
         kept[key] = found[0].clone()
         return found
 
-    monkeypatch.setattr(inputs.Kept, "get", noting)
+    monkeypatch.setattr(inputs.TensorCache, "get", noting)
     data = make_phantoms("colon", patients=6, images_per_patient=1, size=64)
     FewShotClassifier(method="vpt", settings={"frozen": True}, epochs=1, tune=4, calibrate="none",
                       device="cpu").fit(data.images, data.labels, groups=data.groups)  # fmt: skip

@@ -25,7 +25,7 @@ from medept.evaluation.predictions import decide
 from medept.fits.adapter import AdapterInfo, save_adapter
 from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
-from medept.training.cache import Kept
+from medept.training.cache import TensorCache
 from medept.training.inference import encode_images, logits_of_features, predict_logits
 from medept.training.recipes import Recipe
 
@@ -137,7 +137,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             InputError: if an image cannot be read, or the labels leave nothing to learn.
         """
         spec = self._specification()
-        with Kept() as cache:
+        with TensorCache() as cache:
             support = SupportSet.read(X, y, groups, classes, cache)
             file = Path(checkpoint) if checkpoint else None
             self.__dict__.pop("fitted_", None)  # a fit that fails leaves nothing fitted
@@ -168,7 +168,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         members = [type(self)(**(self.get_params(deep=False) | {"seed": seed})) for seed in seeds]
         specs = [member._specification() for member in members]
-        with Kept() as cache:
+        with TensorCache() as cache:
             support = SupportSet.read(X, y, groups, classes, cache)
             for member, spec in zip(members, specs, strict=True):
                 member.fitted_ = fit(spec, support, progress=self._report, repeats=len(specs))

@@ -30,7 +30,7 @@ from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
 from medept.training.cost import estimate_cost, spent
 from medept.training.device import precision_of
-from medept.training.inference import logits_of_features, plain_features, predict_logits
+from medept.training.inference import frozen_features, logits_of_features, predict_logits
 from medept.training.loop import train
 from medept.training.tuning import FOLDS, SearchSpace, tune
 
@@ -98,10 +98,10 @@ def held_out_logits(
     with quietly():
         fitted = _trained(spec, support, rows, _untrained(spec, support, rows))
         model, accelerator = fitted.model, spec.accelerator()
-        views = support.views(model.encoder, fitted.recipe, spec.seed).part(held_out)
+        views = support.views(model.encoder, fitted.recipe, spec.seed).subset(held_out)
         if model.alters_features:
             return predict_logits(model, views, accelerator)
-        features = plain_features(model, views, accelerator, support.cache)
+        features = frozen_features(model, views, accelerator, support.cache)
         return logits_of_features(model, features)
 
 
@@ -138,7 +138,7 @@ def _trained(
     model, accelerator = fitted.model, spec.accelerator()
     history = train(
         model,
-        support.views(model.encoder, fitted.recipe, spec.seed).part(rows),
+        support.views(model.encoder, fitted.recipe, spec.seed).subset(rows),
         support.targets[rows],
         fitted.recipe,
         accelerator,
@@ -146,7 +146,7 @@ def _trained(
         seed=spec.seed,
         progress=progress,
         checkpoint=checkpoint,
-        kept=support.cache,
+        cache=support.cache,
     )
     model.zero_grad(set_to_none=True)
     if not is_finite(model.trained_state()):

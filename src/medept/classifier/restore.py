@@ -87,7 +87,7 @@ def restored_model(
         )
     encoder.preprocessing = info.encoder.preprocessing  # the library's own may have changed since
     if accelerator is not None and precision_of(accelerator) == "bfloat16":
-        encoder.hold_in_bfloat16(besides=trained_of(encoder, info.method, info.settings))
+        encoder.cast_to_bfloat16(except_for=trained_of(encoder, info.method, info.settings))
     with torch.random.fork_rng(devices=[]):  # initial values, all of which are replaced
         model = adapt(encoder, info.method, len(info.classes), info.settings)
     model.load_trained_state(state)
@@ -102,10 +102,10 @@ def in_precision(fitted: Fitted, spec: Specification, accelerator: Accelerator) 
     """
     encoder = fitted.model.encoder
     if precision_of(accelerator) == "bfloat16":
-        if not encoder.held:
-            encoder.hold_in_bfloat16(p for p in encoder.parameters() if p.requires_grad)
+        if not encoder.in_bfloat16:
+            encoder.cast_to_bfloat16(p for p in encoder.parameters() if p.requires_grad)
         return fitted.model
-    if not encoder.held:
+    if not encoder.in_bfloat16:
         return fitted.model
     state, info = fitted.model.trained_state(), fitted.info()
     return restored_model(spec.load_encoder(), state, info, "the fitted classifier", accelerator)

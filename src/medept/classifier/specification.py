@@ -85,7 +85,7 @@ class Specification:
         trained = trained_of(encoder, self.method, self.settings)
         search_may_train_others = trained and self.tune
         if precision_of(self.accelerator()) == "bfloat16" and not search_may_train_others:
-            encoder.hold_in_bfloat16(besides=trained)
+            encoder.cast_to_bfloat16(except_for=trained)
         return encoder
 
 

@@ -17,7 +17,7 @@ from medept.data.images import ImageLike, image_key
 from medept.data.labels import encode_labels
 from medept.encoders.encoder import Encoder
 from medept.errors import DataError
-from medept.training.cache import Kept
+from medept.training.cache import TensorCache
 from medept.training.recipes import Recipe
 from medept.training.views import Views
 
@@ -38,7 +38,7 @@ class SupportSet:
     targets: np.ndarray
     classes: np.ndarray
     groups: np.ndarray
-    cache: Kept
+    cache: TensorCache
     _views: Views | None = None
     _encoder: Encoder | None = None
 
@@ -49,7 +49,7 @@ class SupportSet:
         y: Any,
         groups: np.ndarray | None,
         classes: Sequence[str] | None,
-        cache: Kept,
+        cache: TensorCache,
     ) -> SupportSet:
         """Check what :meth:`medept.FewShotClassifier.fit` was given.
 
@@ -87,7 +87,7 @@ class SupportSet:
             self._encoder = spec.load_frozen_encoder()
             self._encoder.identity()
             _ = self._encoder.width
-        return self._encoder.twin()
+        return self._encoder.copy_with_shared_weights()
 
 
 def as_list(X: Sequence[ImageLike]) -> list[ImageLike]:

@@ -35,10 +35,10 @@ class Encoder(nn.Module):
         model: the library's own module.
         name: the name it was loaded by.
         preprocessing: its input size and normalisation.
-        held: whether its matrices are held in bfloat16 (:meth:`hold_in_bfloat16`).
+        in_bfloat16: whether its matrices have been cast (:meth:`cast_to_bfloat16`).
     """
 
-    held = False
+    in_bfloat16 = False
 
     def __init__(self, model: nn.Module, name: str, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class Encoder(nn.Module):
             output = pooled if pooled is not None else output.last_hidden_state[:, 0]
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
-    def hold_in_bfloat16(self, besides: Iterable[nn.Parameter] = ()) -> None:
-        """Keep the matrices of its layers in bfloat16 alone, but for those of ``besides``.
+    def cast_to_bfloat16(self, except_for: Iterable[nn.Parameter] = ()) -> None:
+        """Keep the matrices of its layers in bfloat16 alone, but for those of ``except_for``.
 
         From then on it computes in bfloat16, as autocast does and with the same outputs, to the
         bit: autocast would make the same of its weights at every pass. (Code that reads the type of
@@ -69,17 +69,17 @@ class Encoder(nn.Module):
         position embeddings stay in float32, and its fingerprint that of the weights it came with.
         """
         _ = self.fingerprint, self.width  # what is found out by trial is, in float32
-        others = {id(parameter) for parameter in besides}
+        others = {id(parameter) for parameter in except_for}
         layers = [module for module in self.modules() if isinstance(module, LAYERS)]
         for parameter in (p for layer in layers for p in layer.parameters(recurse=False)):
             matrix = parameter.dtype == torch.float32 and parameter.ndim > 1
             if matrix and id(parameter) not in others:
                 parameter.data = parameter.data.bfloat16()
-        self.held = True
+        self.in_bfloat16 = True
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """A context in which it computes in bfloat16, if it is held in it."""
-        if not self.held:
+        """A context in which it computes in bfloat16, if its matrices are in it."""
+        if not self.in_bfloat16:
             return nullcontext()
         return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
 
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
         with torch.inference_mode():
             return self(self.example()).shape[-1]
 
-    def twin(self) -> Encoder:
+    def copy_with_shared_weights(self) -> Encoder:
         """Another encoder on the same memory, which knows what this one has found out of itself.
 
         What is put into it is not put into this one; values are not to be changed in place.

@@ -127,8 +127,8 @@ class AdaptedEncoder(nn.Module):
         if any(p.requires_grad and p.dtype == torch.bfloat16 for p in encoder.parameters()):
             self.remove()
             raise EncoderError(
-                f"the method {self.name!r} trains weights that are held in bfloat16: name them "
-                "in its `own`, and keep them out of hold_in_bfloat16"
+                f"the method {self.name!r} trains weights that are in bfloat16: name them "
+                "in its `own`, and keep them out of cast_to_bfloat16"
             )
 
     def make_head(self, width: int, classes: int) -> Any:

@@ -32,7 +32,7 @@ State = Sequence[Tensor]
 """What the model goes on from: tensors (B, ...)."""
 
 
-class Kept:
+class TensorCache:
     """What was computed once, by what determines it; a context, at whose end files are removed."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Kept:
         self._files = ExitStack()
         self._stores: dict[Hashable, list[Tensor]] = {}
 
-    def __enter__(self) -> Kept:
+    def __enter__(self) -> TensorCache:
         return self
 
     def __exit__(

@@ -20,7 +20,7 @@ from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import duration
 from medept.training.cache import IN_MEMORY, State
-from medept.training.device import held_memory, peak_memory
+from medept.training.device import memory_in_use, peak_memory
 from medept.training.inference import EVALUATION_BATCH
 from medept.training.plan import make_plan
 from medept.training.recipes import Recipe
@@ -49,14 +49,14 @@ class Cost:
     Attributes:
         seconds: that it takes.
         evaluation: seconds that each image takes that is predicted afterwards.
-        held: bytes that are held already.
+        in_use: bytes that the process uses already.
         memory: bytes in which it computes, beside them.
         stored: bytes of encoded views that are kept.
     """
 
     seconds: float
     evaluation: float
-    held: int
+    in_use: int
     memory: int
     stored: int
 
@@ -64,7 +64,7 @@ class Cost:
         place = "more" if self.stored <= IN_MEMORY else "in a temporary file"
         return (
             f"{duration(self.seconds)}, and {duration(1000 * self.evaluation)} for each 1,000 "
-            f"images to predict; {(self.held + self.memory) / 1e9:.1f} GB of memory, and "
+            f"images to predict; {(self.in_use + self.memory) / 1e9:.1f} GB of memory, and "
             f"{self.stored / 1e9:.1f} GB {place} for encoded views"
         )
 
@@ -87,14 +87,14 @@ def estimate_cost(
     at_once = min(recipe.micro_batch or recipe.batch_size, recipe.batch_size, images)
     tried = at_once if accelerator.device.type == "cuda" else min(at_once, TRIED)
     pixels = encoder.example().expand(tried, -1, -1, -1)
-    held = held_memory(accelerator.device)
+    in_use = memory_in_use(accelerator.device)
     again = sum(parts - 1 for parts in folds)  # each fold trains on all images but its own part
     memory = LIBRARIES + views.decoded_bytes()
     largest, forward = _timed(lambda: _forward(encoder, pixels, accelerator))
     encoding = AT_ONCE * largest * EVALUATION_BATCH // tried
     if isinstance(model, FeatureMethod):
         once = images / tried * forward  # which folds share
-        return Cost(once, forward / tried, held, memory + encoding, 0)
+        return Cost(once, forward / tried, in_use, memory + encoding, 0)
     plan = make_plan(model, recipe, accelerator, 1 + sum(folds))
     count = min(recipe.views, recipe.epochs)
     state: State = [pixels]
@@ -113,7 +113,7 @@ def estimate_cost(
     seconds = count * once + (1 + again) * each + held_out
     moments = 3 if recipe.optimizer == "adamw" else 2  # and the gradient
     memory += max(encoding, saved * at_once // tried + 4 * moments * model.trainable_count())
-    return Cost(images / tried * seconds, forward / tried, held, memory, stored)
+    return Cost(images / tried * seconds, forward / tried, in_use, memory, stored)
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ def precision_of(accelerator: Accelerator) -> str:
     return next(name for name, mixed in MIXED.items() if mixed == accelerator.mixed_precision)
 
 
-def held_memory(device: torch.device) -> int:
+def memory_in_use(device: torch.device) -> int:
     """Bytes that this process holds: in main memory, or on a GPU, of which a new peak begins."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

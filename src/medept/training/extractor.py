@@ -59,7 +59,7 @@ class FeatureExtractor:
         accelerator = make_accelerator(device, precision)
         encoder = load_encoder(name, weights=weights, image_size=image_size)
         if precision_of(accelerator) == "bfloat16":
-            encoder.hold_in_bfloat16()
+            encoder.cast_to_bfloat16()
         return cls(encoder.to(accelerator.device), accelerator)
 
     def identity(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
-from medept.training.cache import Kept, State
+from medept.training.cache import State, TensorCache
 from medept.training.views import Views
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def pixel_batches(
         InputError: if an image cannot be read; the message names it.
     """
     if isinstance(images, Views):
-        prepare = images.plain
+        prepare = images.evaluation_view
     else:
         prepare = partial(_prepare, images, preprocessing.evaluation())
     rows = range(len(images))
@@ -122,11 +122,11 @@ def run_batches(
         yield output
 
 
-def plain_features(
+def frozen_features(
     model: AdaptedEncoder,
     views: Views,
     accelerator: Accelerator,
-    kept: Kept,
+    cache: TensorCache,
     progress: Progress = silent,
 ) -> np.ndarray:
     """The encoder's own features (n, D) of images as they are evaluated.
@@ -135,12 +135,12 @@ def plain_features(
     """
 
     def encode() -> Iterator[State]:
-        whole = encode_images(model.encoder, views.part(), accelerator, progress=progress)
+        whole = encode_images(model.encoder, views.whole(), accelerator, progress=progress)
         yield [torch.as_tensor(whole)]
 
-    key = ("plain", model.encoder_identity["sha256"], accelerator.mixed_precision)
-    (features,) = kept.get(key, views.total, encode)
-    return features[views.numbers].numpy()
+    key = ("frozen", model.encoder_identity["sha256"], accelerator.mixed_precision)
+    (features,) = cache.get(key, len(views.whole()), encode)
+    return features[views.indices].numpy()
 
 
 def encode_views(
@@ -151,7 +151,7 @@ def encode_views(
     progress: Progress,
 ) -> Iterator[State]:
     """``function`` of the first ``count`` random views, image by image, view by view."""
-    draw = partial(views.first, count=count)
+    draw = partial(views.random_views, count=count)
     threads = available_threads()
     drawn = ahead(draw, range(len(views)), threads=threads, most=2 * threads)
     batches = _batched(chain.from_iterable(drawn), EVALUATION_BATCH)

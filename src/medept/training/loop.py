@@ -21,9 +21,9 @@ from medept.data.threads import ahead
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import Progress, silent
-from medept.training.cache import Kept, State
+from medept.training.cache import State, TensorCache
 from medept.training.checkpoint import Checkpoint
-from medept.training.inference import EVALUATION_BATCH, encode_views, plain_features
+from medept.training.inference import EVALUATION_BATCH, encode_views, frozen_features
 from medept.training.plan import Inputs, open_inputs
 from medept.training.recipes import Recipe
 from medept.training.views import Views
@@ -50,7 +50,7 @@ def train(
     seed: int = 0,
     progress: Progress = silent,
     checkpoint: Checkpoint | None = None,
-    kept: Kept | None = None,
+    cache: TensorCache | None = None,
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place; returns its learning curve.
 
@@ -64,20 +64,20 @@ def train(
         groups: (n,) ids, for methods that cross-validate within the support set.
         seed: of the order of images; that of the views is in ``views``.
         checkpoint: where to go on from, and to write the state to after each epoch.
-        kept: what fits on other parts of the same set have computed already.
+        cache: what fits to other parts of the same set have computed already.
     """
     model.to(accelerator.device)
 
     def encode(function: Callable[[Tensor], State], count: int) -> Iterator[State]:
-        return encode_views(function, views.part(), count, accelerator, progress)
+        return encode_views(function, views.whole(), count, accelerator, progress)
 
     with ExitStack() as stack:
-        kept = kept or stack.enter_context(Kept())
+        cache = cache or stack.enter_context(TensorCache())
         if isinstance(model, FeatureMethod):
-            features = plain_features(model, views, accelerator, kept, progress)
+            features = frozen_features(model, views, accelerator, cache, progress)
             model.fit_features(features, targets, groups)
             return []
-        inputs = stack.enter_context(open_inputs(model, views, recipe, accelerator, kept, encode))
+        inputs = stack.enter_context(open_inputs(model, views, recipe, accelerator, cache, encode))
         wanted = torch.as_tensor(targets, device=accelerator.device)
         training = _Training(model, inputs, wanted, recipe, accelerator, seed)
         if recipe.standardise:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from medept.encoders.tensors import fingerprint
 from medept.methods import AdaptedEncoder
-from medept.training.cache import Kept, State
+from medept.training.cache import State, TensorCache
 from medept.training.prefix import Prefix, find_prefix
 from medept.training.recipes import Recipe
 from medept.training.views import Views
@@ -103,11 +103,11 @@ def open_inputs(
     views: Views,
     recipe: Recipe,
     accelerator: Accelerator,
-    kept: Kept,
+    cache: TensorCache,
     encode: Encode,
 ) -> Iterator[Inputs]:
     """What steps are fed. The encoder goes on from what is kept while this is open."""
-    plan = make_plan(model, recipe, accelerator, kept.fits)
+    plan = make_plan(model, recipe, accelerator, cache.fits)
     count = min(recipe.views, recipe.epochs)
 
     def drawn(view: int, rows: Tensor) -> State:
@@ -116,8 +116,8 @@ def open_inputs(
     def stored(keep: Callable[[Tensor], State]) -> Callable[[int, Tensor], State]:
         frozen = (model.encoder_identity["sha256"], accelerator.mixed_precision, views.seed)
         key = (plan.what, count, recipe.crop_scale, *frozen)
-        stores = kept.get(key, count * views.total, lambda: encode(keep, count))
-        return lambda view, rows: [s[count * views.numbers[rows] + view] for s in stores]
+        stores = cache.get(key, count * len(views.whole()), lambda: encode(keep, count))
+        return lambda view, rows: [s[count * views.indices[rows] + view] for s in stores]
 
     read = stored(plan.keep) if plan.keep else drawn
     with plan.resumed() as features:

@@ -1,6 +1,6 @@
-"""Images as an encoder sees them: decoded once, and random views that a seed determines.
+"""Images as an encoder sees them: decoded once, in random views that a seed determines.
 
-View v of image i is a function of (seed, i, v) alone. Every method therefore trains on the same
+Random view v of image i is a function of (seed, i, v) alone. So every method trains on the same
 views in the same order, and a view that was encoded once never has to be encoded again.
 """
 
@@ -19,21 +19,37 @@ from medept.data.images import MEMORY_FOR_DECODED_IMAGES, ImageLike, read_image
 from medept.encoders.preprocessing import Preprocessing
 
 CUT_FROM = 2.0
-"""Random views of large images are cut from a reduced one, in which the smallest crop has at least
-so many times the encoder's pixels a side: of 12 megapixels, at 224 pixels, means of 4 x 4."""
+"""Random views of a large image are cut from a reduced copy, in which the smallest crop still has
+this many times the encoder's pixels a side. At 224 pixels, a 12-megapixel image is reduced by 4."""
 
-_DRAWING = Lock()
-"""Held while a view is drawn: torchvision draws from the one generator of the process."""
+_RANDOM_STATE_LOCK = Lock()
+"""Held while a view is drawn: torchvision draws from the random generator of the whole process."""
 
 
 class Views:
-    """A sequence of images, and their views.
+    """Images, their evaluation views and their random views.
+
+    Decoded images are kept, up to 1 GiB, for those who read them next; :meth:`subset` and
+    :meth:`whole` share them.
 
     Args:
         images: paths, PIL images or arrays.
         preprocessing: the encoder's.
         crop_scale: see :class:`medept.training.recipes.Recipe`.
         seed: determines all random views.
+
+    Attributes:
+        indices: (n,) the place of each image in the whole set.
+
+    >>> square = Preprocessing(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+    >>> views = Views([np.zeros((50, 40, 3), np.uint8)] * 5, square, seed=1)
+    >>> views.evaluation_view(0).shape
+    torch.Size([3, 32, 32])
+    >>> part = views.subset(np.array([4, 2]))
+    >>> len(part), len(part.whole())
+    (2, 5)
+    >>> torch.equal(part.random_view(0, view=3), views.random_view(4, view=3))
+    True
     """
 
     def __init__(
@@ -45,89 +61,102 @@ class Views:
         seed: int = 0,
     ) -> None:
         self._images, self.seed = images, seed
-        self.numbers = torch.arange(len(images))
-        self._decoded = _Decoded()
+        self.indices = torch.arange(len(images))
+        self._decoded = _DecodedImages()
         self._evaluation = preprocessing.evaluation()
         self._training = preprocessing.training(crop_scale)
-        self._least = [CUT_FROM * side / crop_scale**0.5 for side in preprocessing.size]
+        self._least_size = [CUT_FROM * side / crop_scale**0.5 for side in preprocessing.size]
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.indices)
 
-    @property
-    def total(self) -> int:
-        """The number of images of the whole set, of which this may be a part."""
-        return len(self._images)
-
-    def part(self, rows: np.ndarray | None = None) -> Views:
-        """Some of the images, or the whole set: with the same views, decoded once for all."""
+    def subset(self, rows: np.ndarray) -> Views:
+        """Some of the images, by their rows here. Each has the same views as before."""
         part = copy(self)
-        whole = torch.arange(self.total)
-        part.numbers = whole if rows is None else self.numbers[torch.as_tensor(rows)]
+        part.indices = self.indices[torch.as_tensor(rows)]
         return part
 
+    def whole(self) -> Views:
+        """All images of the set that this is a :meth:`subset` of."""
+        whole = copy(self)
+        whole.indices = torch.arange(len(self._images))
+        return whole
+
     def decoded_bytes(self) -> int:
-        """Of decoded images that are kept in the end, if all are as large as the first."""
-        first = self._read(int(self.numbers[0]), whole=False)
-        return min(self.total * 3 * first.width * first.height, MEMORY_FOR_DECODED_IMAGES)
+        """Bytes of the decoded images that will be kept, if all are as large as the first."""
+        first = self._read(int(self.indices[0]), may_reduce=True)
+        return min(len(self._images) * _size(first), MEMORY_FOR_DECODED_IMAGES)
 
-    def plain(self, index: int) -> Tensor:
-        """The image as the encoder is evaluated on it: (3, H, W)."""
-        return self._evaluation(self._read(int(self.numbers[index]), whole=True))
+    def evaluation_view(self, row: int) -> Tensor:
+        """The image as the encoder is evaluated on it: (3, H, W).
 
-    def random(self, index: int, view: int) -> Tensor:
+        Raises:
+            InputError: if the image cannot be read; so do the other views.
+        """
+        return self._evaluation(self._read(int(self.indices[row]), may_reduce=False))
+
+    def random_view(self, row: int, view: int) -> Tensor:
         """Random view number ``view`` of the image: (3, H, W)."""
-        return self._draw(int(self.numbers[index]), [view])[0]
+        return self._draw(int(self.indices[row]), [view])[0]
 
-    def first(self, index: int, count: int) -> Tensor:
+    def random_views(self, row: int, count: int) -> Tensor:
         """The first ``count`` random views of the image, which is decoded once: (V, 3, H, W)."""
-        return torch.stack(self._draw(int(self.numbers[index]), range(count)))
+        return torch.stack(self._draw(int(self.indices[row]), range(count)))
 
     def random_batch(self, rows: Tensor, view: int) -> Tensor:
-        """That view of several images: (B, 3, H, W)."""
-        return torch.stack([self.random(i, view) for i in rows.tolist()])
+        """Random view number ``view`` of several images: (B, 3, H, W)."""
+        return torch.stack([self.random_view(row, view) for row in rows.tolist()])
 
-    def _draw(self, number: int, views: Iterable[int]) -> list[Tensor]:
-        image = self._read(number, whole=False)
-        made = []
+    def _draw(self, index: int, views: Iterable[int]) -> list[Tensor]:
+        image = self._read(index, may_reduce=True)
+        drawn = []
         for view in views:
-            with _DRAWING, torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(_mix(self.seed, number, view))
-                drawn = self._training(image)
-            made.append(drawn())
-        return made
+            with _RANDOM_STATE_LOCK, torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(_combine(self.seed, index, view))
+                make_view = self._training(image)
+            drawn.append(make_view())
+        return drawn
 
-    def _read(self, number: int, *, whole: bool) -> Image.Image:
-        image = None if whole else self._decoded.get((number, True))
+    def _read(self, index: int, *, may_reduce: bool) -> Image.Image:
+        """The decoded image, at its full size or reduced as far as random views allow."""
+        image = self._decoded.get((index, True)) if may_reduce else None
         if image is None:
-            source = self._images[number]
-            image = self._decoded.get((number, False)) or read_image(source)
-            height, width = self._least
+            source = self._images[index]
+            image = self._decoded.get((index, False)) or read_image(source)
+            height, width = self._least_size
             factor = int(min(image.height / height, image.width / width))
-            reduced = factor > 1 and not whole
+            reduced = factor > 1 and may_reduce
             if reduced:
                 image = image.reduce(factor)
-            if reduced or not isinstance(source, np.ndarray):  # else it is in memory already
-                self._decoded.keep((number, reduced), image)
+            if reduced or not isinstance(source, np.ndarray):  # an array is in memory already
+                self._decoded.keep((index, reduced), image)
         return image
 
 
-class _Decoded(dict[tuple[int, bool], Image.Image]):
-    """Decoded images by number and whether reduced, and the bytes that there is room for still."""
+class _DecodedImages(dict[tuple[int, bool], Image.Image]):
+    """Decoded images by index and whether they are reduced, as many as there is memory for.
+
+    Attributes:
+        room: bytes that may still be kept.
+    """
 
     room = MEMORY_FOR_DECODED_IMAGES
 
     def keep(self, key: tuple[int, bool], image: Image.Image) -> None:
-        """If it is not there yet, and there is room."""
-        size = 3 * image.width * image.height
-        if key not in self and size <= self.room:
+        """Keep the image if there is room, and none under this key."""
+        if key not in self and _size(image) <= self.room:
             self[key] = image
-            self.room -= size
+            self.room -= _size(image)
 
 
-def _mix(*numbers: int) -> int:
-    """One seed of several numbers."""
-    mixed = 0
+def _size(image: Image.Image) -> int:
+    """Bytes of an RGB image."""
+    return 3 * image.width * image.height
+
+
+def _combine(*numbers: int) -> int:
+    """One seed from several numbers."""
+    seed = 0
     for number in numbers:
-        mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)
-    return mixed
+        seed = (seed * 1_000_003 + number + 1) % (2**63 - 1)
+    return seed
