@@ -1,8 +1,9 @@
-"""What the pages refer to is there: files, headings, and paths of the repository."""
+"""The pages refer to what is there (files, headings, modules), and wrap at 100 columns."""
 
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,10 @@ def anchors(page: Path) -> set[str]:
     return {f"{name}-{i}" if i else name for name, last in found.items() for i in range(last + 1)}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@each_page
 def test_relative_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"[a-z]+:", link):
@@ -44,7 +48,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@each_page
 def test_files_and_modules_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in re.findall(rf"(?<![\w/])(?:{FOLDERS})/[\w./-]*", text):
@@ -53,10 +57,16 @@ def test_files_and_modules_that_are_named_exist(page: Path) -> None:
         assert resolves(name), name
 
 
+@each_page
+def test_lines_are_no_longer_than_100(page: Path) -> None:
+    """Of prose and code; a row of a table is one line, and so is an image."""
+    text = page.read_text(encoding="utf-8")
+    long = [line for line in text.splitlines() if len(line) > 100 and line[0] not in "|!"]
+    assert not long
+
+
 def resolves(name: str) -> bool:
     """Whether a dotted name is a module of medept, or something in one."""
-    from importlib import import_module
-
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         try:
