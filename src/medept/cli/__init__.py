@@ -1,4 +1,4 @@
-"""The command ``medept``: its verbs, and errors that say what to do."""
+"""The command ``medept``: runs a verb, and prints errors that say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb that makes an adapter: fit."""
+"""The verb that makes an adapter: `fit`."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ def fit(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A CSV or Parquet table with image paths and labels, a folder with one subfolder "
-            "per class (or with train and test, and these in them), or NAME:FOLDER of a data set "
-            "that `medept datasets` lists.",
+            help="A CSV or Parquet table with image paths and labels; a folder with one subfolder "
+            "per class (or with train and test folders that hold these); or NAME:FOLDER, with NAME "
+            "a data set that `medept datasets` lists.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write the adapter and its results to.")],
+    out: Annotated[Path, typer.Option(help="New folder for the adapter and its results.")],
     shots: Annotated[
         str,
         typer.Option(
             metavar="K|P%|all",
-            help="Shots per class (patients, where there is a column of them), or a share such as "
-            "20%: the rest is the test set. `all`: everything, or the `split` column's train rows.",
+            help="Shots per class (a shot is a patient if there is a column of patients, else an "
+            "image), or a percentage such as 20%; the rest is the test set. `all`: everything, or "
+            "the train rows of the `split` column.",
             rich_help_panel=SUPPORT,
         ),
     ] = "all",
@@ -56,8 +57,8 @@ def fit(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="An official support set (exp1), or a list that `medept episodes` wrote; default: "
-            "drawn by the seed.",
+            help="An official support set such as exp1, or a list that `medept episodes` wrote. By "
+            "default the support set is drawn by the seed.",
             rich_help_panel=SUPPORT,
         ),
     ] = None,
@@ -65,7 +66,7 @@ def fit(
         int,
         typer.Option(
             metavar="N",
-            help="Seed of the support set, initial values and views.",
+            help="Seed of the support set, of initial values and of augmented views.",
             rich_help_panel=SUPPORT,
         ),
     ] = 0,
@@ -76,13 +77,15 @@ def fit(
     image_size: ImageSize = None,
     method: Annotated[
         str,
-        typer.Option(metavar="NAME", help="`medept methods` lists them.", rich_help_panel=METHOD),
+        typer.Option(
+            metavar="NAME", help="Method: `medept methods` lists them.", rich_help_panel=METHOD
+        ),
     ] = "ept",
     prompt_length: Annotated[
         int | None,
         typer.Option(
             metavar="L",
-            help="Length of a prompt: the same as --set length=L.",
+            help="Length of the prompts; the same as --set length=L.",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -91,7 +94,7 @@ def fit(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A setting of the method, e.g. length=20; repeatable. `medept methods` "
+            help="A setting of the method, such as length=20; repeatable. `medept methods NAME` "
             "lists them.",
             rich_help_panel=METHOD,
         ),
@@ -100,8 +103,8 @@ def fit(
         int,
         typer.Option(
             metavar="N",
-            help="Try N settings and learning rates by cross-validation over groups inside "
-            "the support set; what is given is not searched over.",
+            help="Try N combinations of settings and learning rates, by cross-validation over "
+            "groups inside the support set. What you give is not searched over.",
             rich_help_panel=METHOD,
         ),
     ] = 0,
@@ -109,8 +112,8 @@ def fit(
         str,
         typer.Option(
             metavar="NAME",
-            help="A recipe gives every value that the options below do not: medept, or paper "
-            "(Zu et al. 2024).",
+            help="How to train: medept, or paper (Zu et al. 2024). The options below replace parts "
+            "of it.",
             rich_help_panel=TRAINING,
         ),
     ] = "medept",
@@ -118,8 +121,8 @@ def fit(
         int | None,
         typer.Option(
             metavar="N",
-            help="Passes over the support set; by the recipe medept the first half of them train "
-            "the head alone (--set-recipe head_first=0: none).",
+            help="Passes over the support set. In the recipe medept the first half of them train "
+            "the head alone (none do with --set-recipe head_first=0).",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -134,7 +137,7 @@ def fit(
         float | None,
         typer.Option(
             metavar="X",
-            help="Learning rate inside the encoder (prompts).",
+            help="Learning rate of what is trained inside the encoder, such as prompts.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -145,7 +148,7 @@ def fit(
             metavar="NAME=VALUE",
             help="Another part of the recipe: optimizer, warmup, weight_decay, "
             "encoder_weight_decay, head_first, crop_scale, views, standardise, or micro_batch "
-            "(images at once); repeatable.",
+            "(images computed at once); repeatable.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -153,9 +156,9 @@ def fit(
         Literal["temperature", "vector", "isotonic", "none"],
         typer.Option(
             metavar="KIND",
-            help="How logits become probabilities: temperature, vector, isotonic or none. Fitted "
-            "by cross-validation inside the support set, which takes as long again as training "
-            "(twice, where the encoder stays as it is).",
+            help="How to calibrate probabilities: temperature, vector, isotonic or none. It is "
+            "fitted by cross-validation inside the support set, which takes as long as training "
+            "does (twice as long for methods that leave the encoder unchanged).",
             rich_help_panel=TRAINING,
         ),
     ] = "temperature",
@@ -163,7 +166,7 @@ def fit(
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
-    """Fit an adapter to labelled images, and evaluate it on images kept apart."""
+    """Fit an adapter to labelled images, and evaluate it on held-out ones."""
     from medept.classifier.classifier import FewShotClassifier
     from medept.data.sources import official_list, open_dataset
     from medept.episodes.draw import read_shots

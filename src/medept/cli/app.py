@@ -1,4 +1,4 @@
-"""The application that the verbs register with, and how its help groups them."""
+"""The application that verbs register with, and the groups its help shows them in."""
 
 from __future__ import annotations
 

@@ -34,49 +34,56 @@ def bench(
     suite: Annotated[
         str,
         typer.Argument(
-            metavar="SUITE", help="A suite's YAML file, or the name of one: --list shows them."
+            metavar="SUITE", help="YAML file of a suite, or the name of one: --list shows them."
         ),
     ] = "quick",
     out: Annotated[
-        Path, typer.Option(help="Folder of runs and results; continued if it is there.")
+        Path, typer.Option(help="Folder of runs and results; resumed if it exists.")
     ] = Path("medept-bench"),
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=DATA", help="A data set: adds to, or fills in, the suite's."),
+        typer.Option(
+            metavar="NAME=DATA",
+            help="A data set: where one of the suite's is, or one more; repeatable.",
+        ),
     ] = None,
     *,
     columns: Columns,
-    encoder: Annotated[str | None, typer.Option(help="Instead of the suite's encoders.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder to use instead of the suite's.")
+    ] = None,
     encoder_weights: Weights = None,
     image_size: ImageSize = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", metavar="NAME", help="Only this of the suite's methods; repeatable."
+            "--method", metavar="NAME", help="Run only this method of the suite; repeatable."
         ),
     ] = None,
     episodes: Annotated[
         int | None,
-        typer.Option(min=1, help="Only the first N of the suite's support sets.", metavar="N"),
+        typer.Option(min=1, help="Run only the first N support sets of the suite.", metavar="N"),
     ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A field of the suite, e.g. shots=[1,5]; repeatable.",
+            help="Replace a field of the suite, as in shots=[1,5]; repeatable.",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time; default: as many as fit.")
+        int | None, typer.Option(min=1, help="Runs at a time. Default: as many as fit.")
     ] = None,
     cores: Annotated[int, typer.Option(min=1, help="CPU cores per run.")] = 1,
     gpus: Annotated[
         float | None,
-        typer.Option(min=0, help="GPUs per run, 0.25 for four on one; default: 1 if there is any."),
+        typer.Option(
+            min=0, help="GPUs per run; 0.25 puts four on one. Default: 1 if there is any."
+        ),
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster; default: this machine.")
+        str | None, typer.Option(help="Address of a Ray cluster. Default: this machine.")
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed runs again.")] = False,
     show: Annotated[
@@ -84,9 +91,9 @@ def bench(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a benchmark: data sets, methods, shots, episodes; resumable; on one machine or many.
+    """Run a benchmark over data sets, methods, shots and episodes, on one machine or many.
 
-    Exit code 1 where a run failed.
+    If it is stopped, the same command resumes. The exit code is 1 if a run failed.
     """
     from medept.benchmark.run import DataSpec
     from medept.benchmark.suite import read_suite, shipped_names
@@ -108,7 +115,9 @@ def bench(
     if "data" in changes:
         raise SettingsError("--set data=...: name a data set with --data NAME=DATA")
     if not named and any(columns.values()):
-        raise SettingsError("columns and --image-root are of data that --data NAME=DATA names")
+        raise SettingsError(
+            "columns and --image-root describe data given with --data NAME=DATA: give that too"
+        )
     changes["data"] = {n: of_tables.model_copy(update={"path": p}) for n, p in named.items()}
     if encoder:
         changes["encoders"] = [{"name": encoder}]
@@ -140,7 +149,7 @@ def bench(
         notes.print(
             f"{len(failed)} of {len(rows)} runs failed, the first of them {first['label']} on "
             f"{first['data']}: {first['error'].splitlines()[-1]}\nTracebacks are in the "
-            f"column error of {out}/results.parquet. --retry does these runs again.",
+            f"column `error` of {out}/results.parquet. --retry runs them again.",
             markup=False,
         )
         raise typer.Exit(1)
@@ -149,16 +158,18 @@ def bench(
 @app.command(rich_help_panel=COMPARE)
 @with_columns
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `fit` or `bench` wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder that `fit` or `bench` wrote.")
+    ],
     data: Annotated[
         Path | None,
-        typer.Argument(metavar="DATA", help="Data of a fit, for small pictures of its images."),
+        typer.Argument(metavar="DATA", help="The data of a fit, to show some of its images."),
     ] = None,
     *,
     columns: Columns,
     as_json: Json = False,
 ) -> None:
-    """Write DIR/report.html: of a fit (again), or of a benchmark, with its tables and figures."""
+    """Write DIR/report.html: the page of a fit, again, or the tables and figures of a benchmark."""
     from medept.benchmark.page import write_benchmark
     from medept.data.sources import open_dataset
     from medept.report.fit_page import write_fit_page
@@ -184,22 +195,22 @@ def analyse(
         list[str],
         typer.Argument(
             metavar="MODEL... DATA",
-            help="Adapters' folders or encoders' names, and last the data, as for `fit`.",
+            help="Folders of adapters or names of encoders; then the data, as for `fit`.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write tables and figures to.")],
+    out: Annotated[Path, typer.Option(help="New folder for tables and figures.")],
     of_class: Annotated[
         str | None,
-        typer.Option("--class", help="Class of figure 2 (a) and (b); default: the largest."),
+        typer.Option("--class", help="Class in figure 2 (a) and (b). Default: the largest."),
     ] = None,
     embedding: Annotated[
-        Literal["tsne", "pca"], typer.Option(help="How figure 2 (b) and (c) are projected.")
+        Literal["tsne", "pca"], typer.Option(help="Projection of figure 2 (b) and (c).")
     ] = "tsne",
     separate: Annotated[
-        bool, typer.Option("--separate", help="A projection for each panel, as in the paper.")
+        bool, typer.Option("--separate", help="Project each panel separately, as in the paper.")
     ] = False,
     images: Annotated[
-        int, typer.Option(min=10, help="At most N images, drawn at random.", metavar="N")
+        int, typer.Option(min=10, help="Use at most N images, drawn at random.", metavar="N")
     ] = 1000,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Seed of the draw and the projection.")
@@ -208,9 +219,9 @@ def analyse(
     columns: Columns,
     as_json: Json = False,
 ) -> None:
-    """How features of a class lie together, before and after tuning, and what prompts turn down.
+    """Compare features before and after adapting, and show which patches prompts turn down.
 
-    Adapters of one method count as episodes of it. Images that an adapter was fitted to, and
+    Adapters of the same method count as its episodes. Images that an adapter was fitted to, and
     others of their groups, are left out.
     """
     from medept.analysis import analyse as look_into
@@ -256,11 +267,11 @@ def analyse(
 @app.command(rich_help_panel=COMPARE)
 def methods(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One method: what its settings mean.")
+        str | None, typer.Argument(metavar="NAME", help="Explain the settings of this method.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Names that --method takes, their settings, rates, and what --tune searches over."""
+    """List methods, with their settings, learning rates and what --tune searches over."""
     from medept.methods import METHODS, find_method
     from medept.training.recipes import make_recipe
 
@@ -286,14 +297,14 @@ def methods(
         "method",
         "what is trained",
         "settings (--set NAME=VALUE)",
-        "optimiser; rates: head, encoder",
+        "optimiser; learning rates: head, encoder",
     )
     for name, method in known.items():
         settings = ", ".join(f"{k}={v}" for k, v in method.Settings().model_dump().items())
         optimiser, *rates = _learning(method).values() or [""]
         table.add_row(name, method.summary, settings, f"{optimiser} {', '.join(rates)}")
     results.print(table)
-    notes.print("medept methods NAME says what the settings of one mean.")
+    notes.print("medept methods NAME explains the settings of one.")
 
 
 def _show_method(method: type[AdaptedEncoder]) -> None:
@@ -312,7 +323,7 @@ def _show_method(method: type[AdaptedEncoder]) -> None:
 
 
 def _learning(method: type[AdaptedEncoder]) -> dict[str, str]:
-    """Its optimiser and rates by default; nothing where it has none."""
+    """The default optimiser and learning rates; nothing for a method that has none."""
     from medept.training.recipes import make_recipe
 
     recipe = make_recipe("medept", method.name)
@@ -321,7 +332,7 @@ def _learning(method: type[AdaptedEncoder]) -> dict[str, str]:
 
 
 def _plain(docstring: str | None) -> str:
-    """A docstring without its markup, a line a paragraph."""
+    """A docstring without its markup, each paragraph on one line."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"\1", cleandoc(docstring or "")).replace("``", "")
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
@@ -331,12 +342,12 @@ def encoders(
     pattern: Annotated[
         str,
         typer.Argument(
-            metavar="PATTERN", help="Show timm names with this in them, `*` for any text."
+            metavar="PATTERN", help="Show timm names that contain this; `*` stands for any text."
         ),
     ] = "vit_*",
     as_json: Json = False,
 ) -> None:
-    """List encoders: the embedded one, and timm's by name.
+    """List encoders: the embedded one and those of timm.
 
     --encoder also takes transformers:NAME, transformers:FOLDER and open_clip:NAME.
     """

@@ -1,4 +1,4 @@
-"""What the verbs print: notes and progress on standard error, results on standard output."""
+"""Printing: notes and progress go to standard error, results to standard output."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 results = Console(highlight=False, markup=False)
 
 ESTIMATED_OVER = 3600.0
-"""Seconds that the speed of progress is measured over: steps of a benchmark may take minutes."""
+"""Seconds over which speed is averaged for the time left: a benchmark's step may take minutes."""
 
 SECONDS_BETWEEN_LINES = 60.0
-"""Between lines of progress where there is no terminal to draw bars on."""
+"""Between two lines of progress, where there is no terminal to draw bars on."""
 
 
 class Notes(logging.Handler):
-    """Log records as notes, a line each."""
+    """Prints log records as notes, one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one."""
@@ -43,7 +43,7 @@ class Notes(logging.Handler):
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong with the input, and exit with code 2."""
+    """Print what is wrong with the input, and exit with code 2."""
     notes.print(Text.assemble(("error:", "bold red"), f" {with_options(message)}"))
     raise SystemExit(2)
 
@@ -86,12 +86,12 @@ def _options(verb: str) -> dict[str, str]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
+    """Print one JSON object on standard output."""
     sys.stdout.write(json.dumps(value) + "\n")
 
 
 def print_metrics(evaluation: Evaluation) -> None:
-    """The metrics as a table, undefined classes below it."""
+    """Print metrics as a table, with notes on what is undefined below it."""
     from medept.report.model_card import HEAD, metric_rows, undefined_notes
 
     table = Table(*HEAD)
@@ -104,7 +104,7 @@ def print_metrics(evaluation: Evaluation) -> None:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Tell whoever stops the work (Ctrl-C) that nothing is lost."""
+    """On Ctrl-C, say that the same command resumes."""
     try:
         yield
     except KeyboardInterrupt:
@@ -114,10 +114,10 @@ def resumable() -> Iterator[None]:
 
 @contextmanager
 def progress_bars() -> Iterator[Report]:
-    """Progress bars with an estimate of the time left, on standard error.
+    """Progress bars on standard error, with an estimate of the time left.
 
-    Where that is no terminal, such as the log of a job that runs in the background, there is a
-    line a minute instead. Of several processes the first alone reports.
+    Where standard error is not a terminal, as in a background job, a line is printed every minute
+    instead. Of several processes only the first reports.
     """
     if not is_main_process():
         yield silent

@@ -1,4 +1,4 @@
-"""Verbs about data: look at it, draw it, cut it, share support sets of it."""
+"""Verbs about data: check it, make it, shrink it, tile it, share support sets of it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from medept.files import refuse_folder
 def check(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Table or folder, as for `fit`.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write check.html and findings.csv to.")
+        Path | None, typer.Option(help="New folder for check.html and findings.csv.")
     ] = None,
     *,
     columns: Columns,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Look for data leakage and suspect labels: duplicates, patients on both sides of a split.
+    """Look for duplicates, patients on both sides of a split, and suspect labels.
 
-    Exit code 1 if anything would inflate a result, or an image cannot be read.
+    The exit code is 1 if anything would inflate a result, or if an image cannot be read.
     """
     from medept.data.sources import open_dataset
     from medept.report import check_page
@@ -53,7 +53,7 @@ def check(
 
 @app.command(rich_help_panel=DATA)
 def datasets(as_json: Json = False) -> None:
-    """List the data sets that are known by name: NAME:FOLDER stands wherever data is read."""
+    """List the data sets that medept knows: NAME:FOLDER stands for one wherever data is read."""
     from medept.data.sources import SOURCES
 
     if as_json:
@@ -66,18 +66,22 @@ def datasets(as_json: Json = False) -> None:
 @app.command(rich_help_panel=DATA)
 @with_columns
 def episodes(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="What `fit` takes.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the lists to; must not exist.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Table or folder, as for `fit`.")],
+    out: Annotated[Path, typer.Option(help="New folder for the lists.")],
     shots: Annotated[
         list[str] | None,
-        typer.Option(metavar="K", help="Shots per class; repeatable. Default: 1, 5 and 10."),
+        typer.Option(
+            metavar="K", help="Shots per class, as for `fit`; repeatable. Default: 1, 5 and 10."
+        ),
     ] = None,
-    count: Annotated[int, typer.Option("--episodes", min=1, help="Support sets of each.")] = 5,
+    count: Annotated[
+        int, typer.Option("--episodes", min=1, help="Support sets for each number.")
+    ] = 5,
     *,
     columns: Columns,
     as_json: Json = False,
 ) -> None:
-    """Draw support sets and write them as lists that others can use: fit --episode LIST."""
+    """Draw support sets, and write them as lists for `fit --episode LIST`."""
     from medept.data.sources import open_dataset
     from medept.episodes.draw import read_shots, write_episodes
 
@@ -94,15 +98,15 @@ def episodes(
 @app.command(rich_help_panel=DATA)
 def phantoms(
     task: Annotated[str, typer.Argument(metavar="TASK", help="colon, chest or endo.")],
-    out: Annotated[Path, typer.Option(help="Folder to write images and labels.csv to.")],
-    patients: Annotated[int, typer.Option(help="How many patients.")] = 60,
+    out: Annotated[Path, typer.Option(help="New folder for the images and labels.csv.")],
+    patients: Annotated[int, typer.Option(help="Number of patients.")] = 60,
     images_per_patient: Annotated[int, typer.Option(help="Images per patient.")] = 4,
     size: Annotated[int, typer.Option(help="Pixels per side.")] = 96,
-    difficulty: Annotated[float, typer.Option(help="From 0 (easy) to 1.")] = 0.35,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same bytes.")] = 0,
+    difficulty: Annotated[float, typer.Option(help="From 0 (easy) to 1 (hard).")] = 0.35,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same images.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a synthetic data set with patients, to try things on."""
+    """Make a synthetic data set, with patients, to try things out on."""
     from medept.phantoms import make_phantoms, write_phantoms
 
     data = make_phantoms(
@@ -126,18 +130,19 @@ def phantoms(
 @app.command(rich_help_panel=DATA)
 @with_columns
 def shrink(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="What `fit` takes.")],
-    out: Annotated[Path, typer.Option(help="Folder to write small images and labels.csv to.")],
-    pixels: Annotated[int, typer.Option(help="Along an image's shorter side, at most.")] = 512,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Table or folder, as for `fit`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the small images and labels.csv.")],
+    pixels: Annotated[int, typer.Option(help="Largest length of an image's shorter side.")] = 512,
     *,
     columns: Columns,
     as_json: Json = False,
 ) -> None:
-    """Copy a data set with small images, which are read fast; run it again to go on after a stop.
+    """Copy a data set with small images, which are read faster.
 
     Whatever the files were (DICOM, 16-bit, photographs), the copies are 8-bit RGB PNG files, as
-    medept would have read them. Their table has the columns image, label, and where there are any
-    group (such as patients) and split; others are left out.
+    medept would have read them. Their table has the columns image and label, and group (such as
+    patients) and split if the data have them; other columns are left out. If it is stopped, the
+    same command resumes.
     """
     from medept.data.shrink import write_shrunk
     from medept.data.sources import open_dataset
@@ -157,19 +162,24 @@ def shrink(
 @app.command(rich_help_panel=DATA)
 def tiles(
     slides: Annotated[list[Path], typer.Argument(metavar="SLIDES", help="Whole-slide files.")],
-    out: Annotated[Path, typer.Option(help="Folder to write tiles and their tables to.")],
-    size: Annotated[int, typer.Option(help="Pixels along a tile's side.")] = 224,
+    out: Annotated[Path, typer.Option(help="Folder for the tiles and their tables.")],
+    size: Annotated[int, typer.Option(help="Pixels along the side of a tile.")] = 224,
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
     slide_mpp: Annotated[
         float | None,
-        typer.Option(help="Micrometres per pixel of the finest level; default: what it says."),
+        typer.Option(
+            help="Micrometres per pixel at the slide's finest level. Default: as the slide states."
+        ),
     ] = None,
-    tissue: Annotated[float, typer.Option(help="Least share of tissue in a tile, 0 to 1.")] = 0.25,
+    tissue: Annotated[
+        float, typer.Option(help="Smallest fraction of tissue in a tile, 0 to 1.")
+    ] = 0.25,
     as_json: Json = False,
 ) -> None:
-    """Cut the tissue of whole slides into tiles; run it again to go on after a stop.
+    """Cut the tissue of whole slides into tiles.
 
-    Each slide gets a table, SLIDE.csv; several get slides.csv too, with the tiles of all.
+    Each slide gets a table, SLIDE.csv; several slides also get slides.csv, with the tiles of all.
+    If it is stopped, the same command resumes.
     """
     from medept.data.slides import write_slides
 

@@ -25,7 +25,8 @@ EncoderName = Annotated[
     typer.Option(
         "--encoder",
         metavar="NAME",
-        help="`embedded`, a timm name (`medept encoders`), transformers:NAME or open_clip:NAME.",
+        help="`embedded`, a timm name (`medept encoders` lists them), transformers:NAME, "
+        "transformers:FOLDER or open_clip:NAME.",
         rich_help_panel=ENCODER,
     ),
 ]
@@ -34,7 +35,8 @@ Weights = Annotated[
     typer.Option(
         "--encoder-weights",
         metavar="FILE",
-        help="Local .safetensors file; default: the encoder's own, or those of the hub.",
+        help="Local .safetensors file. Default: the embedded encoder's own weights, or those "
+        "of the Hugging Face hub.",
         rich_help_panel=ENCODER,
     ),
 ]
@@ -43,25 +45,31 @@ ImageSize = Annotated[
     typer.Option(
         "--image-size",
         metavar="PIXELS",
-        help="Height and width of the input, for `embedded` and timm; default: the encoder's own.",
+        help="Height and width of the input, for `embedded` and timm. Default: the encoder's own.",
         rich_help_panel=ENCODER,
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option(metavar="NAME", help="auto, cpu, cuda or mps.", rich_help_panel=MACHINE),
+    typer.Option(
+        metavar="NAME",
+        help="auto (a GPU if there is one), cpu, cuda or mps.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 Precision = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="auto, float32, bfloat16 or float16.", rich_help_panel=MACHINE
+        metavar="NAME",
+        help="auto (bfloat16 where that is fast, else float32), float32, bfloat16 or float16.",
+        rich_help_panel=MACHINE,
     ),
 ]
 ImageColumn = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Column of image paths; default: found by its name (image, path, file, ...).",
+        help="Column of image paths. Default: found by its name (image, path, file, ...).",
         rich_help_panel=COLUMNS,
     ),
 ]
@@ -69,7 +77,8 @@ LabelColumn = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Column of labels (label, class, ...), or several of 0 and 1 joined by commas.",
+        help="Column of labels, or several columns of 0 and 1 separated by commas. Default: found "
+        "by its name (label, class, ...).",
         rich_help_panel=COLUMNS,
     ),
 ]
@@ -77,8 +86,8 @@ GroupColumn = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Column of patients, studies or lesions (patient, study, ...): never on both sides "
-        "of a split.",
+        help="Column of patients, studies or lesions; none of these is ever on both sides of a "
+        "split. Default: found by its name (patient, study, ...).",
         rich_help_panel=COLUMNS,
     ),
 ]
@@ -86,7 +95,7 @@ ImageRoot = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Folder that holds all images, which their paths are relative to; default: the "
+        help="Folder that image paths are relative to, and that holds all images. Default: the "
         "table's folder.",
         rich_help_panel=COLUMNS,
     ),
@@ -94,16 +103,16 @@ ImageRoot = Annotated[
 SubmissionFormat = Annotated[
     Literal["medfmc"] | None,
     typer.Option(
-        "--format", help="medfmc: the challenge's submission files, of medfmc-TASK:FOLDER."
+        "--format", help="medfmc: the challenge's submission files, for medfmc-TASK:FOLDER."
     ),
 ]
 AdapterFolder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="What `medept fit --out` wrote.")
+    Path, typer.Argument(metavar="DIR", help="Folder that `medept fit --out` wrote.")
 ]
 
 
 Columns = dict[str, Any]
-"""What :func:`medept.data.sources.open_dataset` is told of a table: what these options gave."""
+"""The options below as given, by name: arguments of :func:`medept.data.sources.open_dataset`."""
 
 TABLE_OPTIONS = {
     "label_column": LabelColumn,
@@ -114,7 +123,7 @@ TABLE_OPTIONS = {
 
 
 def with_columns(verb: Callable[..., None]) -> Callable[..., None]:
-    """A verb that takes the options of a table, and is given them together, as ``columns``."""
+    """Give a verb the options of a table, and pass them to it together as ``columns``."""
 
     @wraps(verb)
     def taking_each(**given: Any) -> None:
@@ -133,7 +142,7 @@ def with_columns(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_pairs(option: str, pairs: list[str]) -> dict[str, str]:
-    """NAME=VALUE pairs of an option that may be given several times."""
+    """Read the NAME=VALUE pairs of a repeatable option."""
     found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -147,7 +156,7 @@ def read_pairs(option: str, pairs: list[str]) -> dict[str, str]:
 
 
 def read_settings(option: str, pairs: list[str]) -> dict[str, Any]:
-    """The same, with values as JSON where they read as that, and else as text."""
+    """The same, with values parsed as JSON where they are JSON, else as text."""
     settings: dict[str, Any] = {}
     for name, value in read_pairs(option, pairs).items():
         try:

@@ -1,4 +1,4 @@
-"""Verbs that use an adapter, or the encoder as it came; and the demo."""
+"""Verbs that use an adapter or an unadapted encoder, and the demo."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ def predict(
         list[Path],
         typer.Argument(metavar="IMAGES", help="Image files, folders of them, or tables."),
     ],
-    out: Annotated[Path, typer.Option(help="File to write, .csv or .parquet: one row per image.")],
+    out: Annotated[
+        Path, typer.Option(help="File to write, .csv or .parquet, with one row per image.")
+    ],
     skip_unreadable: Annotated[
         bool,
         typer.Option(
             "--skip-unreadable",
-            help="Leave out images that cannot be read, with a warning for each; without it the "
+            help="Leave out images that cannot be read, with a warning for each. Without this, the "
             "first of them is an error.",
         ),
     ] = False,
@@ -58,7 +60,7 @@ def predict(
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
-    """Probabilities of each class for new images."""
+    """Predict the probability of each class for new images."""
     from medept.data.find_images import find_images
     from medept.workflows.predict import predict as predict_images
     from medept.workflows.submissions import predict_submission
@@ -86,11 +88,13 @@ def evaluate(
     adapter: AdapterFolder,
     data: Annotated[
         list[Path],
-        typer.Argument(metavar="DATA", help="What `fit` takes; with --format, submission files."),
+        typer.Argument(
+            metavar="DATA", help="Labelled data, as for `fit`; with --format, submission files."
+        ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write metrics.json, predictions.csv and report.html to."),
+        typer.Option(help="New folder for metrics.json, predictions.csv and report.html."),
     ] = None,
     form: SubmissionFormat = None,
     *,
@@ -100,12 +104,12 @@ def evaluate(
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
-    """Metrics of an adapter on labelled images that it was not fitted to.
+    """Evaluate an adapter on labelled images that it was not fitted to.
 
-    Its support images are left out, and other images of their patients if there is a column of
-    these; if there is a split column, all but its test rows are left out as well.
+    Its support images are left out, and so are other images of their patients if there is a column
+    of patients. If there is a split column, only its test rows are used.
 
-    With --format medfmc, of submission files: medept evaluate medfmc-colon:FOLDER FILES...
+    To evaluate submission files: medept evaluate medfmc-colon:FOLDER FILES... --format medfmc
     """
     from medept.data.sources import open_dataset
     from medept.workflows.evaluate import evaluate_unseen
@@ -149,12 +153,12 @@ def embed(
     out: Annotated[
         Path,
         typer.Option(
-            help="File to write: .csv or .parquet, which name each row's image, or .npy, rows in "
-            "the same order (as given, a folder's images by name)."
+            help="File to write. .csv and .parquet name the image of each row; .npy has the rows "
+            "in the same order: as given, a folder's images sorted by name."
         ),
     ],
     adapter: Annotated[
-        Path | None, typer.Option(help="Features as adapted by this fit, not as they came.")
+        Path | None, typer.Option(help="Use the encoder as adapted by this fit.")
     ] = None,
     image_column: ImageColumn = None,
     image_root: ImageRoot = None,
@@ -165,7 +169,7 @@ def embed(
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
-    """Features of images: one row per image."""
+    """Write the features of images, one row per image."""
     from medept.data.find_images import find_images
     from medept.training.extractor import FeatureExtractor
     from medept.workflows.predict import embed as embed_images
@@ -195,7 +199,7 @@ def embed(
 
 @app.command(rich_help_panel=ADAPT)
 def info(adapter: AdapterFolder, as_json: Json = False) -> None:
-    """What an adapter is: encoder, classes, method, settings, how it was trained."""
+    """Describe an adapter: its encoder, classes, method and settings, and how it was trained."""
     from medept.fits.adapter import read_info
 
     description = read_info(adapter)
@@ -211,10 +215,10 @@ def info(adapter: AdapterFolder, as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=ADAPT)
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("medept-demo"),
+    out: Annotated[Path, typer.Option(help="New folder to write to.")] = Path("medept-demo"),
     as_json: Json = False,
 ) -> None:
-    """A complete run on synthetic data: no network, a few minutes."""
+    """Run a complete example on synthetic images: a few minutes, no network."""
     from medept.report.plots import shots_head
     from medept.workflows.demo import run_demo, summary
 
@@ -242,7 +246,7 @@ def demo(
 
 
 def _plain(value: Any) -> str:
-    """A value of ``adapter.json`` as a person would write it."""
+    """Format a value of ``adapter.json`` for reading."""
     if isinstance(value, dict):
         return "\n".join(f"{key.replace('_', ' ')}: {_plain(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):
