@@ -25,8 +25,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from medept import FewShotClassifier, load_encoder
+from medept.data.dataset import read_dataset
 from medept.data.images import read_image
-from medept.data.table import LabelledImages, read_dataset
+from medept.data.labelled_images import LabelledImages
 from medept.encoders import embedded
 from medept.encoders.encoder import Encoder
 from medept.training.device import make_accelerator

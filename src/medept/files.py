@@ -18,24 +18,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PARTIAL = ".partial-"
-"""Before the name of what is not yet whole."""
+"""The prefix of the name of a file or folder that is still being written."""
 
 WRITER = ".writer"
-"""In a folder that is not yet whole: the number of the process that writes it."""
+"""The file in a folder that is still being written which holds the id of the writing process."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a cell begins with that a spreadsheet may run (OWASP's list)."""
+"""First characters of cells that a spreadsheet may run as formulas (OWASP's list)."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """A temporary path beside ``file`` that becomes it when the block ends well.
+    """A temporary path beside ``file``, which is renamed to it if the block ends without error.
 
     Raises:
-        InputError: if ``file`` is a folder, or below a file.
-        OSError: that names ``file``, if it cannot be written.
+        DataError: if ``file`` is a folder, or part of its path is a file.
+        OSError: if it cannot be written; the error names ``file``.
+
+    >>> with whole_file(Path("result.txt")) as partial:
+    ...     _ = partial.write_text("done")
+    >>> Path("result.txt").read_text()
+    'done'
     """
     if file.is_dir():
         raise DataError(f"{file}: a folder; name a file to write")
@@ -51,14 +56,14 @@ def whole_file(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``folder`` when the block ends well.
+    """A temporary folder, which is renamed to ``folder`` if the block ends without error.
 
     Raises:
-        InputError: if ``folder`` is there already and is not an empty folder, is below a file, or
-            is being written by another process.
-        OSError: that names a file or ``folder``, if something cannot be written.
+        DataError: if ``folder`` exists and is not an empty folder, part of its path is a file, or
+            another process is writing it.
+        OSError: if something cannot be written; the error names a file or ``folder``.
     """
-    refuse_folder(folder)
+    require_new_folder(folder)
     partial = folder.with_name(f"{PARTIAL}{folder.name}")
     writer = partial / WRITER
     if writer.exists() and _runs_elsewhere(writer.read_text(encoding="utf-8")):
@@ -80,11 +85,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def refuse_folder(folder: Path) -> None:
-    """Before long work: what :func:`whole_folder` would refuse after it.
+def require_new_folder(folder: Path) -> None:
+    """Check, before long work, that :func:`whole_folder` will be able to write ``folder``.
 
     Raises:
-        InputError: if ``folder`` is there already and is not an empty folder.
+        DataError: if ``folder`` exists and is not an empty folder.
     """
     if _is_taken(folder):
         raise DataError(
@@ -95,12 +100,12 @@ def refuse_folder(folder: Path) -> None:
 
 
 def _is_taken(folder: Path) -> bool:
-    """Whether there is something of that name, and it is no empty folder."""
+    """Whether ``folder`` exists and is not an empty folder."""
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def _runs_elsewhere(process: str) -> bool:
-    """Whether a process of that number is there, and is another than this."""
+    """Whether a process with that id is running, and is not this one."""
     import psutil
 
     return process.isdecimal() and int(process) != os.getpid() and psutil.pid_exists(int(process))
@@ -108,7 +113,7 @@ def _runs_elsewhere(process: str) -> bool:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """An error of the system that names no file names this one."""
+    """Make an ``OSError`` that names no file name this one."""
     try:
         yield
     except OSError as error:
@@ -132,10 +137,15 @@ def write_text(file: Path, text: str) -> None:
 
 
 def claim_folder(folder: Path, mark: str, content: dict[str, Any], other: str) -> None:
-    """Mark a folder as one of what ``content`` says, in a file named ``mark``.
+    """Mark a folder, new or empty, as belonging to a kind of output that a later call may add to.
+
+    Args:
+        mark: name of the file in the folder that says so.
+        content: what that file holds; a later call has to give the same.
+        other: what the folder holds otherwise, for the message.
 
     Raises:
-        InputError: that it holds ``other``, if it is marked differently, or is not empty.
+        DataError: if the folder has another mark, or has none and is not empty.
     """
     file, text = folder / mark, json.dumps(content)
     if file.exists() and file.read_text(encoding="utf-8") == text:
@@ -149,7 +159,7 @@ def write_tensors(
     file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write a whole safetensors file, or nothing."""
-    from safetensors.torch import save  # its save_file makes files that others may not read
+    from safetensors.torch import save  # files of its save_file are readable by their owner only
 
     on_cpu = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with whole_file(file) as partial:
@@ -162,37 +172,44 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
         if file.suffix == ".parquet":
             table.to_parquet(partial, index=False)
         else:
-            harmless = table.apply(_harmless)
-            harmless.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+            escaped = table.apply(_escape_formulas)
+            escaped.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def read_written(file: Path) -> pd.DataFrame:
-    """A CSV file of :func:`write_table`: every cell as text, and as it was given.
+def read_csv(file: Path) -> pd.DataFrame:
+    """Read a CSV file that :func:`write_table` wrote: every cell as text, and as it was given.
 
     Raises:
         OSError, ValueError: if it is missing or damaged.
+
+    >>> import pandas as pd
+    >>> write_table(Path("patients.csv"), pd.DataFrame({"patient": ["=1+1", "P02"]}))
+    >>> Path("patients.csv").read_text().split()
+    ['patient', "'=1+1", 'P02']
+    >>> read_csv(Path("patients.csv"))["patient"].tolist()
+    ['=1+1', 'P02']
     """
     import pandas as pd
 
-    return pd.read_csv(file, dtype=str, keep_default_na=False).map(as_given)
+    return pd.read_csv(file, dtype=str, keep_default_na=False).map(unescape_cell)
 
 
-def as_given(cell: str) -> str:
-    """A cell as it was before :func:`write_table` made it harmless."""
+def unescape_cell(cell: str) -> str:
+    """A cell as it was before :func:`write_table` escaped it."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
 
 
-def _harmless(column: pd.Series) -> pd.Series:
-    """The column with no cell that a spreadsheet would run as a formula.
+def _escape_formulas(column: pd.Series) -> pd.Series:
+    """The column without cells that a spreadsheet would run as formulas.
 
-    Such a cell gets an apostrophe before it, or, where it names an image, ``./``, so that it
-    remains a path. Numbers stay as they are.
+    Such a cell gets an apostrophe as prefix, or ``./`` if it names an image, so that it remains a
+    path. Numbers stay as they are.
     """
-    before = "./" if column.name == "image" else "'"
+    prefix = "./" if column.name == "image" else "'"
 
     def cell(value: Any) -> Any:
         if not isinstance(value, str) or not value.startswith(_FORMULA):
             return value
-        return value if _NUMBER.fullmatch(value) else before + value
+        return value if _NUMBER.fullmatch(value) else prefix + value
 
     return column.map(cell) if column.dtype == object or column.dtype == "str" else column

@@ -21,7 +21,7 @@ from medept.analysis.analyse import analyse
 from medept.analysis.gates import has_gates
 from medept.analysis.model_features import extract_features
 from medept.data import images
-from medept.data.table import read_dataset
+from medept.data.dataset import read_dataset
 from medept.errors import InputError
 from medept.phantoms import make_phantoms, write_phantoms
 from medept.workflows.fit import fit

@@ -12,10 +12,11 @@ from helpers import run, shared_data
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from medept.checks.check import Check, check
-from medept.checks.findings import predicted_by_size
-from medept.checks.label_errors import confident_disagreements, find_suspects
-from medept.data.table import LabelledImages, read_dataset
+from medept.checks.check import CheckResult, check_dataset
+from medept.checks.findings import predictive_sizes
+from medept.checks.label_errors import confident_disagreements, find_label_errors
+from medept.data.dataset import read_dataset
+from medept.data.labelled_images import LabelledImages
 from medept.phantoms import make_phantoms
 from medept.workflows.fit import warned
 
@@ -40,16 +41,16 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "labels.csv"
 
 
-def look(table: Path) -> Check:
-    return check(read_dataset(table))
+def check_table(table: Path) -> CheckResult:
+    return check_dataset(read_dataset(table))
 
 
-def sets_of(found: Check, flatters: bool) -> set[tuple[int, ...]]:
+def sets_of(found: CheckResult, flatters: bool) -> set[tuple[int, ...]]:
     return {rows for f in found.findings if f.flatters == flatters for rows in f.sets}
 
 
 def test_a_clean_set_has_no_findings(table: Path) -> None:
-    found = look(table)
+    found = check_table(table)
     assert not found.findings
     assert found.sizes == {(96, 96): 12}
     assert found.modes == {"RGB": 12}
@@ -58,7 +59,7 @@ def test_a_clean_set_has_no_findings(table: Path) -> None:
 
 def test_a_copy_under_another_format_flatters(table: Path) -> None:
     Image.open(table.parent / "0.png").save(table.parent / "9.png", optimize=True)
-    assert (0, 9) in sets_of(look(table), flatters=True)
+    assert (0, 9) in sets_of(check_table(table), flatters=True)
     assert run("check", str(table)) == 1
 
 
@@ -68,21 +69,21 @@ def test_a_recompressed_smaller_copy_flatters(table: Path) -> None:
     rows = pd.read_csv(table)
     rows.loc[10, "image"] = "again.jpg"
     rows.to_csv(table, index=False)
-    assert (1, 10) in sets_of(look(table), flatters=True)
+    assert (1, 10) in sets_of(check_table(table), flatters=True)
 
 
 def test_a_patient_on_both_sides_flatters(table: Path) -> None:
     rows = pd.read_csv(table)
     rows.loc[8, "patient"] = "p0"
     rows.to_csv(table, index=False)
-    assert any({0, 8} <= set(rows) for rows in sets_of(look(table), flatters=True))
+    assert any({0, 8} <= set(rows) for rows in sets_of(check_table(table), flatters=True))
 
 
 def test_a_copy_with_another_label_is_told_and_within_a_patient_does_not_flatter(
     table: Path,
 ) -> None:
     shutil.copy(table.parent / "0.png", table.parent / "1.png")
-    found = look(table)
+    found = check_table(table)
     assert {finding.kind for finding in found.findings} == {"exact-within", "exact-labels"}
     assert sets_of(found, flatters=False) == {(0, 1)}
     assert run("check", str(table)) == 0
@@ -100,7 +101,7 @@ def test_files_that_cannot_be_read_and_empty_images_are_told(table: Path) -> Non
     file = table.parent / "3.png"
     file.write_bytes(file.read_bytes()[:2000])
     Image.new("RGB", (96, 96), (7, 7, 7)).save(table.parent / "5.png")
-    found = look(table)
+    found = check_table(table)
     told = sets_of(found, flatters=False) | sets_of(found, flatters=True)
     assert {row for rows in told for row in rows} == {3, 5}
 
@@ -132,13 +133,13 @@ def test_labels_that_were_swapped_are_the_suspects() -> None:
     given = truth.copy()
     swapped = [5, 40, 71]
     given[swapped] = (truth[swapped] + 1) % 3
-    found = find_suspects(features, given, None, lambda *_: None)
+    found = find_label_errors(features, given, None, lambda *_: None)
     assert found is not None
     assert set(swapped) <= set(found.rows.tolist())
     assert dict(zip(found.rows, found.suggested, strict=True))[40] == truth[40]
     assert len(found.rows) <= 5
     assert (np.diff(found.given) >= 0).all(), "the most doubtful first"
-    nothing = find_suspects(random.normal(size=(90, 10)), given, None, lambda *_: None)
+    nothing = find_label_errors(random.normal(size=(90, 10)), given, None, lambda *_: None)
     assert nothing is not None
     assert not len(nothing.rows), "a probe that cannot tell the classes doubts no label"
 
@@ -149,7 +150,7 @@ def test_sizes_that_give_the_class_away_are_told(telling: bool) -> None:
     images = tuple(np.full((h, w, 3), i, np.uint8) for i, (w, h) in enumerate(sizes))
     names = tuple(map(str, range(40)))
     data = LabelledImages(images, names, np.arange(40) % 2, ("a", "b"))
-    found = predicted_by_size(data, [*sizes])
+    found = predictive_sizes(data, [*sizes])
     assert [one.kind for one in found] == (["sizes"] if telling else [])
 
 
@@ -172,7 +173,7 @@ def test_a_swapped_label_is_doubted(tmp_path: Path) -> None:
 
 
 def test_copies_in_a_public_set_are_found() -> None:
-    found = look(shared_data("data", "brain-mri", "labels.csv"))
+    found = check_table(shared_data("data", "brain-mri", "labels.csv"))
     copies = [f for f in found.findings if f.flatters]
     assert sum(len(rows) - 1 for f in copies for rows in f.sets) >= 19
 

@@ -15,9 +15,12 @@ from helpers import run
 from PIL import Image
 
 from medept import InputError
-from medept.data.dicom import coded_size, groups_of, is_dicom, read_frame, windowed
+from medept.data.dataset import read_dataset
+from medept.data.dicom.display import apply_window
+from medept.data.dicom.files import is_dicom
+from medept.data.dicom.frames import coded_size, read_frame
+from medept.data.dicom.patients import dicom_groups
 from medept.data.images import read_image
-from medept.data.table import read_dataset
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -285,7 +288,7 @@ def test_a_file_without_preamble_is_recognised(
     (tmp_path / "bare").write_bytes(content)
     assert is_dicom(tmp_path / "bare")
     assert (frame_of(tmp_path / "bare") == frame_of(whole)).all()
-    groups = groups_of([tmp_path / "bare", whole])
+    groups = dicom_groups([tmp_path / "bare", whole])
     assert groups is not None
     assert groups[0] == groups[1]
 
@@ -373,7 +376,7 @@ def test_bad_files_and_a_missing_extra_are_named(
     with pytest.raises(InputError, match=r"scan.dcm: .*pip install 'medept\[dicom\]'"):
         read_image(tmp_path / "scan.dcm")
     with pytest.raises(InputError, match=r"scan.dcm: .*pip install 'medept\[dicom\]'"):
-        groups_of([tmp_path / "scan.dcm"])
+        dicom_groups([tmp_path / "scan.dcm"])
 
 
 def enlarged(name: str, marker: bytes, side: int = 60000) -> bytes:
@@ -462,7 +465,7 @@ def test_a_file_that_says_it_is_larger_than_it_is_is_refused(
 def test_twelve_bits_of_jpeg_need_a_decoder_that_is_not_in_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("medept.data.dicom.PLUGINS", ("pillow",))
+    monkeypatch.setattr("medept.data.dicom.frames.PLUGINS", ("pillow",))
     with pytest.raises(InputError, match=r"JPGExtended.dcm: .*pylibjpeg-libjpeg.* the GPL-3.0"):
         read_image(example("JPGExtended.dcm"))
     monkeypatch.undo()
@@ -485,7 +488,7 @@ def test_a_compression_that_nothing_decodes_is_told_with_the_remedy(
     data = pydicom.dcmread(path)
     data.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
     data.save_as(video)
-    with pytest.raises(InputError, match=r"video.dcm: MPEG2.* no compression that is read here"):
+    with pytest.raises(InputError, match=r"video.dcm: MPEG2.* not a compression that is read here"):
         read_image(video)
 
 
@@ -498,7 +501,7 @@ def test_a_deflated_file_is_not_inflated_without_end(
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = packer.compress(plain + bytes(2**24)) + packer.flush()
     (tmp_path / "bomb.dcm").write_bytes(whole[:start] + packed)
-    monkeypatch.setattr("medept.data.dicom.MOST_INFLATED", len(plain))
+    monkeypatch.setattr("medept.data.dicom.files.MAX_INFLATED", len(plain))
     assert read_image(example("image_dfl.dcm")).size == (512, 512)
     with pytest.raises(InputError, match=r"bomb.dcm: inflates to more than"):
         read_image(tmp_path / "bomb.dcm")
@@ -506,7 +509,7 @@ def test_a_deflated_file_is_not_inflated_without_end(
 
 def test_a_window_of_no_width_is_refused() -> None:
     with pytest.raises(InputError, match="window width of 0"):
-        windowed(np.zeros((2, 2)), 0, 0, "LINEAR")
+        apply_window(np.zeros((2, 2)), 0, 0, "LINEAR")
 
 
 def test_the_index_of_a_medium_is_no_image(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medept import InputError
+from medept.data.dataset import read_dataset
 from medept.data.image_lists import read_list
 from medept.data.images import read_image
+from medept.data.labelled_images import LabelledImages
 from medept.data.sources.medfmc_submission import read_submission
-from medept.data.table import LabelledImages, read_dataset
 
 QUICK = settings(max_examples=60, deadline=5000, suppress_health_check=[HealthCheck.too_slow])
 

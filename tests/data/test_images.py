@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from medept import InputError
-from medept.data.images import file_hash, read_image
+from medept.data.image_hashes import file_hash
+from medept.data.images import read_image
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -231,5 +232,5 @@ def test_an_array_that_is_no_image_is_refused(array: np.ndarray) -> None:
 def test_what_is_no_image_at_all_is_refused() -> None:
     with pytest.raises(InputError, match="PIL image: no pixels"):
         read_image(Image.new("RGB", (0, 5)))
-    with pytest.raises(InputError, match="NoneType is no image: give a path"):
+    with pytest.raises(InputError, match="NoneType is not an image: give a path"):
         read_image(None)  # type: ignore[arg-type]

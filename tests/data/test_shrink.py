@@ -12,9 +12,10 @@ from helpers import run
 from PIL import Image
 
 from medept import InputError
+from medept.data.dataset import read_dataset
 from medept.data.images import read_image
+from medept.data.labelled_images import LabelledImages
 from medept.data.shrink import write_shrunk
-from medept.data.table import LabelledImages, read_dataset
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from helpers import run
 from PIL import Image
 
 from medept import InputError
+from medept.data.dataset import read_dataset
 from medept.data.slides import write_tiles
-from medept.data.table import read_dataset
 
 pytest.importorskip("openslide")
 tifffile = pytest.importorskip("tifffile")

@@ -13,13 +13,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medept import InputError
-from medept.checks.check import check, quick_check
+from medept.checks.check import check_dataset, quick_check
 from medept.cli import app
 from medept.data.images import read_image
+from medept.data.labelled_images import LabelledImages
 from medept.data.sources import SOURCES, official_list, open_dataset
 from medept.data.sources.medmnist import MedMNIST
-from medept.data.table import LabelledImages
-from medept.episodes.draw import draw_episode, read_episode
+from medept.episodes.draw import draw_episode
+from medept.episodes.lists import read_episode
 
 TASKS = {"chest": (19, 95, 190), "colon": (30, 234, 512), "endo": (46, 174, 422)}
 """Lines of the official lists of exp1 with 1, 5 and 10 shots."""
@@ -148,7 +149,7 @@ def test_what_is_missing_is_named_with_its_origin(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("../../etc/passwd.png 1", "no plain file name"),
+        ("../../etc/passwd.png 1", "not a plain file name"),
         ("a.png 2", "line 1"),
         ("a.png", "line 1"),
         ("a.png 1 1", "missing"),  # a name may hold spaces: that of an image that is not there
@@ -282,11 +283,11 @@ def test_kvasir_seg_is_read_with_its_masks_and_checked(tmp_path: Path) -> None:
     assert data.classes == ("polyp",)
     assert data.masks == tuple(folder / "masks" / name for name in data.names)
     assert data.subset([2]).masks == data.masks[2:3]
-    assert not check(data).findings
+    assert not check_dataset(data).findings
     Image.new("L", (32, 32)).save(folder / "masks" / "cju1.jpg")
     Image.new("L", (30, 32), 255).save(folder / "masks" / "cju3.jpg")
     (folder / "masks" / "cju4.jpg").write_bytes(b"no mask")
-    (finding,) = check(data).findings
+    (finding,) = check_dataset(data).findings
     assert (finding.kind, finding.flatters) == ("masks", False)
     assert finding.sets == ((1,), (3,), (4,))
     assert finding.notes[0] == "marks nothing"
@@ -308,7 +309,7 @@ def test_one_class_cannot_be_classified(tmp_path: Path) -> None:
 def test_the_real_kvasir_seg_has_a_mask_for_each_picture() -> None:
     data = open_dataset(f"kvasir-seg:{shared_data('data', 'kvasir-seg')}")
     assert len(data) == 300
-    assert not check(data).findings
+    assert not check_dataset(data).findings
 
 
 def test_columns_cannot_be_named_for_a_data_set_that_knows_its_own(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from medept import InputError
-from medept.data.table import LabelledImages, read_dataset
+from medept.data.dataset import read_dataset
+from medept.data.labelled_images import LabelledImages
 from medept.files import write_table
 
 

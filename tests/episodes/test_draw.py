@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medept import InputError
-from medept.data.table import LabelledImages
-from medept.episodes.draw import draw_episode, read_episode, write_episode
+from medept.data.labelled_images import LabelledImages
+from medept.episodes.draw import draw_episode
+from medept.episodes.lists import read_episode, write_episode
 
 
 def table(

@@ -17,7 +17,7 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from medept import FewShotClassifier, InputError
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.evaluation.calibration import (
     Calibration,
     Kind,

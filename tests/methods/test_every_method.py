@@ -15,7 +15,7 @@ from sklearn.base import clone
 
 from medept import FewShotClassifier
 from medept.analysis.model_features import extract_features
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.encoders.load import load_encoder
 from medept.methods import METHODS
 from medept.methods.features import FeatureMethod

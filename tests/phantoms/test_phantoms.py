@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medept.data.table import LabelledImages, read_dataset
+from medept.data.dataset import read_dataset
+from medept.data.labelled_images import LabelledImages
 from medept.errors import InputError
 from medept.phantoms import TASKS, make_phantoms, write_phantoms
 from medept.phantoms.chest import ChestPatient

@@ -9,7 +9,7 @@ import pytest
 
 from medept import FewShotClassifier
 from medept.data import images
-from medept.data.table import read_dataset
+from medept.data.dataset import read_dataset
 from medept.phantoms import make_phantoms, write_phantoms
 from medept.workflows.fit import fit
 

@@ -21,8 +21,8 @@ from medept.analysis.model_features import (
     open_model,
 )
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.images import decoded
-from medept.data.table import LabelledImages
+from medept.data.images import decode_images
+from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError, InputError
 from medept.evaluation.distribution import plane
 from medept.evaluation.metrics import Evaluation
@@ -207,7 +207,7 @@ def _sample(data: LabelledImages, limit: int, seed: int) -> LabelledImages:
     if len(data) > limit:
         chosen = np.random.default_rng(seed).permutation(len(data))[:limit]
         data = data.subset(np.sort(chosen))
-    return replace(data, images=decoded(data.images))
+    return replace(data, images=decode_images(data.images))
 
 
 def _as_dict(looks: Sequence[ModelFeatures], data: LabelledImages) -> dict[str, Any]:

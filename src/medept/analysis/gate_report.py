@@ -14,7 +14,7 @@ from medept.analysis.gates import Scaling, has_gates, patch_scaling
 from medept.analysis.model_features import ModelFeatures
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import read_image
-from medept.data.table import LabelledImages, label_text
+from medept.data.labelled_images import LabelledImages, label_text
 from medept.evaluation.predictions import confidence, decide, is_correct
 from medept.files import write_table
 from medept.fits import layout

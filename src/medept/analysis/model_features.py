@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
 from medept.evaluation.distribution import Distribution, describe_distribution
 from medept.evaluation.metrics import Evaluation, evaluate

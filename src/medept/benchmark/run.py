@@ -15,7 +15,7 @@ from medept.encoders.weights import RANDOM
 from medept.errors import SettingsError
 
 if TYPE_CHECKING:
-    from medept.data.table import LabelledImages
+    from medept.data.labelled_images import LabelledImages
 
 
 class _Strict(BaseModel):
@@ -179,7 +179,7 @@ def content_hash(data: LabelledImages, encoder: EncoderSpec) -> str:
 
     Of images it has the names, and not the pixels.
     """
-    from medept.data.images import file_hash
+    from medept.data.image_hashes import file_hash
 
     columns = [data.names, data.classes, data.targets, data.groups, data.splits]
     rows = [None if column is None else np.asarray(column).tolist() for column in columns]

@@ -23,7 +23,7 @@ from medept.benchmark.results import read_rows, write_results, write_row, write_
 from medept.benchmark.run import DataSpec, Run, content_hash
 from medept.benchmark.suite import Suite
 from medept.benchmark.worker import decode, do_run, frozen_features, run_columns
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.errors import ResourceError
 from medept.progress import Progress, silent
 

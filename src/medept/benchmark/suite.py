@@ -117,7 +117,7 @@ class Suite(BaseModel):
             InputError: if a data set's place has not been given, there is none, or two encoders
             cannot be told apart.
         """
-        from medept.episodes.draw import read_shots
+        from medept.episodes.draw import parse_shots
 
         missing = [name for name, spec in self.data.items() if spec is None] or (
             [] if self.data else ["NAME"]
@@ -140,7 +140,7 @@ class Suite(BaseModel):
                 method=method or MethodSpec(method=label),
                 recipe=self.recipe,
                 precision=self.precision,
-                shots=read_shots(shots),
+                shots=parse_shots(shots),
                 episode=episode,
                 seed=seed,
                 tune=self.tune,

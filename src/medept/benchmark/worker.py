@@ -19,10 +19,11 @@ import torch
 
 from medept.benchmark.run import EncoderSpec, Run
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.images import decoded, read_image, read_images
+from medept.data.images import decode_images, read_image, read_images
+from medept.data.labelled_images import LabelledImages
 from medept.data.sources import official_list
-from medept.data.table import LabelledImages
-from medept.episodes.draw import Episode, draw_episode, read_episode
+from medept.episodes.draw import Episode, draw_episode
+from medept.episodes.lists import read_episode
 from medept.errors import DataError
 from medept.evaluation import evaluate
 from medept.fits.adapter import current_versions
@@ -38,7 +39,7 @@ def decode(data: LabelledImages) -> LabelledImages:
 
     Images that cannot be read stay as they are, so that only the runs that need them fail.
     """
-    return replace(data, images=decoded(data.images, DECODED))
+    return replace(data, images=decode_images(data.images, DECODED))
 
 
 def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) -> np.ndarray:

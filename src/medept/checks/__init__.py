@@ -1,1 +1,1 @@
-"""What a careful data scientist looks for in a data set first."""
+"""What to check in a data set first: duplicates, leakage, unreadable files, wrong labels."""

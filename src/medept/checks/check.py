@@ -1,14 +1,14 @@
-"""What a careful data scientist looks at first: is there anything that would flatter a result?
+"""A check of a data set for whatever would inflate a result, stop a fit, or mislead it.
 
-Images are decoded once, in parallel, and all that is asked of them is taken in that one pass;
-:mod:`medept.checks.findings` says what it comes to.
+Images are decoded once, in parallel threads, and everything that the check needs of them is
+computed in that one pass; :mod:`medept.checks.findings` puts into words what was found.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,47 +16,48 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from medept.checks.duplicates import Fingerprint, exact_sets, fingerprint, near_sets
+from medept.checks.duplicates import Fingerprint, exact_duplicates, fingerprint, near_duplicates
 from medept.checks.findings import (
+    DoubtedLabels,
     Finding,
-    constant,
-    copies,
-    predicted_by_size,
+    constant_images,
+    doubted_labels,
+    duplicate_images,
+    predictive_sizes,
     shared_groups,
-    unreadable,
+    unreadable_images,
     unusable_masks,
-    wrong_labels,
 )
-from medept.checks.label_errors import Suspects, find_suspects
+from medept.checks.label_errors import find_label_errors
 from medept.data.images import FORMATS, ImageLike, read_images
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.errors import InputError
 from medept.progress import Progress, silent
 
 _BATCH = 32
 
 
-class Encode(Protocol):
-    """Frozen features, in two steps: the first runs in many threads, the second on batches."""
+class Extractor(Protocol):
+    """A frozen encoder in two steps: ``prepare`` runs in many threads, ``encode`` on batches."""
 
     def prepare(self, image: Image.Image) -> Any:
-        """An RGB image as the encoder takes it."""
+        """An RGB image in the form that ``encode`` takes."""
 
     def encode(self, prepared: list[Any]) -> np.ndarray:
-        """(b, D) of b prepared images."""
+        """Features (b, D) of b prepared images."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """All that was found, that which flatters first.
+class CheckResult:
+    """Everything that a check found.
 
     Attributes:
-        data: what was checked.
-        findings: in order of weight.
-        sizes: (width, height) of the images that can be read, and how many have it.
-        modes: the files' modes likewise (``RGB``, ``L``, ``I;16``, ...).
-        probe_accuracy: cross-validated balanced accuracy of the probe, by class set: ``all`` or,
-            for multi-label data, each label; empty where none was fitted.
+        data: the data set that was checked.
+        findings: those that inflate results first.
+        sizes: how many readable images have each (width, height).
+        modes: how many readable files have each mode (``RGB``, ``L``, ``I;16``, ...).
+        probe_accuracy: cross-validated balanced accuracy of the probe that doubts labels, by name:
+            ``all``, or each label of multi-label data; empty where no probe was fitted.
     """
 
     data: LabelledImages
@@ -67,7 +68,7 @@ class Check:
 
     @property
     def flatters(self) -> bool:
-        """Whether any finding does."""
+        """Whether any finding would make a result look better than it is."""
         return any(finding.flatters for finding in self.findings)
 
     @property
@@ -76,51 +77,53 @@ class Check:
         return any(finding.kind == "unreadable" for finding in self.findings)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    print: Fingerprint
-    size: tuple[int, int]
-    prepared: Any
-
-
-def check(data: LabelledImages, encode: Encode | None = None, progress: Progress = silent) -> Check:
-    """Look through a data set.
+def check_dataset(
+    data: LabelledImages, extractor: Extractor | None = None, progress: Progress = silent
+) -> CheckResult:
+    """Check a data set for leakage, damage, and labels that look wrong.
 
     Args:
         data: labelled images; those that cannot be read become a finding.
-        encode: an encoder, to look for labels that look wrong; None leaves that out.
-        progress: called with what is done, how many, of how many.
+        extractor: an encoder whose features show which labels look wrong; default: labels are not
+            checked.
+
+    >>> image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    >>> data = LabelledImages(
+    ...     images=(image, image.copy()),
+    ...     names=("1.png", "2.png"),
+    ...     targets=np.array([0, 1]),
+    ...     classes=("benign", "malignant"),
+    ... )
+    >>> result = check_dataset(data)
+    >>> result.flatters, [finding.kind for finding in result.findings]
+    (True, ['exact-ungrouped', 'exact-labels'])
     """
-    seen, errors, features = _look(data.images, encode, progress, near=True)
-    prints = [None if one is None else one.print for one in seen]
-    shapes = [None if one is None else one.size for one in seen]
+    scan = _scan_images(data.images, extractor, progress, near=True)
     findings = [
-        *unreadable(errors),
+        *unreadable_images(scan.errors),
         *shared_groups(data),
-        *copies(data, exact_sets(prints), "exact"),
-        *copies(data, near_sets(prints), "near"),
-        *constant(prints),
-        *predicted_by_size(data, shapes),
-        *unusable_masks(data, shapes),
+        *duplicate_images(data, exact_duplicates(scan.fingerprints), "exact"),
+        *duplicate_images(data, near_duplicates(scan.fingerprints), "near"),
+        *constant_images(scan.fingerprints),
+        *predictive_sizes(data, scan.sizes),
+        *unusable_masks(data, scan.sizes),
     ]
+    readable = [row for row, size in enumerate(scan.sizes) if size is not None]
     accuracy: dict[str, float] = {}
-    if features is not None:
-        rows = np.array([i for i, one in enumerate(seen) if one is not None], dtype=np.int64)
-        doubts = _doubts(data.subset(rows), features, progress)
-        accuracy = {name: suspects.balanced_accuracy for name, _, suspects in doubts}
-        findings += wrong_labels(data, rows, doubts)
+    if scan.features is not None:
+        doubts = _doubt_labels(data.subset(readable), scan.features, progress)
+        accuracy = {doubt.name: doubt.errors.balanced_accuracy for doubt in doubts}
+        findings += doubted_labels(data, np.array(readable, dtype=np.int64), doubts)
     findings.sort(key=lambda finding: not finding.flatters)
-    sizes = Counter(size for size in shapes if size is not None)
-    modes = Counter(
-        _mode(image) for image, one in zip(data.images, seen, strict=True) if one is not None
-    )
-    return Check(data, tuple(findings), sizes, modes, accuracy)
+    sizes = Counter(size for size in scan.sizes if size is not None)
+    modes = Counter(_file_mode(data.images[row]) for row in readable)
+    return CheckResult(data, tuple(findings), sizes, modes, accuracy)
 
 
 def quick_check(support: LabelledImages, test: LabelledImages) -> list[Finding]:
-    """What can be said of a support and a test set without an encoder, and soon.
+    """The findings about a support and a test set that need no encoder and little time.
 
-    Unreadable and constant images, groups on both sides, and exact duplicates.
+    These are unreadable and constant images, groups on both sides, and exact duplicates.
     """
     both = LabelledImages(
         images=support.images + test.images,
@@ -132,44 +135,71 @@ def quick_check(support: LabelledImages, test: LabelledImages) -> list[Finding]:
         else np.concatenate([support.groups, test.groups]),
         splits=np.array(["train"] * len(support) + ["test"] * len(test)),
     )
-    seen, errors, _ = _look(both.images, None, silent, near=False)
-    prints = [None if one is None else one.print for one in seen]
+    scan = _scan_images(both.images, None, silent, near=False)
     return [
         *shared_groups(both),
-        *copies(both, exact_sets(prints), "exact"),
-        *unreadable(errors),
-        *constant(prints),
+        *duplicate_images(both, exact_duplicates(scan.fingerprints), "exact"),
+        *unreadable_images(scan.errors),
+        *constant_images(scan.fingerprints),
     ]
 
 
-def _look(
-    images: Sequence[ImageLike], encode: Encode | None, report: Progress, *, near: bool
-) -> tuple[list[_Seen | None], dict[int, str], np.ndarray | None]:
-    """One pass: what was seen of each image, why it could not be read, features of the others."""
+@dataclass(frozen=True)
+class _Scan:
+    """What one pass over n images gives.
 
-    def look(image: Image.Image) -> _Seen:
-        prepared = encode.prepare(image) if encode else None
-        return _Seen(fingerprint(image, near=near), image.size, prepared)
+    Attributes:
+        fingerprints: n fingerprints; None for an image that cannot be read.
+        sizes: n pairs (width, height); None for an image that cannot be read.
+        errors: why an image cannot be read, by row.
+        features: (m, D) of the m images that can be read; None without an encoder.
+    """
 
-    seen: list[_Seen | None] = []
+    fingerprints: list[Fingerprint | None]
+    sizes: list[tuple[int, int] | None]
+    errors: dict[int, str]
+    features: np.ndarray | None
+
+
+def _scan_images(
+    images: Sequence[ImageLike],
+    extractor: Extractor | None,
+    progress: Progress,
+    *,
+    near: bool,
+) -> _Scan:
+    """Decode each image once.
+
+    Args:
+        near: whether fingerprints have to tell near duplicates.
+    """
+
+    def examine(image: Image.Image) -> tuple[Fingerprint, tuple[int, int], Any]:
+        prepared = extractor.prepare(image) if extractor else None
+        return fingerprint(image, near=near), image.size, prepared
+
+    fingerprints: list[Fingerprint | None] = []
+    sizes: list[tuple[int, int] | None] = []
     errors: dict[int, str] = {}
     batch: list[Any] = []
     features: list[np.ndarray] = []
-    for row, one in enumerate(read_images(images, look)):
-        if isinstance(one, InputError):
-            errors[row] = str(one)
-            seen.append(None)
+    for row, examined in enumerate(read_images(images, examine)):
+        if isinstance(examined, InputError):
+            errors[row] = str(examined)
+            fingerprints.append(None)
+            sizes.append(None)
         else:
-            seen.append(replace(one, prepared=None))
-            batch.append(one.prepared)
-        if encode and batch and (len(batch) == _BATCH or row == len(images) - 1):
-            features.append(encode.encode(batch))
+            fingerprints.append(examined[0])
+            sizes.append(examined[1])
+            batch.append(examined[2])
+        if extractor and batch and (len(batch) == _BATCH or row == len(images) - 1):
+            features.append(extractor.encode(batch))
             batch = []
-        report("images", row + 1, len(images))
-    return seen, errors, np.concatenate(features) if features else None
+        progress("images", row + 1, len(images))
+    return _Scan(fingerprints, sizes, errors, np.concatenate(features) if features else None)
 
 
-def _mode(image: ImageLike) -> str:
+def _file_mode(image: ImageLike) -> str:
     if isinstance(image, np.ndarray):
         return f"array {image.dtype}"
     if isinstance(image, Image.Image):
@@ -177,23 +207,23 @@ def _mode(image: ImageLike) -> str:
     try:
         with Image.open(image, formats=FORMATS) as opened:
             return opened.mode
-    except Exception:  # read by another library than Pillow
+    except Exception:  # a format that Pillow does not read, such as DICOM
         return Path(image).suffix.lstrip(".").upper() or "unknown"
 
 
-def _doubts(
-    data: LabelledImages, features: np.ndarray, report: Progress
-) -> list[tuple[str, tuple[str, ...], Suspects]]:
-    """Of the one choice of class, or of each label by itself: name, its values, suspects."""
+def _doubt_labels(
+    data: LabelledImages, features: np.ndarray, progress: Progress
+) -> list[DoubtedLabels]:
+    """Labels that look wrong: of the classes, or of each label of multi-label data by itself."""
     questions: list[tuple[str, tuple[str, ...], np.ndarray]] = [("all", data.classes, data.targets)]
     if data.task == "multilabel":
         questions = [
             (name, (f"no {name}", name), data.targets[:, c]) for c, name in enumerate(data.classes)
         ]
     doubts = []
-    for name, values, targets in questions:
+    for name, answers, targets in questions:
         what = "labels" if name == "all" else f"label {name}"
-        found = find_suspects(features, targets, data.groups, partial(report, what))
-        if found is not None:
-            doubts.append((name, values, found))
+        errors = find_label_errors(features, targets, data.groups, partial(progress, what))
+        if errors is not None:
+            doubts.append(DoubtedLabels(name, answers, errors))
     return doubts

@@ -1,9 +1,9 @@
-"""Images that are in a data set twice: the same pixels, or nearly the same picture.
+"""Images that occur twice in a data set: with the same pixels, or nearly the same.
 
-The same pixels have the same SHA-256. Nearly the same picture means close perceptual hashes
-(the signs of low frequencies of the cosine transform), confirmed by the correlation of small grey
-copies; so a picture saved again, scaled or slightly changed in brightness is found, one that was
-turned, flipped or cut is not.
+Exact duplicates have the same SHA-256 of their pixels. Near duplicates have similar perceptual
+hashes (the signs of low frequencies of the cosine transform), and their thumbnails correlate. This
+finds an image that was saved again, scaled, or slightly changed in brightness, but not one that was
+rotated, flipped or cropped.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ import numpy as np
 from PIL import Image
 
 HASH_SIDE = 16
+
 HASH_DISTANCE = 26
-"""Of 256 bits: about a tenth. Hashes of unrelated pictures differ in half of them."""
+"""Most bits in which hashes of near duplicates differ, of 256. Unrelated images differ in half."""
+
 CORRELATION = 0.97
+"""Least correlation of the thumbnails of near duplicates."""
+
 _THUMBNAIL = 32
 _BLOCK = 1024
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells a picture from others.
+    """What identifies an image, or a near duplicate of it.
 
     Attributes:
-        digest: SHA-256 over the size and the RGB pixels.
+        digest: SHA-256 of the size and the RGB pixels.
         bits: (256,) bool, the perceptual hash.
-        thumbnail: (1024,) float32 of mean 0 and norm 1; zeros for a constant picture.
+        thumbnail: (1024,) float32 with mean 0 and norm 1; zeros for a constant image.
         constant: whether all pixels are the same.
     """
 
@@ -41,7 +45,11 @@ class Fingerprint:
 
 
 def fingerprint(image: Image.Image, *, near: bool = True) -> Fingerprint:
-    """The fingerprint of an RGB image; without ``near``, hash and thumbnail are left zero."""
+    """The fingerprint of an RGB image.
+
+    Args:
+        near: whether it has to tell near duplicates; if not, hash and thumbnail are left zero.
+    """
     digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
     constant = all(low == high for low, high in image.getextrema())  # type: ignore[misc]
     bits, thumbnail = np.zeros(HASH_SIDE**2, bool), np.zeros(_THUMBNAIL**2, np.float32)
@@ -56,51 +64,53 @@ def fingerprint(image: Image.Image, *, near: bool = True) -> Fingerprint:
     return Fingerprint(digest, bits, thumbnail, constant)
 
 
-def exact_sets(prints: Sequence[Fingerprint | None]) -> list[list[int]]:
-    """Rows with the same pixels, sets of two and more; constant pictures aside."""
-    rows: dict[str, list[int]] = {}
-    for row, print_ in enumerate(prints):
-        if print_ is not None and not print_.constant:
-            rows.setdefault(print_.digest, []).append(row)
-    return [same for same in rows.values() if len(same) > 1]
+def exact_duplicates(fingerprints: Sequence[Fingerprint | None]) -> list[list[int]]:
+    """Sets of rows with the same pixels; constant images are left out."""
+    return [rows for rows in _rows_by_digest(fingerprints).values() if len(rows) > 1]
 
 
-def near_sets(prints: Sequence[Fingerprint | None]) -> list[list[int]]:
-    """Rows that are nearly the same picture, each through some chain of pairs.
+def near_duplicates(fingerprints: Sequence[Fingerprint | None]) -> list[list[int]]:
+    """Sets of rows with nearly the same image; within a set, a chain of pairs links any two.
 
-    Of exact copies only the first takes part. All pairs are compared, as products of matrices:
-    n images cost n^2 x 256 multiplications, a few seconds for ten thousand.
+    Of exact duplicates only the first takes part. All pairs are compared by matrix products: n
+    images need n^2 x 256 multiplications, which is a few seconds for ten thousand images.
     """
-    first: dict[str, int] = {}
-    for row, print_ in enumerate(prints):
-        if print_ is not None and not print_.constant:
-            first.setdefault(print_.digest, row)
-    rows = np.array(list(first.values()), dtype=np.int64)
+    rows = np.array([same[0] for same in _rows_by_digest(fingerprints).values()], dtype=np.int64)
     if len(rows) < 2:
         return []
-    kept = [print_ for row in rows if (print_ := prints[row]) is not None]
-    pairs = _near_pairs(np.stack([p.bits for p in kept]), np.stack([p.thumbnail for p in kept]))
-    return [rows[members].tolist() for members in _components(pairs, len(rows))]
+    kept = [found for row in rows if (found := fingerprints[row]) is not None]
+    pairs = _near_pairs(np.stack([k.bits for k in kept]), np.stack([k.thumbnail for k in kept]))
+    return [rows[members].tolist() for members in _connected(pairs, len(rows))]
+
+
+def _rows_by_digest(fingerprints: Sequence[Fingerprint | None]) -> dict[str, list[int]]:
+    """The rows of each image that is readable and not constant."""
+    rows: dict[str, list[int]] = {}
+    for row, found in enumerate(fingerprints):
+        if found is not None and not found.constant:
+            rows.setdefault(found.digest, []).append(row)
+    return rows
 
 
 def _near_pairs(bits: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
-    """(m, 2) index pairs i < j."""
+    """Index pairs (m, 2) of near duplicates, the smaller index first."""
     signs = bits.astype(np.float32) * 2 - 1
-    enough = signs.shape[1] - 2 * HASH_DISTANCE
+    least_agreement = signs.shape[1] - 2 * HASH_DISTANCE
     found = [np.zeros((0, 2), dtype=np.int64)]
     for start in range(0, len(signs), _BLOCK):
         agreement = signs[start : start + _BLOCK] @ signs[start:].T
-        alike = thumbnails[start : start + _BLOCK] @ thumbnails[start:].T
-        near = (agreement >= enough) & (alike >= CORRELATION)
+        correlation = thumbnails[start : start + _BLOCK] @ thumbnails[start:].T
+        near = (agreement >= least_agreement) & (correlation >= CORRELATION)
         found.append(np.argwhere(np.triu(near, k=1)) + start)
     return np.concatenate(found)
 
 
-def _components(pairs: np.ndarray, count: int) -> list[np.ndarray]:
+def _connected(pairs: np.ndarray, count: int) -> list[np.ndarray]:
+    """The connected components, of two or more, of a graph of ``count`` nodes."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
-    _, names = connected_components(graph, directed=False)
+    _, component = connected_components(graph, directed=False)
     linked = np.unique(pairs)
-    return [linked[names[linked] == name] for name in np.unique(names[linked])]
+    return [linked[component[linked] == number] for number in np.unique(component[linked])]

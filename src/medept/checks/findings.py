@@ -1,7 +1,7 @@
-"""What can be found in a data set, in words: each function looks for one kind of thing.
+"""Findings about a data set, in words; each function looks for one kind of problem.
 
-A finding *flatters* where the same, or nearly the same, image or patient can stand on both sides
-of a split; whatever else looks wrong is reported, and left to judgement.
+A finding *flatters* if the same, or nearly the same, image or patient can be on both sides of a
+split, so that a result looks better than it is. Other findings are reported, and left to judgement.
 """
 
 from __future__ import annotations
@@ -9,33 +9,38 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from medept.checks.duplicates import Fingerprint
-from medept.checks.label_errors import Suspects
+from medept.checks.label_errors import LabelErrors
 from medept.data.images import read_images
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.errors import InputError
 
-PREDICTED = 0.3
-"""How far from guessing (0) to perfect (1) the size of images has to predict their classes."""
+Size = tuple[int, int]
+"""Width and height of an image, in pixels."""
+
+PREDICTIVE = 0.3
+"""Least balanced accuracy, rescaled to 0 for guessing, at which sizes predict classes."""
+
 MARKED = 128
-"""From this grey on a mask's pixel belongs to the object."""
+"""A pixel of a mask marks the object if its grey value is at least this."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found.
+    """One thing that was found.
 
     Attributes:
-        kind: a short name for machines.
-        title: what it is, with its count.
+        kind: a short name, for programs.
+        title: what was found, and how often.
         advice: what to do about it.
-        sets: the rows concerned; images that belong together form a set.
+        sets: rows of the images concerned; images that belong together form a set.
         flatters: whether a result on these data would look better than it is.
-        notes: one a set, or none.
+        notes: one for each set, or none.
     """
 
     kind: str
@@ -46,8 +51,23 @@ class Finding:
     notes: tuple[str, ...] = ()
 
 
-def unreadable(errors: dict[int, str]) -> list[Finding]:
-    """Images that cannot be read: row -> why."""
+@dataclass(frozen=True)
+class DoubtedLabels:
+    """Labels of one question that look wrong.
+
+    Attributes:
+        name: ``all`` for the classes, or a label of multi-label data.
+        answers: in words, by class index.
+        errors: what looks wrong.
+    """
+
+    name: str
+    answers: tuple[str, ...]
+    errors: LabelErrors
+
+
+def unreadable_images(errors: dict[int, str]) -> list[Finding]:
+    """Images that cannot be read, with the reasons by row."""
     return _noted(
         "unreadable",
         f"{_count(len(errors), 'image')} cannot be read",
@@ -57,14 +77,14 @@ def unreadable(errors: dict[int, str]) -> list[Finding]:
 
 
 def _noted(kind: str, title: str, advice: str, notes: dict[int, str]) -> list[Finding]:
-    """One finding of rows, each with what is wrong with it; none where there is no row."""
+    """One finding about the rows of ``notes``, or none if there are no rows."""
     rows = tuple((row,) for row in notes)
     return [Finding(kind, title, advice, rows, notes=tuple(notes.values()))] if notes else []
 
 
-def constant(prints: Sequence[Fingerprint | None]) -> list[Finding]:
-    """Images all of whose pixels are the same."""
-    rows = [row for row, print_ in enumerate(prints) if print_ is not None and print_.constant]
+def constant_images(fingerprints: Sequence[Fingerprint | None]) -> list[Finding]:
+    """Images whose pixels are all the same."""
+    rows = [row for row, found in enumerate(fingerprints) if found is not None and found.constant]
     if not rows:
         return []
     return [
@@ -77,19 +97,19 @@ def constant(prints: Sequence[Fingerprint | None]) -> list[Finding]:
     ]
 
 
-def unusable_masks(data: LabelledImages, seen: Sequence[tuple[int, int] | None]) -> list[Finding]:
-    """Masks that cannot be read, have another size than their image, or mark nothing.
+def unusable_masks(data: LabelledImages, sizes: Sequence[Size | None]) -> list[Finding]:
+    """Masks that cannot be read, differ in size from their image, or mark nothing.
 
     Args:
-        seen: (width, height) of the images that can be read.
+        sizes: of the images; None for those that cannot be read.
     """
 
-    def look(mask: Image.Image) -> tuple[tuple[int, int], bool]:
+    def examine(mask: Image.Image) -> tuple[Size, bool]:
         return mask.size, mask.convert("L").getextrema()[1] >= MARKED  # type: ignore[operator]
 
     wrong: dict[int, str] = {}
-    for row, mask in enumerate(read_images(data.masks or (), look)):
-        size = seen[row]
+    for row, mask in enumerate(read_images(data.masks or (), examine)):
+        size = sizes[row]
         if isinstance(mask, InputError):
             wrong[row] = str(mask)
         elif size is not None and mask[0] != size:
@@ -99,13 +119,13 @@ def unusable_masks(data: LabelledImages, seen: Sequence[tuple[int, int] | None])
     return _noted(
         "masks",
         f"{_count(len(wrong), 'mask')} that cannot be used",
-        "Mend or remove them with their images.",
+        "Correct them, or remove them with their images.",
         wrong,
     )
 
 
 def shared_groups(data: LabelledImages) -> list[Finding]:
-    """Groups that have images on more than one side of the ``split`` column."""
+    """Groups with images on more than one side of the split."""
     if data.groups is None or data.splits is None:
         return []
     sets = []
@@ -119,7 +139,7 @@ def shared_groups(data: LabelledImages) -> list[Finding]:
         Finding(
             "groups",
             f"{_count(len(sets), 'group')} on more than one side of the split",
-            "Images of one patient resemble each other: move all of a group to one side.",
+            "Images of one patient resemble each other: move all images of a group to one side.",
             tuple(sets),
             flatters=True,
             notes=tuple(f"group {data.groups[rows[0]]}" for rows in sets),
@@ -136,7 +156,7 @@ _PLACES = {
 
 
 def _place(data: LabelledImages, rows: list[int]) -> str:
-    """Where copies stand: any place but ``within`` lets one be learnt from and one tested on."""
+    """Where copies are. Only ``within`` keeps them on one side of a split."""
     if data.splits is not None:
         return "splits" if len(set(data.splits[rows].tolist())) > 1 else "within"
     if data.groups is not None:
@@ -144,9 +164,14 @@ def _place(data: LabelledImages, rows: list[int]) -> str:
     return "ungrouped"
 
 
-def copies(data: LabelledImages, sets: list[list[int]], kind: str) -> list[Finding]:
-    """Findings about sets of copies: one for each place, one for copies whose labels differ."""
-    what = "exact duplicates" if kind == "exact" else "near duplicates"
+def duplicate_images(
+    data: LabelledImages, sets: list[list[int]], kind: Literal["exact", "near"]
+) -> list[Finding]:
+    """Sets of duplicates: a finding for each place they are in, and one for differing labels.
+
+    Near duplicates within one side of the split, or within one group, are not reported.
+    """
+    what = f"{kind} duplicates"
     found = []
     for place, words in _PLACES.items():
         there = tuple(tuple(rows) for rows in sets if _place(data, rows) == place)
@@ -155,15 +180,8 @@ def copies(data: LabelledImages, sets: list[list[int]], kind: str) -> list[Findi
         extra = sum(len(rows) - 1 for rows in there)
         title = f"{extra} {what if extra > 1 else what[:-1]} in {_count(len(there), 'set')}, "
         flatters = place != "within"
-        found.append(
-            Finding(
-                f"{kind}-{place}",
-                title + words,
-                _advice_on_copies(kind, flatters),
-                there,
-                flatters,
-            )
-        )
+        advice = _advice_on_copies(kind, flatters)
+        found.append(Finding(f"{kind}-{place}", title + words, advice, there, flatters))
     contradicting = tuple(
         tuple(rows) for rows in sets if len(np.unique(data.targets[rows], axis=0)) > 1
     )
@@ -172,7 +190,7 @@ def copies(data: LabelledImages, sets: list[list[int]], kind: str) -> list[Findi
             Finding(
                 f"{kind}-labels",
                 f"{_count(len(contradicting), 'set')} of {what} with different labels",
-                "One of the labels is wrong, or the picture cannot tell them apart: look.",
+                "Either a label is wrong, or the image does not show which is right: look at them.",
                 contradicting,
             )
         )
@@ -182,33 +200,24 @@ def copies(data: LabelledImages, sets: list[list[int]], kind: str) -> list[Findi
 def _advice_on_copies(kind: str, flatters: bool) -> str:
     if kind == "exact":
         keep = "Keep one of each."
-        return keep if flatters else f"{keep} They count more than once."
-    return "Look: keep one of each, or give them one group (a group column)."
+        return keep if flatters else f"{keep} Otherwise they count more than once."
+    return "Look at them: keep one of each, or give them the same group (in a column of groups)."
 
 
-def predicted_by_size(
-    data: LabelledImages, seen: Sequence[tuple[int, int] | None]
-) -> list[Finding]:
-    """Whether the size of an image gives its class away, by leave-one-out votes of equal sizes."""
-    rows = [row for row, size in enumerate(seen) if size is not None]
+def predictive_sizes(data: LabelledImages, sizes: Sequence[Size | None]) -> list[Finding]:
+    """Whether the size of an image reveals its class; not asked of multi-label data.
+
+    Args:
+        sizes: of the images; None for those that cannot be read.
+    """
+    rows = [row for row, size in enumerate(sizes) if size is not None]
     targets = data.targets[rows]
-    present = np.unique(targets)
-    if data.task == "multilabel" or len(rows) < 20 or len(present) < 2:
+    count = len(np.unique(targets))
+    if data.task == "multilabel" or len(rows) < 20 or count < 2:
         return []
-    sizes = [size for size in seen if size is not None]
-    votes: dict[tuple[int, int], Counter[int]] = {}
-    for size, target in zip(sizes, targets.tolist(), strict=True):
-        votes.setdefault(size, Counter())[target] += 1
-    hits = np.zeros(len(rows))
-    for i, (size, target) in enumerate(zip(sizes, targets.tolist(), strict=True)):
-        others = votes[size].copy()
-        others[target] -= 1
-        most = max(others.values())
-        tied = [c for c, n in others.items() if n == most and n > 0]
-        hits[i] = (target in tied) / len(tied) if tied else 1 / len(present)
-    chance = 1 / len(present)
-    accuracy = float(np.mean([hits[targets == c].mean() for c in present]))
-    if (accuracy - chance) / (1 - chance) < PREDICTED:
+    accuracy = _accuracy_from_sizes([size for size in sizes if size is not None], targets)
+    chance = 1 / count
+    if (accuracy - chance) / (1 - chance) < PREDICTIVE:
         return []
     return [
         Finding(
@@ -221,25 +230,39 @@ def predicted_by_size(
     ]
 
 
-def wrong_labels(
-    data: LabelledImages,
-    rows: np.ndarray,
-    doubts: list[tuple[str, tuple[str, ...], Suspects]],
+def _accuracy_from_sizes(sizes: Sequence[Size], targets: np.ndarray) -> float:
+    """Balanced accuracy of the most frequent class among the other images of the same size."""
+    classes = np.unique(targets)
+    votes: dict[Size, Counter[int]] = {}
+    for size, target in zip(sizes, targets.tolist(), strict=True):
+        votes.setdefault(size, Counter())[target] += 1
+    hits = np.zeros(len(sizes))
+    for i, (size, target) in enumerate(zip(sizes, targets.tolist(), strict=True)):
+        others = votes[size].copy()
+        others[target] -= 1
+        most = max(others.values())
+        tied = [c for c, n in others.items() if n == most and n > 0]
+        hits[i] = (target in tied) / len(tied) if tied else 1 / len(classes)
+    return float(np.mean([hits[targets == c].mean() for c in classes]))
+
+
+def doubted_labels(
+    data: LabelledImages, rows: np.ndarray, doubts: Sequence[DoubtedLabels]
 ) -> list[Finding]:
-    """Labels in doubt, the least probable first.
+    """Labels that look wrong, the most improbable first.
 
     Args:
-        rows: of ``data``, that the suspects' rows count in.
-        doubts: name of a question, its possible answers, and what is suspect.
+        rows: the rows of ``data`` that the rows of ``doubts`` count in.
     """
-    doubted = [
-        (float(given), int(rows[i]), values[suggested])
-        for _, values, found in doubts
-        for i, suggested, given in zip(found.rows, found.suggested, found.given, strict=True)
-    ]
+    doubted = sorted(
+        (float(given), int(rows[i]), doubt.answers[suggested])
+        for doubt in doubts
+        for i, suggested, given in zip(
+            doubt.errors.rows, doubt.errors.suggested, doubt.errors.given, strict=True
+        )
+    )
     if not doubted:
         return []
-    doubted.sort()
     return [
         Finding(
             "labels",

@@ -1,9 +1,9 @@
 """Labels that look wrong: a cross-validated probe is confident of another one.
 
-Confident learning (Northcutt, Jiang and Chuang, JAIR 70, 2021): an image counts towards class j
-if the out-of-fold probability of j is at least what it is, on average, for the images labelled j.
-An image that counts most towards another class than its own is suspect. Here its own label must
-moreover be held to be improbable, since a weak probe disagrees with many a right label.
+Confident learning (Northcutt, Jiang and Chuang, JAIR 70, 2021): the probe is confident that an
+image is of class j if the out-of-fold probability of j is at least its mean over the images
+labelled j. A label is a candidate if the most probable of these classes is another one. Since a
+weak probe disagrees with many correct labels, the label must also be improbable.
 """
 
 from __future__ import annotations
@@ -16,20 +16,24 @@ import numpy as np
 from medept.episodes.folds import make_folds
 
 FOLDS = 5
+
 IMPROBABLE = 0.1
-"""A label is suspect only where the probe gives it less than this."""
+"""A label is doubted only if the probe gives it a probability below this."""
+
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Inverse regularisation strengths of the probe among which cross-validation chooses."""
+
 USEFUL = 0.3
-"""How far from guessing (0) to perfect (1) the probe's balanced accuracy has to be."""
+"""Least balanced accuracy, rescaled to 0 for guessing, at which the probe is trusted."""
 
 
 @dataclass(frozen=True)
-class Suspects:
-    """Images whose label is doubted, most doubtful first.
+class LabelErrors:
+    """Labels that look wrong, the most improbable first.
 
     Attributes:
-        rows: (m,) row indices.
-        suggested: (m,) the class the probe is confident of.
+        rows: (m,) row indices of the images.
+        suggested: (m,) class of which the probe is confident.
         given: (m,) probability of the label that the image has.
         balanced_accuracy: of the probe, out of fold.
     """
@@ -40,27 +44,31 @@ class Suspects:
     balanced_accuracy: float
 
 
-def find_suspects(
+def find_label_errors(
     features: np.ndarray,
     targets: np.ndarray,
     groups: np.ndarray | None,
     progress: Callable[[int, int], None],
-) -> Suspects | None:
-    """Suspects among n labelled images; None where fewer than two classes have two groups,
-    or groups of several classes cannot be dealt out.
+) -> LabelErrors | None:
+    """Labels of n images that look wrong.
 
-    Classes of a single group cannot be cross-validated, and take no part.
+    Classes with a single group cannot be cross-validated and are left out.
 
     Args:
         features: (n, D) of a frozen encoder.
         targets: (n,) class indices.
-        groups: (n,) ids that are never on both sides of a fold.
+        groups: (n,) ids, each of which is in one fold only; default: each image is on its own.
+        progress: called with the number of fitted probes, and of all.
+
+    Returns:
+        None if fewer than two classes have two groups, or if groups have several classes and cannot
+        be divided into folds.
     """
     from sklearn.metrics import balanced_accuracy_score
 
     groups = np.arange(len(targets)) if groups is None else groups
-    sizes = {c: len(set(groups[targets == c].tolist())) for c in set(targets.tolist())}
-    usable = np.flatnonzero([sizes[c] > 1 for c in targets.tolist()])
+    counts = {c: len(set(groups[targets == c].tolist())) for c in set(targets.tolist())}
+    usable = np.flatnonzero([counts[c] > 1 for c in targets.tolist()])
     classes, codes = np.unique(targets[usable], return_inverse=True)
     if len(classes) < 2:
         return None
@@ -74,17 +82,22 @@ def find_suspects(
     else:
         rows, suggested = confident_disagreements(probabilities, codes)
     given = probabilities[rows, codes[rows]]
-    return Suspects(usable[rows], classes[suggested], given, accuracy)
+    return LabelErrors(usable[rows], classes[suggested], given, accuracy)
 
 
 def confident_disagreements(
     probabilities: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose label is off the diagonal of the confident joint and improbable, and the others.
+    """Rows whose label is improbable while the probe is confident of another class, and that class.
 
     Args:
         probabilities: (n, C), out of fold.
-        targets: (n,) class indices, each class there at least once.
+        targets: (n,) class indices; each class occurs at least once.
+
+    >>> probabilities = np.array([[0.9, 0.1], [0.05, 0.95], [0.2, 0.8], [0.1, 0.9]])
+    >>> rows, classes = confident_disagreements(probabilities, np.array([0, 0, 1, 1]))
+    >>> rows.tolist(), classes.tolist()
+    ([1], [1])
     """
     count = probabilities.shape[1]
     thresholds = np.array([probabilities[targets == c, c].mean() for c in range(count)])
@@ -103,11 +116,12 @@ def out_of_fold(
     groups: np.ndarray,
     progress: Callable[[int, int], None],
 ) -> np.ndarray | None:
-    """Probabilities (n, C) of a logistic regression that never saw the image's group.
+    """Probabilities (n, C) by a logistic regression that was fitted without the image's group.
 
-    None where patients of several classes cannot be dealt out to folds.
+    The strength of its regularisation is that of :data:`STRENGTHS` with the least log loss.
 
-    Its strength is the one of :data:`STRENGTHS` with the least log-loss out of fold.
+    Returns:
+        None if the groups cannot be divided into folds.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss

@@ -20,7 +20,7 @@ import torch
 from medept.classifier.fitted import Fitted
 from medept.classifier.specification import Specification
 from medept.classifier.support import SupportSet
-from medept.data.images import image_key
+from medept.data.image_hashes import image_key
 from medept.encoders.tensors import is_finite
 from medept.episodes.folds import make_folds
 from medept.errors import SettingsError

@@ -13,7 +13,8 @@ from PIL import Image
 
 from medept.classifier.fitted import Task
 from medept.classifier.specification import Specification
-from medept.data.images import ImageLike, image_key
+from medept.data.image_hashes import image_key
+from medept.data.images import ImageLike
 from medept.data.labels import encode_labels
 from medept.encoders.encoder import Encoder
 from medept.errors import DataError

@@ -169,10 +169,10 @@ def fit(
     """Fit an adapter to labelled images, and evaluate it on held-out ones."""
     from medept.classifier.classifier import FewShotClassifier
     from medept.data.sources import official_list, open_dataset
-    from medept.episodes.draw import read_shots
+    from medept.episodes.draw import parse_shots
     from medept.workflows.fit import fit as fit_to_table
 
-    shot_count = read_shots(shots)
+    shot_count = parse_shots(shots)
     if episode and Path(episode).is_file() and shot_count is not None:
         raise SettingsError(f"{episode} is the support set: leave --shots {shots} out")
     chosen = official_list(data, shot_count, episode) if episode else None

@@ -12,7 +12,7 @@ from medept.cli.app import DATA, app
 from medept.cli.console import notes, print_json, progress_bars, results, resumable
 from medept.cli.options import Columns, Device, Json, with_columns
 from medept.errors import SettingsError
-from medept.files import refuse_folder
+from medept.files import require_new_folder
 
 
 @app.command(rich_help_panel=DATA)
@@ -36,7 +36,7 @@ def check(
     from medept.workflows.check import check as check_data
 
     if out is not None:
-        refuse_folder(out)
+        require_new_folder(out)
     table = open_dataset(data, **columns)
     with progress_bars() as report:
         found = check_data(table, device=device, progress=report)
@@ -83,10 +83,11 @@ def episodes(
 ) -> None:
     """Draw support sets, and write them as lists for `fit --episode LIST`."""
     from medept.data.sources import open_dataset
-    from medept.episodes.draw import read_shots, write_episodes
+    from medept.episodes.draw import parse_shots
+    from medept.episodes.lists import write_episodes
 
     table = open_dataset(data, **columns)
-    asked = {text: read_shots(text) for text in shots or ["1", "5", "10"]}
+    asked = {text: parse_shots(text) for text in shots or ["1", "5", "10"]}
     written = write_episodes(table, out, asked, count)
     if as_json:
         print_json({"out": str(out), "lists": written})

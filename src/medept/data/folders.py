@@ -1,28 +1,70 @@
-"""Images in folders: all of them, or those of each class where a class is a subfolder."""
+"""Images in folders: all of them, or labelled ones where each class has a subfolder."""
 
 from __future__ import annotations
 
 import unicodedata
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from medept.data.dicom.patients import dicom_groups
 from medept.data.images import is_image
-from medept.data.labels import natural
+from medept.data.labelled_images import SPLIT_NAMES, LabelledImages, Task
+from medept.data.labels import class_names, natural_key
 from medept.errors import DataError
 
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val",
-          "validation": "val", "test": "test", "testing": "test"}  # fmt: skip
-"""What parts of a split are called, and which they are."""
 
+def read_folder(
+    folder: Path, classes: Sequence[str] | None = None, task: Task | None = None
+) -> LabelledImages:
+    """Labelled images from a folder with one subfolder per class, or parts of a split with these.
 
-def split_folders(folder: Path) -> dict[str, Path]:
-    """``train``, ``val`` and ``test`` in a folder, by their usual names; none if it has classes.
+    Groups are the patients of DICOM files; other files have none.
+
+    Args:
+        classes: the only classes allowed, in this order; default: those found, sorted.
+        task: default: multi-class.
 
     Raises:
-        InputError: if it has both, or one part twice.
+        DataError: if there are no subfolders, one is empty or of an unknown class, or an image is a
+            broken link or a link out of the folder.
     """
+    parts = _split_folders(folder)
+    roots = parts or {"": folder}
+    found = {part: _images_by_class(root) for part, root in roots.items()}
+    present = sorted({name for by_class in found.values() for name in by_class}, key=natural_key)
+    names = class_names(folder, present, classes)
+    for part, by_class in found.items():
+        for name in set(by_class).difference(names):
+            raise DataError(
+                f"{roots[part] / name}: unknown class {name!r}; the classes are {', '.join(names)}"
+            )
+    rows = [
+        (path, names.index(name), part)
+        for part, by_class in found.items()
+        for name, paths in by_class.items()
+        for path in paths
+    ]
+    images = tuple(path for path, _, _ in rows)
+    indices = np.array([index for _, index, _ in rows], dtype=np.int64)
+    return LabelledImages(
+        images=images,
+        names=tuple(path.relative_to(folder).as_posix() for path in images),
+        targets=np.eye(len(names), dtype=np.uint8)[indices] if task == "multilabel" else indices,
+        classes=names,
+        groups=dicom_groups(images),
+        splits=np.array([part for _, _, part in rows]) if parts else None,
+    )
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """``train``, ``val`` and ``test`` in a folder, by their usual names; none if it has classes."""
     inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = {SPLITS[sub.name.lower()]: sub for sub in inside if sub.name.lower() in SPLITS}
+    found = {
+        SPLIT_NAMES[sub.name.lower()]: sub for sub in inside if sub.name.lower() in SPLIT_NAMES
+    }
     if found and len(found) < len(inside):
         names = ", ".join(sub.name for sub in inside)
         raise DataError(
@@ -32,17 +74,10 @@ def split_folders(folder: Path) -> dict[str, Path]:
     return found
 
 
-def images_by_class(folder: Path) -> dict[str, list[Path]]:
-    """The images in and below each subfolder, by its name; numbers in the order of their values.
-
-    Raises:
-        InputError: if there are no subfolders, one is empty, or for what :func:`images_below` says.
-
-    Warns:
-        UserWarning: if there is a table in the folder, which may be what was meant.
-    """
+def _images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """The images of each class, classes that are numbers in numerical order."""
     inside = [p for p in folder.iterdir() if not p.name.startswith(".")]
-    subfolders = sorted((p for p in inside if p.is_dir()), key=lambda p: natural(p.name))
+    subfolders = sorted((p for p in inside if p.is_dir()), key=lambda p: natural_key(p.name))
     tables = sorted(p for p in inside if p.suffix.lower() in (".csv", ".tsv", ".parquet"))
     if not subfolders:
         raise DataError(
@@ -57,16 +92,17 @@ def images_by_class(folder: Path) -> dict[str, list[Path]]:
         warnings.warn(
             f"{folder}: its subfolders are taken as the classes {', '.join(found)}; to read "
             f"{tables[0].name} instead, give {tables[0]}",
-            stacklevel=4,
+            stacklevel=5,
         )
     return found
 
 
 def images_below(root: Path, folder: Path) -> list[Path]:
-    """The images in ``folder`` and below, hidden ones aside, in order of name.
+    """The images in ``folder`` and its subfolders, without hidden ones, sorted by path.
 
     Raises:
-        InputError: for a broken link, one that leads out of ``root``, or a name that is not text.
+        DataError: if one is a broken link, a link that leads out of ``root``, or has a name that is
+            not text.
     """
     images = sorted(
         p

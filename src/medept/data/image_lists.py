@@ -1,7 +1,8 @@
-"""Image lists: one line an image, its name and its label, as few-shot challenges publish them.
+"""Image lists: text files with one line an image, its name and label, as few-shot challenges use.
 
-``a name.png 1`` gives a class index; ``a name.png 0,1,0`` or ``a name.png 0 1 0`` one number a
-label. Names may hold spaces. An image that was drawn for several labels stands there several times.
+``a name.png 1`` gives a class index; ``a name.png 0,1,0`` or ``a name.png 0 1 0`` one number for
+each label. Names may contain spaces. An image that was drawn for several labels is listed several
+times.
 """
 
 from __future__ import annotations
@@ -19,10 +20,16 @@ from medept.files import write_text
 def read_list(
     file: Path, classes: Sequence[str], *, multilabel: bool
 ) -> dict[int, tuple[str, np.ndarray]]:
-    """Line number -> name and label: a class index () or numbers 0 and 1 (C,); int64.
+    """The image name and the target of each line, by line number.
+
+    A target is a class index, shape (), or 0 and 1 for each label, shape (C,); int64.
 
     Raises:
-        InputError: if the file cannot be read, or a line has another form; the message names both.
+        DataError: if the file cannot be read, or a line has another form; the message names both.
+
+    >>> _ = Path("list.txt").write_text("first scan.png 1\\nsecond.png 0\\n")
+    >>> read_list(Path("list.txt"), ("benign", "malignant"), multilabel=False)
+    {1: ('first scan.png', array(1)), 2: ('second.png', array(0))}
     """
     count = len(classes)
     label = rf"[01](?:[ ,][01]){{{count - 1}}}" if multilabel else "[0-9]{1,4}"
@@ -40,10 +47,10 @@ def read_list(
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a text file, without spaces at their ends; empty ones at its end left out.
+    """The lines of a text file, without spaces at their ends and without empty lines at the end.
 
     Raises:
-        InputError: if it is missing, empty, or no UTF-8 text.
+        DataError: if the file is missing, empty, or not UTF-8 text.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -60,7 +67,14 @@ def read_lines(file: Path) -> list[str]:
 
 
 def write_list(file: Path, names: Iterable[str], targets: np.ndarray) -> None:
-    """Write names and targets, (n,) class indices or (n, C) of 0 and 1, whole or not at all."""
+    """Write names and targets, which :func:`read_list` reads; the file appears whole or not at all.
+
+    Args:
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+
+    Raises:
+        DataError: if a name has several lines, or begins or ends with a space.
+    """
     lines = []
     for name, target in zip(names, targets, strict=True):
         if name != name.strip() or len(name.splitlines()) != 1:

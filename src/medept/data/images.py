@@ -1,16 +1,14 @@
-"""Any image, whatever its file or mode, as an 8-bit RGB picture; or a clear error.
+"""Images of any format and mode, read as 8-bit RGB or refused with a clear error.
 
-16-bit greys and floating-point files are stretched from their own minimum and maximum to 0..255, of
-16-bit colours the upper 8 bits are taken, transparency is laid over black, EXIF rotation is
-applied, and of several frames the first is taken. DICOM files, with or without a suffix, are read
-by :mod:`medept.data.dicom`.
+16-bit grey and floating-point images are stretched: their minimum becomes 0, their maximum 255. Of
+16-bit colours in files the upper 8 bits are kept, transparent images are put on black, EXIF
+rotation is applied, and of several frames the first is read. DICOM files, with or without a suffix,
+are read by :mod:`medept.data.dicom.frames`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,38 +17,46 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medept.data.dicom import DICOM_SUFFIXES, begins_as_dicom, is_dicom, read_frame, split_frame
-from medept.data.threads import ahead, available_threads
+from medept.data.dicom.files import DICOM_SUFFIXES, begins_as_dicom, is_dicom, split_frame
+from medept.data.dicom.frames import read_frame
+from medept.data.threads import available_threads, prefetch
 from medept.errors import DataError, InputError
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+"""What :func:`read_image` accepts."""
+
 P = TypeVar("P", bound=ImageLike)
-S = TypeVar("S")
 T = TypeVar("T")
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm"}
 )
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM")
-"""What is opened, whatever the suffix says: no format that runs a program (EPS) is among them."""
-MEMORY_FOR_DECODED_IMAGES = 2**30
-"""Bytes of decoded images that are kept; beyond them an image is decoded again when needed."""
+"""What Pillow may open, whatever the suffix says. EPS is not among them: it can run a program."""
 
-PHOTOMETRIC = 262
-"""TIFF's tag of what a grey value means; 0: the least is white."""
+MEMORY_FOR_DECODED_IMAGES = 2**30
+"""Bytes of decoded images that are kept; other images are decoded again when they are needed."""
+
+_PHOTOMETRIC = 262
+"""The TIFF tag that says what grey values mean; 0: the smallest is white."""
 
 
 def read_image(source: ImageLike) -> Image.Image:
-    """An image as a PIL image of mode RGB.
+    """Read an image as a PIL image of mode RGB.
 
     Args:
-        source: a file (``scan.dcm#3``: its frame 3), a PIL image, or an array (H, W), (H, W, 1),
-            (H, W, 3) or (H, W, 4) of uint8, of bool, of floats from 0 to 1, or of uint16
-            (stretched as files are).
+        source: a file (``scan.dcm#3`` is frame 3 of a DICOM file), a PIL image, or an array
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, bool, floats from 0 to 1, or uint16
+            (which is stretched, as in files).
 
     Raises:
-        InputError: if it is missing, damaged, no image, or larger than Pillow's bound against
+        DataError: if it is missing, damaged, not an image, or larger than Pillow's limit against
             decompression bombs; the message names the file.
+        ResourceError: if reading it needs a package that is not installed.
+
+    >>> image = read_image(np.array([[1000, 3000]], dtype=np.uint16))
+    >>> image.mode, image.size, image.getpixel((1, 0))
+    ('RGB', (2, 1), (255, 255, 255))
     """
     name = _name(source)
     try:
@@ -69,17 +75,23 @@ def read_image(source: ImageLike) -> Image.Image:
         raise DataError(f"{name}: {_too_large()}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name}: not an image that can be read; remove or replace it") from error
-    except Exception as error:  # a decoder given damaged bytes raises whatever it likes
+    except Exception as error:  # a decoder may raise anything for damaged bytes
         raise DataError(f"{name}: damaged ({error}); remove or replace it") from error
 
 
 def read_images(
     images: Sequence[ImageLike], then: Callable[[Image.Image], T]
 ) -> Iterator[T | InputError]:
-    """``then(image)`` of each image, in their order; both are done in parallel threads.
+    """Read images in parallel threads, and yield ``then(image)`` of each, in their order.
 
-    An image that cannot be read gives its error in place of a result. Few images are in memory at
-    a time, so ``then`` should return something small.
+    An image that cannot be read yields its error instead. Only a few images are in memory at a
+    time, so ``then`` should return something small.
+
+    >>> images = [np.zeros((4, 6), np.uint8), "missing.png"]
+    >>> for size in read_images(images, lambda image: image.size):
+    ...     print(size)
+    (6, 4)
+    missing.png: no such image; check the path
     """
 
     def one(source: ImageLike) -> T | InputError:
@@ -89,17 +101,17 @@ def read_images(
             return error
 
     threads = available_threads()
-    return ahead(one, images, threads=threads, most=2 * threads)
+    return prefetch(one, images, threads=threads, limit=2 * threads)
 
 
-def readable(images: Sequence[P]) -> list[P]:
-    """The images that can be read, in their order; they are decoded once to see it.
+def readable_images(images: Sequence[P]) -> list[P]:
+    """The images that can be read, in their order; each is decoded once to find out.
 
     Raises:
-        InputError: if none can.
+        DataError: if none can be read.
 
     Warns:
-        UserWarning: for each of the others, with what is wrong.
+        UserWarning: for each image that is left out, with the reason.
     """
     good = []
     for image, problem in zip(images, read_images(images, lambda _: None), strict=True):
@@ -112,23 +124,23 @@ def readable(images: Sequence[P]) -> list[P]:
     return good
 
 
-def decoded(
-    images: Sequence[ImageLike], room: int = MEMORY_FOR_DECODED_IMAGES
+def decode_images(
+    images: Sequence[ImageLike], memory: int = MEMORY_FOR_DECODED_IMAGES
 ) -> tuple[ImageLike, ...]:
-    """Images as arrays (H, W, 3), so that nobody has to decode them again.
+    """Images as arrays (H, W, 3), so that they need not be decoded again.
 
-    Those that cannot be read, and the last where all take more than ``room`` bytes, stay as they
-    are.
+    Those that cannot be read, and all from the first on that would exceed ``memory`` (bytes), stay
+    as they are.
     """
-    held = list(images)
+    kept = list(images)
     for i, pixels in enumerate(read_images(images, np.asarray)):
         if isinstance(pixels, InputError):
             continue
-        room -= pixels.nbytes
-        if room < 0:
+        memory -= pixels.nbytes
+        if memory < 0:
             break
-        held[i] = pixels
-    return tuple(held)
+        kept[i] = pixels
+    return tuple(kept)
 
 
 def _name(source: ImageLike) -> str:
@@ -139,63 +151,18 @@ def _name(source: ImageLike) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     raise DataError(
-        f"{type(source).__name__} is no image: give a path, a PIL image or a NumPy array"
+        f"{type(source).__name__} is not an image: give a path, a PIL image or a NumPy array"
     )
 
 
-def file_hash(source: ImageLike) -> str:
-    """SHA-256 of the bytes of an image's file, in hexadecimal; empty for what is no file."""
-    if not isinstance(source, str | os.PathLike):
-        return ""
-    digest = hashlib.sha256()
-    with split_frame(Path(source))[0].open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-ORIGINAL = "medept-original-sha256"
-"""What the PNG file of a small copy says of the file that it was made of."""
-
-_COPY = re.compile(rb"\x89PNG.*?tEXt" + ORIGINAL.encode() + rb"\0([0-9a-f]{64})", re.DOTALL)
-
-
-def original_hash(source: ImageLike) -> str:
-    """:func:`file_hash`; of a small copy that medept made, that of its original."""
-    if not isinstance(source, str | os.PathLike):
-        return ""
-    with split_frame(Path(source))[0].open("rb") as file:
-        copy = _COPY.match(file.read(512))
-    return copy[1].decode() if copy else file_hash(source)
-
-
-def image_key(source: ImageLike) -> str:
-    """What tells one image from another: a file's path and SHA-256, or the SHA-256 of the pixels.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    if isinstance(source, str | os.PathLike):
-        try:
-            return f"{source} {file_hash(source)}"
-        except OSError as error:
-            raise DataError(f"{source}: {error.strerror}; check the path") from error
-    try:
-        pixels = np.asarray(source)
-    except OSError as error:  # a picture that Pillow opened, and cannot read
-        raise DataError(f"an image is damaged ({error}); remove or replace it") from error
-    digest = hashlib.sha256(np.ascontiguousarray(pixels).data)
-    return f"{pixels.shape} {pixels.dtype} {digest.hexdigest()}"
-
-
 def is_image(path: Path) -> bool:
-    """Whether a file in a folder is taken for an image: by its suffix, or as DICOM."""
+    """Whether a file in a folder is taken for an image: by its suffix, or because it is DICOM."""
     return path.suffix.lower() in IMAGE_SUFFIXES or is_dicom(path)
 
 
 def _from_file(path: Path) -> Image.Image:
     path, frame = split_frame(path)
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading from a pipe could wait for ever
         raise DataError("a folder or a device; give the path of an image file")
     with path.open("rb") as file:
         if not file.read(1):
@@ -245,11 +212,11 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if 0 in image.size:
         raise DataError("no pixels; remove or replace it")
-    negative = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
+    negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         grey = _stretched(np.asarray(image))
-        image = Image.fromarray(255 - grey if negative else grey)  # Pillow does so with 8 bits
+        image = Image.fromarray(255 - grey if negative else grey)  # Pillow inverts 8 bits alone
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -258,7 +225,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
-    """Numbers as uint8, from their minimum to their maximum; a constant gives 0."""
+    """Values as uint8, from 0 at their minimum to 255 at their maximum; a constant becomes 0."""
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise DataError("holds NaN or infinite values; replace them first")

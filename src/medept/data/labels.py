@@ -1,4 +1,4 @@
-"""Labels as they are written, and what they come to: names of classes, and targets."""
+"""Labels: their spelling, the classes they name, and the targets they become."""
 
 from __future__ import annotations
 
@@ -13,170 +13,56 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medept.data.spreadsheet import Table
 from medept.errors import DataError
 
-NO_LABEL = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})
+MISSING_LABELS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})
+"""What programs write into a cell without a value, in lower case."""
 
-_CUT = "a class needs a name; cut them into classes first, or give other labels"
+_BIN_FIRST = "a class needs a name; cut them into classes first, or give other labels"
 
 
-def read_targets(
-    table: Table, columns: list[str], classes: Sequence[str] | None, task: str | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Targets (n,) or (n, C), and the names of the classes.
+def normalise_label(text: str) -> str:
+    """A label in one spelling: 1.0 becomes 1, and :data:`MISSING_LABELS` become empty.
 
-    Args:
-        columns: one of classes or of labels joined by ``|``, or several of 0 and 1.
-        classes: the only ones allowed, in this order; default: those found.
-        task: what they mean; default: ``multilabel`` if there are several columns, or a ``|``
-            stands anywhere in the one.
-
-    Raises:
-        InputError: for a label that is missing, unknown, or cannot be used.
+    >>> [normalise_label(text) for text in ("1.0", "benign", "N/A")]
+    ['1', 'benign', '']
     """
-    if len(columns) > 1:
-        flags, names = _targets_of_flags(table, columns, classes)
-        if task == "multiclass":
-            return _one_hot(table, flags), names
-        if task is None and (flags.sum(axis=1) == 1).all():
-            warnings.warn(
-                f"{table.path}: each image has just one of {', '.join(names)}; they are taken as "
-                "labels, of which it may have several. If they are classes, write their names "
-                "into one column",
-                stacklevel=4,
-            )
-        return flags, names
-    path, texts = table.path, {row: label(text) for row, text in table.texts(columns[0]).items()}
-    if task == "multilabel" or (task is None and any("|" in text for text in texts.values())):
-        return _targets_of_lists(path, texts, classes)
-    for row, text in texts.items():
-        if not text:
-            written = table.texts(columns[0])[row]
-            means = f" ({written!r} stands for none)" if written else ""
-            raise DataError(
-                f"{path}, row {row}: no label in column {columns[0]!r}{means}; fill it in or "
-                "remove the row"
-            )
-    names = class_names(path, sorted(set(texts.values()), key=natural), classes)
-    place = {name: i for i, name in enumerate(names)}
-    for row, text in texts.items():
-        if text not in place:
-            raise _unknown_label(path, row, text, names)
-    return np.array([place[text] for text in texts.values()], dtype=np.int64), names
+    if text.lower() in MISSING_LABELS:
+        return ""
+    return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", text)
 
 
-def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Targets, (n,) class indices or (n, C) of 0 and 1, and the classes (C,).
+def natural_key(text: str) -> tuple[int, float, str]:
+    """A key to sort by: numbers by value, then texts alphabetically.
 
-    Args:
-        y: (n,) labels of one type, or (n, C) of 0 and 1 for multi-label data.
-        classes: names of the labels, in the order of the targets (default: the sorted labels; the
-            numbers from 0 for multi-label data).
-
-    Raises:
-        InputError: if a label is missing, unknown, or the only one there is.
+    >>> sorted(["10", "9", "b", "a"], key=natural_key)
+    ['9', '10', 'a', 'b']
     """
+    return (0, float(text), text) if _is_number(text) else (1, 0.0, text)
+
+
+def _is_number(text: str) -> bool:
     try:
-        labels = np.asarray(y)
-    except ValueError as error:
-        raise DataError(
-            "labels of different lengths: give (n,) labels, or (n, C) of 0 and 1"
-        ) from error
-    if labels.ndim == 2 and labels.shape[1] == 1 and (classes is None or len(classes) > 1):
-        labels = labels[:, 0]  # a column of a table
-    if labels.ndim == 2:
-        if not np.isin(labels, (0, 1)).all():
-            raise DataError("multi-label targets must be 0 or 1")
-        names = [str(i) for i in range(labels.shape[1])] if classes is None else list(classes)
-        if len(names) != labels.shape[1]:
-            raise DataError(f"{labels.shape[1]} columns of labels, but {len(names)} classes given")
-        return labels.astype(np.uint8), np.asarray(names)
-    if labels.ndim != 1 or not len(labels):
-        raise DataError(f"labels of shape {labels.shape}: give (n,) labels or (n, C) of 0 and 1")
-    missing = np.flatnonzero(pd.isna(np.asarray(y, dtype=object)))  # not yet the text "nan"
-    if len(missing):
-        raise DataError(f"label {missing[0]} (from 0) is missing: give one, or drop the image")
-    if labels.dtype.kind == "O":
-        text = {isinstance(one, str) for one in labels}
-        if len(text) > 1:
-            raise DataError("some labels are text and some are not: give labels of one type")
-        labels = np.array(labels.tolist())
-    if labels.dtype.kind == "f":
-        whole = np.isfinite(labels) & (np.floor(labels) == labels)
-        if not whole.all():
-            raise DataError(f"labels such as {labels[~whole][0]} are measurements: {_CUT}")
-    found, targets = np.unique(labels, return_inverse=True)
-    if len(found) < 2:
-        raise DataError(f"all labels are {str(found[0])!r}: at least two classes are needed")
-    if classes is None:
-        return targets.astype(np.int64), found
-    place = {name: i for i, name in enumerate(classes)}
-    unknown = [name for name in found.tolist() if name not in place]
-    if unknown:
-        raise DataError(f"labels {unknown} are not among the classes given, {list(classes)}")
-    return np.array([place[name] for name in labels.tolist()], dtype=np.int64), np.asarray(classes)
-
-
-def _targets_of_lists(
-    path: Path, texts: dict[int, str], classes: Sequence[str] | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    labels = {
-        row: [name for part in text.split("|") if (name := label(part.strip()))]
-        for row, text in texts.items()
-    }
-    found = sorted({name for names in labels.values() for name in names}, key=natural)
-    names = class_names(path, found, classes)
-    place = {name: i for i, name in enumerate(names)}
-    targets = np.zeros((len(labels), len(names)), dtype=np.uint8)
-    for i, (row, given) in enumerate(labels.items()):
-        for name in given:
-            if name not in place:
-                raise _unknown_label(path, row, name, names)
-            targets[i, place[name]] = 1
-    return targets, names
-
-
-def _targets_of_flags(
-    table: Table, columns: list[str], classes: Sequence[str] | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    path = table.path
-    names = class_names(path, columns, classes)
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        raise DataError(f"{path}: no column {missing[0]!r} for this label; add it, of 0 and 1")
-    targets = np.zeros((len(table.frame), len(names)), dtype=np.uint8)
-    for c, name in enumerate(names):
-        for i, (row, text) in enumerate(table.texts(name).items()):
-            if label(text) not in ("0", "1"):
-                raise DataError(
-                    f"{path}, row {row}: {text!r} in column {name!r}; labels in several columns "
-                    "are 0 or 1"
-                )
-            targets[i, c] = label(text) == "1"
-    return targets, names
-
-
-def _one_hot(table: Table, flags: np.ndarray) -> np.ndarray:
-    """Class indices (n,), from columns of which one is 1 in each row."""
-    for row, count in zip(table.frame.index.tolist(), flags.sum(axis=1), strict=True):
-        if count != 1:
-            raise DataError(
-                f"{table.path}, row {row}: {count} of its labels are 1; of classes it is one"
-            )
-    return flags.argmax(axis=1)
-
-
-def _unknown_label(path: Path, row: int, label: str, names: Sequence[str]) -> DataError:
-    return DataError(
-        f"{path}, row {row}: unknown label {label!r}; the classes are {', '.join(names)}"
-    )
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def class_names(
     source: Path, found: Sequence[str], classes: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The classes asked for, or those found if they can be used."""
+    """The classes that are given, or else those found, if these can be used.
+
+    Args:
+        source: the table or folder, to be named in messages.
+
+    Raises:
+        DataError: if fewer than two are found, one is found twice or cannot be written to a table,
+            or they are measurements.
+
+    Warns:
+        UserWarning: if two differ only in case or spaces.
+    """
     if classes is not None:
         return tuple(classes)
     if len(set(found)) < len(found):
@@ -186,7 +72,7 @@ def class_names(
             raise DataError(f"{source}: the label {name!r} holds a control character; rename it")
         if "|" in name:
             raise DataError(
-                f"{source}: the label {name!r} holds a |, which stands between labels; rename it"
+                f"{source}: the label {name!r} holds a |, which separates labels; rename it"
             )
         if name[0] in "=+-@" and not _is_number(name):
             raise DataError(
@@ -197,13 +83,12 @@ def class_names(
             f"{source}: the only label is {', '.join(found) or 'none'}; at least two are needed"
         )
     if all(map(_is_number, found)) and (parts := [name for name in found if float(name) % 1]):
-        raise DataError(f"{source}: labels such as {parts[0]} are measurements: {_CUT}")
-    _warn_of_alike(source, found)
+        raise DataError(f"{source}: labels such as {parts[0]} are measurements: {_BIN_FIRST}")
+    _warn_of_similar(source, found)
     return tuple(found)
 
 
-def _warn_of_alike(source: Path, names: Sequence[str]) -> None:
-    """Two classes that may be one, written in two ways."""
+def _warn_of_similar(source: Path, names: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         plain = "".join(name.casefold().split())
@@ -216,20 +101,68 @@ def _warn_of_alike(source: Path, names: Sequence[str]) -> None:
         seen[plain] = name
 
 
-def label(text: str) -> str:
-    """A label in one spelling: 1.0 is 1, and what programs write for no value is no label."""
-    if text.lower() in NO_LABEL:
-        return ""
-    return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", text)
+def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Targets, (n,) class indices or (n, C) of 0 and 1, and the classes (C,).
 
+    Args:
+        y: (n,) labels of one type, or (n, C) of 0 and 1 for multi-label data.
+        classes: names of the labels, in the order of the targets; default: the sorted labels, or
+            for multi-label data the numbers from 0.
 
-def _is_number(text: str) -> bool:
+    Raises:
+        DataError: if a label is missing, unknown, or the only one there is.
+
+    >>> targets, classes = encode_labels(["malignant", "benign", "benign"])
+    >>> targets.tolist(), classes.tolist()
+    ([1, 0, 0], ['benign', 'malignant'])
+    """
     try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+        labels = np.asarray(y)
+    except ValueError as error:
+        raise DataError(
+            "labels of different lengths: give (n,) labels, or (n, C) of 0 and 1"
+        ) from error
+    if labels.ndim == 2 and labels.shape[1] == 1 and (classes is None or len(classes) > 1):
+        labels = labels[:, 0]  # a column of a table
+    if labels.ndim == 2:
+        return _encode_indicators(labels, classes)
+    if labels.ndim != 1 or not len(labels):
+        raise DataError(f"labels of shape {labels.shape}: give (n,) labels or (n, C) of 0 and 1")
+    missing = np.flatnonzero(pd.isna(np.asarray(y, dtype=object)))  # not yet the text "nan"
+    if len(missing):
+        raise DataError(f"label {missing[0]} (from 0) is missing: give one, or drop the image")
+    found, targets = np.unique(_of_one_type(labels), return_inverse=True)
+    if len(found) < 2:
+        raise DataError(f"all labels are {str(found[0])!r}: at least two classes are needed")
+    if classes is None:
+        return targets.astype(np.int64), found
+    index = {name: i for i, name in enumerate(classes)}
+    unknown = [name for name in found.tolist() if name not in index]
+    if unknown:
+        raise DataError(f"labels {unknown} are not among the classes given, {list(classes)}")
+    codes = np.array([index[name] for name in found.tolist()], dtype=np.int64)
+    return codes[targets], np.asarray(classes)
 
 
-def natural(text: str) -> tuple[int, float, str]:
-    """Numbers in the order of their values, before texts in the order of their letters."""
-    return (0, float(text), text) if _is_number(text) else (1, 0.0, text)
+def _encode_indicators(
+    labels: np.ndarray, classes: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if not np.isin(labels, (0, 1)).all():
+        raise DataError("multi-label targets must be 0 or 1")
+    names = [str(i) for i in range(labels.shape[1])] if classes is None else list(classes)
+    if len(names) != labels.shape[1]:
+        raise DataError(f"{labels.shape[1]} columns of labels, but {len(names)} classes given")
+    return labels.astype(np.uint8), np.asarray(names)
+
+
+def _of_one_type(labels: np.ndarray) -> np.ndarray:
+    """The labels, all of which are text or all of which are whole numbers."""
+    if labels.dtype.kind == "O":
+        if len({isinstance(label, str) for label in labels}) > 1:
+            raise DataError("some labels are text and some are not: give labels of one type")
+        labels = np.array(labels.tolist())
+    if labels.dtype.kind == "f":
+        whole = np.isfinite(labels) & (np.floor(labels) == labels)
+        if not whole.all():
+            raise DataError(f"labels such as {labels[~whole][0]} are measurements: {_BIN_FIRST}")
+    return labels

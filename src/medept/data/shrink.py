@@ -1,4 +1,4 @@
-"""A copy of a data set whose images are small, so that fits and benchmarks read it fast."""
+"""Small copies of the images of a data set, which fits and benchmarks read faster."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from medept.data.dicom import split_frame
-from medept.data.images import ORIGINAL, ImageLike, original_hash, read_image
-from medept.data.table import LabelledImages, label_texts
-from medept.data.threads import ahead, available_threads
-from medept.errors import DataError
+from medept.data.dicom.files import split_frame
+from medept.data.image_hashes import ORIGINAL, original_hash
+from medept.data.images import ImageLike, read_image
+from medept.data.labelled_images import LabelledImages, label_texts
+from medept.data.threads import available_threads, prefetch
+from medept.errors import DataError, SettingsError
 from medept.files import claim_folder, whole_file, write_table
 from medept.progress import Progress, silent
 
@@ -23,27 +24,27 @@ IMAGES = "images"
 def write_shrunk(
     data: LabelledImages, out: Path, *, pixels: int = 512, progress: Progress = silent
 ) -> Path:
-    """Write images as 8-bit RGB PNG files, and ``labels.csv`` with labels, groups and splits.
+    """Write images as small 8-bit RGB PNG files, and ``labels.csv`` with labels, groups and splits.
 
-    Each says what it was made of (:func:`medept.data.images.original_hash`), so that what is fitted
-    to copies is not evaluated on their originals. Copies that are there already are kept, and an
-    interrupted call goes on where it stopped; those whose originals have changed since are written
-    anew, and those without any are removed.
+    Each copy keeps the hash of its original (:func:`medept.data.image_hashes.original_hash`), so
+    that an adapter fitted to copies is not evaluated on their originals. A second call resumes an
+    interrupted one: it keeps the copies that are there, makes those anew whose originals have
+    changed since, and removes those whose originals are no longer in the data.
 
     Args:
-        out: a folder: new, empty, or of an earlier call for as many pixels.
-        pixels: along an image's shorter side, at most.
+        out: a folder that is new, empty, or was written by this function with the same ``pixels``.
+        pixels: most pixels along the shorter side; smaller images keep their size.
 
     Returns:
         The path of ``labels.csv``.
 
     Raises:
-        InputError: if ``pixels`` is below 1, ``out`` holds anything else, or an image cannot be
-            read.
+        SettingsError: if ``pixels`` is below 1.
+        DataError: if ``out`` holds anything else, or an image cannot be read.
     """
     if pixels < 1:
-        raise DataError(f"--pixels {pixels}: give 1 or more")
-    files = [_place(name) for name in data.names]
+        raise SettingsError(f"--pixels {pixels}: give 1 or more")
+    files = [_copy_path(name) for name in data.names]
     other = f"something else than copies of {pixels} pixels"
     claim_folder(out, "shrunk.json", {"pixels": pixels}, other)
 
@@ -56,7 +57,7 @@ def write_shrunk(
                 small.save(partial, format="PNG", pnginfo=note)
 
     threads = available_threads()
-    done = ahead(write, range(len(data)), threads=threads, most=2 * threads)
+    done = prefetch(write, range(len(data)), threads=threads, limit=2 * threads)
     for count, _ in enumerate(done, 1):
         progress("shrinking", count, len(data))
     table = pd.DataFrame({"image": [str(file) for file in files], "label": label_texts(data)})
@@ -69,8 +70,8 @@ def write_shrunk(
     return out / "labels.csv"
 
 
-def _place(name: str) -> PurePosixPath:
-    """Where an image goes, under its own name."""
+def _copy_path(name: str) -> PurePosixPath:
+    """The path of an image's copy in the new folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     if ".." in path.parts or path.is_absolute() or PureWindowsPath(name).drive:
         raise DataError(f"{name}: a path out of the folder; give images inside it")
@@ -78,7 +79,7 @@ def _place(name: str) -> PurePosixPath:
 
 
 def _is_newer(file: Path, image: ImageLike) -> bool:
-    """Whether a file is there, and was written after the image was."""
+    """Whether a copy exists and was written after its original."""
     if not file.exists():
         return False
     if not isinstance(image, str | PathLike):

@@ -1,4 +1,4 @@
-"""A whole slide as tissue tiles of one size and resolution, with the table that `fit` reads."""
+"""Whole slides, cut into tiles of tissue, with a table of the tiles."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medept.data.spreadsheet import read_table
-from medept.errors import DataError, ResourceError
-from medept.files import as_given, claim_folder, whole_file, write_table
+from medept.data.table import read_table
+from medept.errors import DataError, ResourceError, SettingsError
+from medept.files import claim_folder, unescape_cell, whole_file, write_table
 from medept.progress import Progress, silent
 
 CELLS = 8
-"""Pixels of the overview along a tile's side: what its share of tissue is counted on."""
+"""Pixels of the overview along a tile's side, from which the tile's share of tissue is counted."""
+
 SATURATION = 18
-"""Of 255: stained tissue is more colourful than glass (white, grey or black)."""
+"""Above this difference of colour channels (0 to 255) a pixel is stained tissue, not glass."""
 
 
 def write_slides(slides: Sequence[Path], out: Path, **options: Any) -> tuple[Path, pd.DataFrame]:
-    """Tiles of each slide, as :func:`write_tiles`; where they are several, ``slides.csv`` of all.
+    """Cut several slides (:func:`write_tiles`), and list all tiles in ``slides.csv``.
 
-    Columns that were added to that table are kept too.
+    A single slide has only its own table. Columns that were added to a table are kept.
+
+    Args:
+        options: what :func:`write_tiles` takes besides the slide and the folder.
 
     Returns:
-        The path of the table, and the table.
+        The path of the table of all tiles, and the table.
     """
     tables = [write_tiles(slide, out, **options) for slide in slides]
     if len(slides) == 1:
         return out / f"{slides[0].stem}.csv", tables[0]
     file = out / "slides.csv"
-    return file, _write_over(file, pd.concat(tables, ignore_index=True).fillna(""))
+    return file, _update_table(file, pd.concat(tables, ignore_index=True).fillna(""))
 
 
 def write_tiles(
@@ -48,25 +52,27 @@ def write_tiles(
 ) -> pd.DataFrame:
     """Write the tiles with enough tissue as PNG files, and ``SLIDE.csv`` beside their folder.
 
-    Tiles that are there already are kept, so an interrupted call goes on where it stopped; so are
-    columns that were added to the table.
+    A second call resumes where the first was interrupted: tiles that are there already are kept. So
+    are columns that were added to the table, such as labels.
 
     Args:
         size: pixels along a tile's side.
-        mpp: micrometres a pixel of the tiles.
-        slide_mpp: the same of the slide's finest level; default: what the slide says.
-        tissue: least share of a tile that is no background, 0 to 1.
+        mpp: micrometres per pixel of the tiles.
+        slide_mpp: micrometres per pixel of the slide's finest level; default: what the slide says.
+        tissue: smallest share of a tile that has to be tissue, 0 to 1.
 
     Returns:
         One row a tile: path, slide, group (the slide), x and y (of its corner, in pixels of the
         finest level) and the level that was read.
 
     Raises:
-        InputError: if OpenSlide is missing or cannot read the slide, a number is out of range,
-            the slide states no resolution, or ``out`` has other tiles of that name.
+        ResourceError: if OpenSlide is missing.
+        SettingsError: if a number is out of range.
+        DataError: if OpenSlide cannot read the slide, the slide states no resolution, no tile holds
+            tissue, or ``out`` holds other tiles of that name.
     """
     if size < 1 or mpp <= 0 or not 0 <= tissue <= 1:
-        raise DataError("tiles need --size of 1 or more, --mpp above 0, --tissue from 0 to 1")
+        raise SettingsError("tiles need --size of 1 or more, --mpp above 0, --tissue from 0 to 1")
     with _open(slide) as source:
         span = max(1, round(size * mpp / _resolution(slide, source, slide_mpp)))
         corners = _tissue_corners(source, span, tissue)
@@ -89,11 +95,11 @@ def write_tiles(
             rows.append((tile.as_posix(), slide.stem, slide.stem, x, y, level))
             progress("tiles", done, len(corners))
     table = pd.DataFrame(rows, columns=["path", "slide", "group", "x", "y", "level"])
-    return _write_over(out / f"{slide.stem}.csv", table)
+    return _update_table(out / f"{slide.stem}.csv", table)
 
 
-def _write_over(file: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Write a table, with the columns that an earlier one in its place was given."""
+def _update_table(file: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Write a table, with the columns that were added to an earlier version of it."""
     if file.exists():
         table = _with_columns_of(file, table)
     write_table(file, table)
@@ -101,8 +107,8 @@ def _write_over(file: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_columns_of(file: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Tiles with the columns, such as labels, that their earlier table was given."""
-    before = read_table(file).frame.map(as_given)
+    """The tiles with the columns, such as labels, that were added to their earlier table."""
+    before = read_table(file).frame.map(unescape_cell)
     added = [name for name in before if name not in table]
     if "path" not in before or not added:
         return table
@@ -136,6 +142,7 @@ def _resolution(slide: Path, source: Any, given: float | None) -> float:
 
 
 def _tissue_corners(source: Any, span: int, least: float) -> list[tuple[int, int]]:
+    """Upper left corners (x, y) of the tiles whose share of tissue is at least ``least``."""
     columns, rows = (extent // span for extent in source.dimensions)
     if columns == 0 or rows == 0:
         return []

@@ -1,4 +1,4 @@
-"""Reading ahead in threads."""
+"""Work that is done ahead of time, in threads."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ T = TypeVar("T")
 
 
 def available_threads() -> int:
-    """For reading images: one a core, 16 at most."""
+    """Number of threads for reading images: one per CPU core, at most 16."""
     return min(16, os.cpu_count() or 1)
 
 
-def ahead(
-    function: Callable[[S], T], items: Iterable[S], *, threads: int = 1, most: int = 2
+def prefetch(
+    function: Callable[[S], T], items: Iterable[S], *, threads: int = 1, limit: int = 2
 ) -> Iterator[T]:
-    """``function`` of each item, in their order, computed in threads before it is asked for.
+    """Yield ``function(item)`` for each item, in their order, computed before it is asked for.
 
     Args:
-        most: how many results, at most, are being computed or wait to be taken.
+        threads: how many compute at a time.
+        limit: most results that are being computed or wait to be taken.
+
+    >>> list(prefetch(str.upper, "abc", threads=2))
+    ['A', 'B', 'C']
     """
     todo = iter(items)
-    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
-        running = deque(pool.submit(function, item) for item in islice(todo, most))
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
+        running = deque(pool.submit(function, item) for item in islice(todo, limit))
         try:
             while running:
                 result = running.popleft().result()

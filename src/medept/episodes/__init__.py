@@ -1,1 +1,1 @@
-"""Support sets and folds, drawn by case."""
+"""Few-shot episodes and cross-validation folds, in which a case is never on both sides."""

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medept.data.images import original_hash
-from medept.data.table import LabelledImages, label_text
+from medept.data.image_hashes import original_hash
+from medept.data.labelled_images import LabelledImages, label_text
 from medept.errors import DataError
 from medept.evaluation.predictions import decide
-from medept.files import read_written, write_table
+from medept.files import read_csv, write_table
 from medept.fits import layout
 
 
@@ -178,7 +178,7 @@ def read_distribution(folder: Path) -> dict[str, Any]:
 def _read(file: Path, *columns: str) -> pd.DataFrame:
     """A CSV file that has these columns, every cell as text."""
     try:
-        table = read_written(file)
+        table = read_csv(file)
     except FileNotFoundError as error:
         raise DataError(
             f"{file}: missing; copy the whole folder of the fit again, or fit again"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medept.data.images import original_hash
-from medept.data.table import LabelledImages
+from medept.data.image_hashes import original_hash
+from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
 from medept.fits import layout
 from medept.fits.adapter import read_info

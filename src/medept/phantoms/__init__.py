@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medept.data.table import LabelledImages, label_texts
+from medept.data.labelled_images import LabelledImages, label_texts
 from medept.errors import DataError, SettingsError
 from medept.files import whole_folder, write_table
 from medept.phantoms.chest import ChestPatient

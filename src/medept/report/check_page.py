@@ -14,9 +14,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from medept.checks.check import Check
+from medept.checks.check import CheckResult
 from medept.checks.findings import Finding
-from medept.data.table import LabelledImages, label_text
+from medept.data.labelled_images import LabelledImages, label_text
 from medept.files import whole_folder, write_table, write_text
 from medept.report.html import render, shown, thumbnail
 
@@ -36,7 +36,7 @@ class Counts:
     sums: tuple[tuple[str, ...], ...] = ()
 
 
-def write_check(check: Check, source: str, out: Path) -> None:
+def write_check(check: CheckResult, source: str, out: Path) -> None:
     """Write ``check.html`` and ``findings.csv`` into the new folder ``out``.
 
     Raises:
@@ -47,7 +47,7 @@ def write_check(check: Check, source: str, out: Path) -> None:
         write_table(folder / "findings.csv", as_table(check))
 
 
-def as_dict(check: Check) -> dict[str, Any]:
+def as_dict(check: CheckResult) -> dict[str, Any]:
     """What ``--json`` prints."""
     names = check.data.names
     return {
@@ -72,7 +72,7 @@ def as_dict(check: Check) -> dict[str, Any]:
     }
 
 
-def as_table(check: Check) -> pd.DataFrame:
+def as_table(check: CheckResult) -> pd.DataFrame:
     """One row an image of a set of a finding."""
     data = check.data
     rows = []
@@ -95,7 +95,7 @@ def as_table(check: Check) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def as_text(check: Check, source: str) -> RenderableType:
+def as_text(check: CheckResult, source: str) -> RenderableType:
     """For a terminal."""
     parts: list[RenderableType] = [
         Text(f"{shown(source)}: {facts(check)}", "bold"),
@@ -115,7 +115,7 @@ def as_text(check: Check, source: str) -> RenderableType:
     return Group(*parts)
 
 
-def as_html(check: Check, source: str) -> str:
+def as_html(check: CheckResult, source: str) -> str:
     """One page that holds its styles and small pictures, and loads nothing."""
     return render(
         "check.html.j2",
@@ -132,7 +132,7 @@ def as_html(check: Check, source: str) -> str:
 # --- words and numbers -----------------------------------------------------------------------
 
 
-def facts(check: Check) -> str:
+def facts(check: CheckResult) -> str:
     """How much there is."""
     data = check.data
     classes = f"{len(data.classes)} class{'es' if len(data.classes) > 1 else ''}"
@@ -144,7 +144,7 @@ def facts(check: Check) -> str:
     return ", ".join(parts)
 
 
-def verdict(check: Check) -> str:
+def verdict(check: CheckResult) -> str:
     """The answer in one sentence."""
     if check.flatters:
         return "A result on these data would look better than it is: mend this first."
@@ -153,7 +153,7 @@ def verdict(check: Check) -> str:
     return "Nothing that would flatter a result."
 
 
-def method(check: Check) -> str:
+def method(check: CheckResult) -> str:
     """How it was found."""
     text = (
         "Duplicates: SHA-256 of the decoded pixels; perceptual hash and correlation for near ones. "
@@ -171,7 +171,7 @@ def method(check: Check) -> str:
     )
 
 
-def counts(check: Check, limit: int | None) -> list[Counts]:
+def counts(check: CheckResult, limit: int | None) -> list[Counts]:
     """Images per class (by split, with groups), per group, and per size and mode."""
     tables = [_classes(check.data)]
     if check.data.groups is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medept.data.images import ImageLike
-from medept.data.table import label_text
+from medept.data.labelled_images import label_text
 from medept.evaluation.bootstrap import BINS
 from medept.evaluation.conformal import Coverage, check_coverage, check_label_coverage
 from medept.evaluation.predictions import THRESHOLD, indicators

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from medept.data.images import ImageLike, read_image
-from medept.data.threads import ahead, available_threads
+from medept.data.threads import available_threads, prefetch
 from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.methods import AdaptedEncoder
@@ -108,7 +108,7 @@ def pixel_batches(
     else:
         prepare = partial(_prepare, images, preprocessing.evaluation())
     rows = range(len(images))
-    return _batched(ahead(prepare, rows, threads=available_threads(), most=2 * size), size)
+    return _batched(prefetch(prepare, rows, threads=available_threads(), limit=2 * size), size)
 
 
 @torch.inference_mode()
@@ -153,7 +153,7 @@ def encode_views(
     """``function`` of the first ``count`` random views, image by image, view by view."""
     draw = partial(views.random_views, count=count)
     threads = available_threads()
-    drawn = ahead(draw, range(len(views)), threads=threads, most=2 * threads)
+    drawn = prefetch(draw, range(len(views)), threads=threads, limit=2 * threads)
     batches = _batched(chain.from_iterable(drawn), EVALUATION_BATCH)
     done, total = 0, count * len(views)
     for state in run_batches(function, batches, accelerator):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from medept.data.threads import ahead
+from medept.data.threads import prefetch
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import Progress, silent
@@ -109,7 +109,7 @@ def _features(training: _Training, view: int) -> Tensor:
     """Features (n, D) of one view of every image, as they are now."""
     batches = torch.arange(len(training.targets)).split(EVALUATION_BATCH)
     features = []
-    for state in ahead(partial(training.inputs.read, view), batches):
+    for state in prefetch(partial(training.inputs.read, view), batches):
         with training.accelerator.autocast():
             features.append(training.inputs.features(state))
     return torch.cat(features)
@@ -194,7 +194,7 @@ def _epoch(
     recipe, accelerator, total = training.recipe, training.accelerator, 0.0
     batches = torch.randperm(len(training.targets), generator=order).split(recipe.batch_size)
     read = partial(_read_share, training.inputs, epoch % recipe.views, accelerator)
-    read_ahead = zip(batches, ahead(read, batches), strict=True)
+    read_ahead = zip(batches, prefetch(read, batches), strict=True)
     for step, (rows, batch) in enumerate(read_ahead, start=first):
         loss = take_step(batch, step)
         total += accelerator.reduce(loss, "mean").item() * len(rows)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.evaluation.metrics import evaluate
 from medept.files import whole_folder, write_table
 from medept.phantoms import TASKS, make_phantoms, write_phantoms

@@ -9,7 +9,7 @@ from shutil import copyfile
 import numpy as np
 
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_folder

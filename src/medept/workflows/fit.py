@@ -17,12 +17,13 @@ import numpy as np
 from medept.analysis import look_into_fit
 from medept.checks.check import quick_check
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.images import MEMORY_FOR_DECODED_IMAGES, decoded
-from medept.data.table import LabelledImages
-from medept.episodes.draw import draw_episode, read_episode
+from medept.data.images import MEMORY_FOR_DECODED_IMAGES, decode_images
+from medept.data.labelled_images import LabelledImages
+from medept.episodes.draw import draw_episode
+from medept.episodes.lists import read_episode
 from medept.errors import DataError
 from medept.evaluation.metrics import Evaluation
-from medept.files import refuse_folder, whole_folder, write_text
+from medept.files import require_new_folder, whole_folder, write_text
 from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
 from medept.fits.results import write_findings
@@ -66,7 +67,7 @@ def fit(
     Raises:
         InputError: if ``out`` exists already, or the data cannot be used.
     """
-    refuse_folder(out)
+    require_new_folder(out)
     checkpoint = out.absolute().with_name(f".{out.name}.checkpoint.safetensors")
     support, test = draw(data, classifier, shots, episode)
     _say_what_is_unused(data)
@@ -104,7 +105,7 @@ def _decoded(*parts: LabelledImages) -> Iterator[LabelledImages]:
     """Data sets with their images in memory, as far as there is room for them."""
     room = MEMORY_FOR_DECODED_IMAGES
     for part in parts:
-        images = decoded(part.images, room)
+        images = decode_images(part.images, room)
         room -= sum(image.nbytes for image in images if isinstance(image, np.ndarray))
         yield replace(part, images=images)
 

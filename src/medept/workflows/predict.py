@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.images import readable
+from medept.data.images import readable_images
 from medept.errors import DataError
 from medept.files import whole_file, write_table
 from medept.fits.tables import prediction_columns
@@ -33,7 +33,7 @@ def predict(
     """
     refuse_output(out, "predictions", ".csv", ".parquet")
     if skip_unreadable:
-        images = readable(images)
+        images = readable_images(images)
     probabilities = classifier.predict_proba(images)
     classes = tuple(classifier.info().classes)
     table = pd.DataFrame({"image": [str(image) for image in images]}).join(

@@ -1,13 +1,14 @@
-"""Data sets that are known by name; one file each. ``NAME:FOLDER`` stands wherever data is read."""
+"""Data sets that medept knows by name, one module each: ``NAME:FOLDER`` may stand for any data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from medept.data.dataset import read_dataset
+from medept.data.labelled_images import LabelledImages
 from medept.data.sources import isic2018, kvasirseg, medfmc, medmnist
 from medept.data.sources.base import Source
-from medept.data.table import LabelledImages, read_dataset
 from medept.errors import DataError
 
 SOURCES = {
@@ -18,10 +19,15 @@ SOURCES = {
 
 
 def named_source(text: str | Path) -> tuple[Source, Path] | None:
-    """``NAME:FOLDER`` as the data set of that name and where its files are; None for anything else.
+    """The data set of ``NAME:FOLDER`` and the folder of its files; None for any other text.
 
     Raises:
-        InputError: if the folder does not exist.
+        DataError: if the folder does not exist.
+
+    >>> Path("MedFMC").mkdir()
+    >>> source, folder = named_source("medfmc-colon:MedFMC")
+    >>> source.classes, folder.name
+    (('negative', 'positive'), 'MedFMC')
     """
     name, colon, place = str(text).partition(":")
     if not colon or name not in SOURCES:
@@ -33,14 +39,14 @@ def named_source(text: str | Path) -> tuple[Source, Path] | None:
 
 
 def open_dataset(text: str | Path, **columns: Any) -> LabelledImages:
-    """Labelled images of ``NAME:FOLDER``, or of a table or folder.
+    """Labelled images of ``NAME:FOLDER``, a table or a folder.
 
     Args:
-        columns: what :func:`medept.data.table.read_dataset` takes beside the path.
+        columns: what :func:`medept.data.dataset.read_dataset` takes besides the path.
 
     Raises:
-        InputError: if something is missing or cannot be used, or columns are named for a data set
-            that knows its own.
+        DataError: if something is missing or cannot be used, or columns are given for a named data
+            set, which has its own.
     """
     found = named_source(text)
     if found is None:
@@ -48,7 +54,7 @@ def open_dataset(text: str | Path, **columns: Any) -> LabelledImages:
     source, folder = found
     given = [name for name, value in columns.items() if name.endswith(("column", "root")) and value]
     if given:
-        raise DataError(f"{source.name} knows its own: leave out {', '.join(given)}")
+        raise DataError(f"{source.name} has its own columns: leave out {', '.join(given)}")
     data, classes = source.read(folder), columns.get("classes")
     if classes is not None and tuple(classes) != data.classes:
         raise DataError(
@@ -58,10 +64,15 @@ def open_dataset(text: str | Path, **columns: Any) -> LabelledImages:
 
 
 def official_list(text: str | Path, shots: int | float | None, episode: str) -> Path:
-    """The list of a support set: a file of that name, or the official one of a named data set.
+    """The file that lists a support set: ``episode`` itself, or the official one of that name.
+
+    Args:
+        text: the data set, ``NAME:FOLDER`` if the list is an official one.
+        shots: of an official list.
+        episode: a file, or a name such as ``exp1``.
 
     Raises:
-        InputError: if there is neither.
+        DataError: if there is no such list.
     """
     if Path(episode).is_file():
         return Path(episode)

@@ -1,4 +1,4 @@
-"""What a named data set is: read from the folder that it unpacks to, and nothing downloaded."""
+"""What a named data set has to offer. It is read from a folder; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that is known by name; ``NAME:FOLDER`` reads it."""
+    """A data set that ``NAME:FOLDER`` reads.
+
+    Attributes:
+        name: what stands before the colon.
+        summary: one line for `medept datasets`.
+    """
 
     name: str
     summary: str
 
     def home(self, folder: Path) -> Path:
-        """Where in the folder given its files are: the folder itself, or a known one inside."""
+        """The folder of its files: the one that is given, or a known one inside of it."""
         return folder
 
     def read(self, folder: Path) -> LabelledImages:
         """All labelled images, with groups and splits where the data set has them.
 
         Raises:
-            InputError: if a file is missing or has another form than the data set's.
+            DataError: if a file is missing or does not have the data set's form.
         """
         raise NotImplementedError
 
@@ -33,13 +38,18 @@ class Source:
         """The file that lists an official support set.
 
         Raises:
-            InputError: if the data set has none, or not this one.
+            DataError: if the data set has none, or not this one.
         """
         raise DataError(f"{self.name} has no official support sets: leave --episode out")
 
 
 def require(folder: Path, files: Sequence[Path], origin: str) -> None:
-    """Raise an InputError that names what is missing in ``folder``, and where it comes from."""
+    """Check that files are in ``folder``.
+
+    Raises:
+        DataError: that names the missing files and says where the data set comes from, or names a
+            link that leads out of the folder.
+    """
     missing = [file for file in files if not file.is_file()]
     if missing:
         named = ", ".join(str(file.relative_to(folder)) for file in missing[:5])

@@ -1,9 +1,9 @@
 """ISIC 2018 task 3 (Codella et al. 2019; HAM10000, Tschandl et al. 2018): seven skin lesions.
 
-The folder holds the archives as they unpack: ``ISIC2018_Task3_Training_Input`` and
-``..._GroundTruth``, the lesion groupings beside the training labels or in the folder itself, and
-``ISIC2018_Task3_Validation_Input``, ``..._Test_Input`` and their ``..._GroundTruth`` where they are
-wanted. A lesion is the group: several pictures of one never stand on both sides.
+The folder holds the unpacked archives: ``ISIC2018_Task3_Training_Input`` and
+``..._GroundTruth``, the lesion groupings (beside the training labels or in the folder itself) and,
+if wanted, ``ISIC2018_Task3_Validation_Input``, ``..._Test_Input`` and their ``..._GroundTruth``.
+Groups are lesions, several of which have more than one image.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medept.data.folders import SPLITS
+from medept.data.labelled_images import SPLIT_NAMES, LabelledImages
 from medept.data.sources.base import Source, require
-from medept.data.table import LabelledImages
 from medept.errors import DataError
 
 ORIGIN = "ISIC 2018 task 3 is at https://challenge.isic-archive.com/data/#2018"
@@ -23,7 +22,7 @@ CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 
 class ISIC2018(Source):
-    """Training images, and those of validation and test where they are there."""
+    """The training images, and those of validation and test if their labels are in the folder."""
 
     def read(self, folder: Path) -> LabelledImages:
         there = [part for part in ("Validation", "Test")
@@ -54,16 +53,16 @@ def _part(folder: Path, part: str) -> pd.DataFrame:
     flags = table[list(CLASSES)].apply(pd.to_numeric, errors="coerce")
     wrong = ~(flags.isin((0, 1)).all(axis=1) & (flags.sum(axis=1) == 1)).to_numpy()
     if wrong.any():
-        raise DataError(f"{truth}, row {wrong.argmax() + 2}: exactly one class has to be 1")
+        raise DataError(f"{truth}, row {wrong.argmax() + 2}: exactly one class must be 1")
     plain = table["image"].str.fullmatch(r"\w+").to_numpy(dtype=bool)
     if not plain.all():
-        raise DataError(f"{truth}, row {plain.argmin() + 2}: this is no name of an image")
+        raise DataError(f"{truth}, row {plain.argmin() + 2}: not the name of an image")
     root = folder / f"{stem}_Input"
     files = [root / f"{name}.jpg" for name in table["image"]]
     require(folder, files, ORIGIN)
     table[list(CLASSES)] = flags
     table["file"] = pd.Series(files, index=table.index, dtype=object)
-    table["split"] = SPLITS[part.lower()]
+    table["split"] = SPLIT_NAMES[part.lower()]
     return table
 
 

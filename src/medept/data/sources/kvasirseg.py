@@ -1,8 +1,8 @@
-"""Kvasir-SEG (Jha et al., MMM 2020): polyps in colonoscopies, each picture with its mask.
+"""Kvasir-SEG (Jha et al., MMM 2020): colonoscopy images of polyps, each with its mask.
 
-The folder holds ``images`` and ``masks`` as the archive unpacks them; a picture and its mask have
-one name, whatever their suffixes. There is one class, so the set can be looked through
-(``medept check``) and embedded, but there is nothing to classify.
+The folder holds ``images`` and ``masks``, as the archive unpacks; an image and its mask have the
+same name, apart from the suffix. There is only one class: the data set can be checked (``medept
+check``) and embedded, but there is nothing to classify.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from medept.data.folders import images_below
+from medept.data.labelled_images import LabelledImages
 from medept.data.sources.base import Source
-from medept.data.table import LabelledImages
 from medept.errors import DataError
 
 ORIGIN = "Kvasir-SEG is at https://datasets.simula.no/kvasir-seg"
 
 
 class KvasirSEG(Source):
-    """All pictures with their masks."""
+    """All images with their masks."""
 
     def home(self, folder: Path) -> Path:
-        """The folder of both, given itself or the one that the archive is unpacked in."""
+        """The folder ``Kvasir-SEG``: the one that is given, or the one inside of it."""
         return folder / "Kvasir-SEG" if (folder / "Kvasir-SEG").is_dir() else folder
 
     def read(self, folder: Path) -> LabelledImages:
@@ -47,7 +47,7 @@ class KvasirSEG(Source):
 def _by_stem(folder: Path, part: str) -> dict[str, Path]:
     found = {file.stem: file for file in images_below(folder, folder / part)}
     if not found:
-        raise DataError(f"{folder}: no pictures in its folder {part}. {ORIGIN}")
+        raise DataError(f"{folder}: no images in its folder {part}. {ORIGIN}")
     return found
 
 

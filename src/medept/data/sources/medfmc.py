@@ -1,11 +1,10 @@
 """MedFMC (Wang et al., Scientific Data 2023): chest radiographs, colon tiles, endoscopies.
 
-A folder a task (``chest``, ``colon``, ``endo``), as the challenge lays it out: ``images/`` with the
-pictures, beside it ``trainval.txt``, ``test_WithLabel.txt``, ``train_20.txt`` and
-``TASK_K-shot_train_expN.txt``, the official support sets. The test set shares no study with the
-training set. The official *validation* lists do share studies, and even images, with the support
-sets of chest and endo (76 of the 91 images of chest's first 5-shot set): nothing is evaluated on
-them here.
+Each task (``chest``, ``colon``, ``endo``) has a folder, as the challenge lays it out: ``images/``,
+and beside it ``trainval.txt``, ``test_WithLabel.txt`` and the official support sets,
+``TASK_K-shot_train_expN.txt`` and ``train_20.txt``. The test set shares no study with the training
+set. The official *validation* lists do share studies, and even images, with the support sets of
+chest and endo (76 of the 91 images of chest's first 5-shot set), so they are not used.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from medept.data.image_lists import read_lines, read_list
+from medept.data.labelled_images import LabelledImages
 from medept.data.sources.base import Source, require
-from medept.data.table import LabelledImages
 from medept.errors import DataError
 
 ORIGIN = "MedFMC is at https://doi.org/10.6084/m9.figshare.c.6476047"
@@ -35,7 +34,9 @@ CHEST = (
 class MedFMC(Source):
     """One of the three tasks.
 
-    study: the study that a file name belongs to; None where a shot is an image.
+    Attributes:
+        task: ``chest``, ``colon`` or ``endo``.
+        study: the study that an image belongs to, from its file name; None if a shot is an image.
     """
 
     task: str
@@ -44,18 +45,18 @@ class MedFMC(Source):
     study: Callable[[str], str] | None = None
 
     def home(self, folder: Path) -> Path:
-        """The task's folder, given itself or the one of all tasks."""
+        """The folder of the task: the one that is given, or the one inside of it."""
         return folder / self.task if (folder / self.task).is_dir() else folder
 
     def read(self, folder: Path) -> LabelledImages:
-        """Training and test set, with their splits; the training set alone if that is all."""
+        """Training and test set, as a split; only the training set if the test set is not there."""
         require(folder, [folder / TRAINING], ORIGIN)
         if not (folder / TEST).exists():
             return self._read(folder, {"train": TRAINING})
         return self._read(folder, {"train": TRAINING, "test": TEST})
 
     def labelled_test(self, folder: Path) -> LabelledImages:
-        """The test set alone; its images need not be there."""
+        """The test set with its labels; its images need not be there."""
         require(folder, [folder / TEST], ORIGIN)
         return self._read(folder, {"test": TEST}, images=False)
 
@@ -68,8 +69,10 @@ class MedFMC(Source):
                 targets.append(target)
                 splits.append(split)
         if len(set(names)) < len(names):
-            doubled = next(name for name in names if names.count(name) > 1)
-            raise DataError(f"{folder}: {doubled} stands twice in {' and '.join(lists.values())}")
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise DataError(
+                f"{folder}: {repeated} is listed twice in {' and '.join(lists.values())}"
+            )
         return LabelledImages(
             images=self.locate(folder, names) if images else tuple(names),
             names=tuple(names),
@@ -80,20 +83,20 @@ class MedFMC(Source):
         )
 
     def locate(self, folder: Path, names: list[str]) -> tuple[Path, ...]:
-        """Where the images of these names are.
+        """The files of the images of these names.
 
         Raises:
-            InputError: if one is missing, or its name leads out of the folder of images.
+            DataError: if one is missing, or its name leads out of the folder of images.
         """
         root = folder / "images"
         for name in names:
             if name != Path(name).name or name.startswith("."):
-                raise DataError(f"{folder}: {name!r} is no plain file name; mend the list")
+                raise DataError(f"{folder}: {name!r} is not a plain file name; correct the list")
         require(root, [root / name for name in names], ORIGIN)
         return tuple(root / name for name in names)
 
     def listed(self, folder: Path, file: str) -> list[str]:
-        """The names in a list of the folder's, with labels or without, in its order."""
+        """The image names of a list in the folder, which may have labels or not, in its order."""
         if file != Path(file).name:
             raise DataError(f"{file}: give the name of a list in {folder}")
         require(folder, [folder / file], ORIGIN)
@@ -103,7 +106,7 @@ class MedFMC(Source):
         return [name for name, _ in rows.values()]
 
     def official_list(self, folder: Path, shots: int | float | None, episode: str) -> Path:
-        """The list of a support set: ``exp1`` to ``exp5`` for K shots, ``official`` for 20 %."""
+        """The list of ``exp1`` to ``exp5`` for K shots, or ``official`` for 20 %."""
         if shots == 0.2 and episode == "official":
             file = folder / "train_20.txt"
         elif isinstance(shots, int):

@@ -1,4 +1,7 @@
-"""The MedFMC challenge's submission files: no header; a name and one probability a class."""
+"""Submission files of the MedFMC challenge.
+
+Each row is an image's name and one probability per class, separated by commas, without a header.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,32 @@ from pathlib import Path
 
 import numpy as np
 
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
 from medept.files import write_text
 
 
 def write_submission(file: Path, names: Sequence[str], probabilities: np.ndarray) -> None:
-    """Write names and probabilities (n, C), to eight decimals."""
+    """Write names and probabilities (n, C), with eight decimals."""
     rows = zip(names, probabilities, strict=True)
     text = "".join(",".join([name, *(f"{p:.8f}" for p in row)]) + "\n" for name, row in rows)
     write_text(file, text)
 
 
 def read_submission(file: Path, data: LabelledImages) -> np.ndarray:
-    """Probabilities (n, C) of the images of ``data``, in their order; others are passed over.
+    """The probabilities (n, C) of the images of ``data``, in their order.
 
-    Probabilities of a multi-class task are brought to the sum of exactly 1.
+    Other images in the file are ignored. In a multi-class task the probabilities of an image are
+    divided by their sum, which may differ from 1 by rounding.
 
     Raises:
-        InputError: if the file cannot be read, a row has another number of columns or something
-            that is no probability, or images of ``data`` are missing.
+        DataError: if the file cannot be read, a row does not hold one probability per class, those
+            of a multi-class image do not sum to 1, or images of ``data`` are missing.
+
+    >>> data = LabelledImages(("a.png",), ("a.png",), np.array([0]), ("negative", "positive"))
+    >>> write_submission(Path("submission.csv"), data.names, np.array([[0.25, 0.75]]))
+    >>> read_submission(Path("submission.csv"), data).tolist()
+    [[0.25, 0.75]]
     """
     found: dict[str, list[float]] = {}
     try:

@@ -1,9 +1,9 @@
-"""MedMNIST v2 (Yang et al., Scientific Data 2023), read by its own package, at each of its sizes.
+"""MedMNIST v2 (Yang et al., Scientific Data 2023) in all its sizes, read by its own package.
 
-``medmnist-blood:FOLDER`` is BloodMNIST of 28 pixels, ``medmnist-blood-224:FOLDER`` that of 224,
-from the .npz files that the package downloads. Of the volumes of the three-dimensional sets
-(``medmnist-organ3d:FOLDER``) the middle slice along the first axis stands for the whole, as the
-middle frame does for a DICOM file: an image a volume, so that what is counted are volumes.
+``medmnist-blood:FOLDER`` is BloodMNIST with 28 x 28 pixels, ``medmnist-blood-224:FOLDER`` with
+224 x 224, from the .npz files that the package downloads. In the three-dimensional data sets
+(``medmnist-organ3d:FOLDER``) the middle slice along the first axis represents a volume, as the
+middle frame does in a DICOM file: there is one image per volume.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from medept.data.labelled_images import LabelledImages
 from medept.data.sources.base import Source, require
-from medept.data.table import LabelledImages
 from medept.errors import DataError, ResourceError
 
 FLAT = ("path", "chest", "derma", "oct", "pneumonia", "retina", "breast", "blood", "tissue",
@@ -26,7 +26,12 @@ SIZES = {**dict.fromkeys(FLAT, (28, 64, 128, 224)), **{f"{name}3d": (28, 64) for
 
 @dataclass(frozen=True)
 class MedMNIST(Source):
-    """One data set at one size."""
+    """One data set in one size.
+
+    Attributes:
+        flag: the package's name for the data set.
+        size: pixels a side.
+    """
 
     flag: str
     size: int
@@ -44,24 +49,24 @@ class MedMNIST(Source):
         for split in ("train", "val", "test"):
             try:
                 parts[split] = make(split=split, root=str(folder), size=self.size)
-            except Exception as error:  # a damaged archive raises whatever it likes
+            except Exception as error:  # a damaged archive may raise anything
                 raise DataError(
                     f"{folder / stem}.npz: cannot be read ({error}); download it again"
                 ) from error
         labels = np.concatenate([part.labels for part in parts.values()])
-        many = info["task"].startswith("multi-label")
+        multilabel = info["task"].startswith("multi-label")
         return LabelledImages(
-            images=tuple(image for part in parts.values() for image in self._pictures(part.imgs)),
+            images=tuple(image for part in parts.values() for image in self._as_images(part.imgs)),
             names=tuple(
                 f"{split}{i}" for split, part in parts.items() for i in range(len(part.imgs))
             ),
-            targets=labels.astype(np.uint8) if many else labels[:, 0].astype(np.int64),
+            targets=labels.astype(np.uint8) if multilabel else labels[:, 0].astype(np.int64),
             classes=tuple(info["label"][str(i)] for i in range(len(info["label"]))),
             splits=np.repeat(list(parts), [len(part.imgs) for part in parts.values()]),
         )
 
-    def _pictures(self, images: np.ndarray) -> np.ndarray:
-        """(n, S, S) or (n, S, S, 3) as they are; of volumes (n, S, S, S) the middle slices."""
+    def _as_images(self, images: np.ndarray) -> np.ndarray:
+        """Images (n, S, S[, 3]) as they are; of volumes (n, S, S, S) the middle slices."""
         return images[:, (self.size - 1) // 2].copy() if self.flag.endswith("3d") else images
 
 

@@ -1,0 +1,88 @@
+"""Labelled images from a table or a folder, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medept.data.columns import find_columns, log_columns, read_groups, read_splits
+from medept.data.dicom.patients import dicom_groups
+from medept.data.folders import read_folder
+from medept.data.image_paths import locate_images, read_image_names
+from medept.data.labelled_images import LabelledImages, Task
+from medept.data.table import read_table
+from medept.data.targets import read_targets
+from medept.errors import DataError
+
+
+def read_dataset(
+    source: str | Path,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    image_root: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    task: Task | None = None,
+) -> LabelledImages:
+    """Labelled images from a CSV or Parquet table, or a folder with one subfolder per class.
+
+    A column named ``split`` (``train``, ``val`` or ``test``) is read, and one named ``frame`` (of
+    DICOM files, counted from 1). So is a folder with a ``train`` and a ``test`` folder, each with
+    one subfolder per class.
+
+    Args:
+        source: the table or the folder.
+        image_column: default: the first column with a usual name (``image``, ``path``, ...).
+        label_column: one column of classes; one column with labels joined by ``|``; or several
+            0/1 columns, with commas between their names. Default: a column with a usual name
+            (``label``, ``class``, ...); without one, all remaining columns except masks, if these
+            are at least two and hold only 0 and 1.
+        group_column: patient, study or lesion. Default: a column with a usual name, or else the
+            patients of DICOM files (:func:`medept.data.dicom.patients.dicom_groups`).
+        image_root: the folder that paths in the table are relative to, and all images are in;
+            default: the folder of the table. A path that leads out of it, such as
+            ``../images/1.png``, is tried from where the table is. A path without a suffix finds
+            the only image of that name.
+        classes: the only classes allowed, in this order; default: those found, sorted.
+        task: ``multiclass`` or ``multilabel``. Default: multi-label if there are several label
+            columns, or any label holds a ``|``.
+
+    Raises:
+        DataError: if something is missing or cannot be used; the message names file, row and
+            remedy.
+
+    >>> for name in ("a.png", "b.png", "c.png"):
+    ...     _ = Path(name).write_bytes(b"")  # images are opened later
+    >>> _ = Path("labels.csv").write_text(
+    ...     "image,label,patient\\na.png,benign,7\\nb.png,malignant,8\\nc.png,malignant,8\\n"
+    ... )
+    >>> data = read_dataset("labels.csv")
+    >>> data.classes, data.targets.tolist(), data.groups.tolist()
+    (('benign', 'malignant'), [0, 1, 1], ['7', '8', '8'])
+    """
+    path = Path(source)
+    try:
+        if path.is_dir():
+            if image_root is not None:
+                raise DataError(f"{path}: its images are inside it; leave --image-root out")
+            return read_folder(path, classes, task)
+        if not path.exists():
+            known = " (`medept datasets` lists those known by name)" if ":" in str(path) else ""
+            raise DataError(f"{path}: no such table or folder{known}; check the path")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check it") from error
+    table = read_table(path)
+    columns = find_columns(table, image_column, label_column, group_column)
+    names = read_image_names(table, columns.image, columns.frame)
+    images = locate_images(path, names, image_root)
+    log_columns(table, columns)
+    targets, found = read_targets(table, columns.labels, classes, task)
+    return LabelledImages(
+        images=images,
+        names=tuple(names.values()),
+        targets=targets,
+        classes=found,
+        groups=read_groups(table, columns.group) if columns.group else dicom_groups(images),
+        splits=None if columns.split is None else read_splits(table, columns.split),
+    )

@@ -1,0 +1,130 @@
+"""Stored values of a DICOM frame as a radiologist's display shows them.
+
+Values pass through the modality LUT (rescale), the VOI window and, for MONOCHROME1, an inversion,
+in the order of DICOM PS3.3 C.11. A frame without a window gets one from its own percentiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medept.data.dicom.files import import_pydicom
+from medept.errors import DataError
+
+DISPLAY_ATTRIBUTES = (
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth",
+    "VOILUTFunction", "VOILUTSequence", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
+)  # fmt: skip
+
+PERCENTILES = (1.0, 99.0)
+"""The window of a grey frame that has none; padding is not counted."""
+
+
+def display_colour(data: Any, stored: np.ndarray) -> np.ndarray:
+    """A colour or palette frame as uint8 (H, W, 3).
+
+    Args:
+        data: the pydicom data set.
+        stored: (H, W, 3) RGB, or (H, W) indices into the palette.
+    """
+    if data.PhotometricInterpretation == "PALETTE COLOR":
+        stored = import_pydicom().pixels.apply_color_lut(stored, data)[..., :3]
+        top = 2 ** (8 * stored.dtype.itemsize) - 1
+    else:
+        top = 2 ** int(data.BitsStored) - 1
+    return np.round(np.clip(stored / top, 0, 1) * 255).astype(np.uint8)
+
+
+def display_grey(data: Any, stored: np.ndarray, index: int) -> np.ndarray:
+    """A grey frame as uint8 (H, W).
+
+    Args:
+        data: the pydicom data set.
+        stored: (H, W) values as they are stored.
+        index: of the frame, from 0; each may have a window of its own.
+
+    Raises:
+        DataError: if values are not finite, or the window is not allowed.
+    """
+    rescale = _functional_group(data, index, "PixelValueTransformationSequence")
+    values = import_pydicom().pixels.apply_modality_lut(stored, rescale).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise DataError("holds NaN or infinite values; replace them first")
+    voi = _functional_group(data, index, "FrameVOILUTSequence")
+    if voi.get("VOILUTSequence"):
+        shown = _apply_voi_table(values, voi)
+    elif voi.get("WindowCenter") is not None and voi.get("WindowWidth") is not None:
+        function = str(voi.get("VOILUTFunction") or "LINEAR")
+        shown = apply_window(values, _first(voi.WindowCenter), _first(voi.WindowWidth), function)
+    else:
+        shown = _apply_percentile_window(values, ~_is_padding(data, stored))
+    if data.PhotometricInterpretation == "MONOCHROME1":
+        shown = 1 - shown
+    return np.round(shown * 255).astype(np.uint8)
+
+
+def _functional_group(data: Any, index: int, name: str) -> Any:
+    """Where a frame's attributes stand: its own functional group, the shared one, or the file."""
+    frames = data.get("PerFrameFunctionalGroupsSequence") or []
+    shared = data.get("SharedFunctionalGroupsSequence") or []
+    for group in [*frames[index : index + 1], *shared[:1]]:
+        if group.get(name):
+            return group[name].value[0]
+    return data
+
+
+def apply_window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+    """Values from 0 to 1, by a VOI window (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
+
+    Args:
+        function: ``LINEAR``, ``LINEAR_EXACT`` or ``SIGMOID``; anything else counts as ``LINEAR``.
+
+    Raises:
+        DataError: if the function does not allow this width.
+
+    >>> apply_window(np.array([-160.0, 40.0, 240.0]), 40, 400, "LINEAR_EXACT").tolist()
+    [0.0, 0.5, 1.0]
+    """
+    if not (width >= 1 if function == "LINEAR" else width > 0):
+        raise DataError(f"its window width of {width:g} is not allowed; correct or remove it")
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - centre) / width + 0.5, 0, 1)
+    if width == 1:
+        return (values > centre - 0.5).astype(np.float64)
+    return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+def _apply_voi_table(values: np.ndarray, voi: Any) -> np.ndarray:
+    bits = int(voi.VOILUTSequence[0].LUTDescriptor[2])
+    table = import_pydicom().pixels.apply_voi(values.astype(np.int64), voi)
+    return np.clip(table / (2**bits - 1), 0, 1)
+
+
+def _is_padding(data: Any, stored: np.ndarray) -> np.ndarray:
+    value = data.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    limit = data.get("PixelPaddingRangeLimit", value)
+    return (stored >= min(value, limit)) & (stored <= max(value, limit))
+
+
+def _apply_percentile_window(values: np.ndarray, real: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(values[real] if real.any() else values, PERCENTILES)
+    if low == high:
+        low, high = values.min(), values.max()
+    return np.clip((values - low) / (high - low), 0, 1) if low < high else np.zeros(values.shape)
+
+
+def _first(value: Any) -> float:
+    """The first of several windows, which is the one to show by default."""
+    return float(value[0] if isinstance(value, Sequence | tuple) and len(value) else value)

@@ -1,0 +1,132 @@
+"""DICOM files: recognised by their content, and opened for only the attributes that are needed."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+from medept.errors import DataError, ResourceError
+
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+
+MAX_INFLATED = 2**30
+"""Most bytes that a deflated data set may have. All others are bounded by their pixels."""
+
+_FIRST_ELEMENTS = tuple(
+    group.to_bytes(2, "little") + element.to_bytes(2, "little")
+    for group, element in ((2, 0), (2, 1), (8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16), (8, 0x18))
+)
+"""The first bytes of a file without a preamble: of its meta information, or of its data set."""
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is taken for a DICOM image, by its suffix or its first bytes.
+
+    A ``DICOMDIR`` has the same first bytes, but is the index of a medium and holds no image.
+    """
+    if path.name.upper() == "DICOMDIR":
+        return False
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return begins_as_dicom(file)
+    except OSError:
+        return False
+
+
+def begins_as_dicom(file: BinaryIO) -> bool:
+    """Whether ``DICM`` follows a preamble, or the file (an old one) begins with a DICOM element."""
+    head = file.read(132)
+    file.seek(0)
+    return head[128:] == b"DICM" or head[:4] in _FIRST_ELEMENTS
+
+
+def split_frame(path: Path) -> tuple[Path, int | None]:
+    """The file and the frame, counted from 1, that a path such as ``scan.dcm#3`` names.
+
+    A file whose own name ends like this is taken as it is.
+
+    >>> file, frame = split_frame(Path("scan.dcm#3"))
+    >>> file.name, frame
+    ('scan.dcm', 3)
+    """
+    found = re.fullmatch(r"(.+)#([0-9]{1,9})", path.name)
+    if found is None or path.exists():
+        return path, None
+    return path.with_name(found[1]), int(found[2])
+
+
+def read_attributes(file: BinaryIO, attributes: Sequence[str]) -> Any:
+    """A pydicom data set with the given attributes, and no others.
+
+    Args:
+        file: opened, at its beginning.
+
+    Raises:
+        ResourceError: if pydicom is missing.
+        DataError: if it is not a DICOM file, or is damaged; without the file's name.
+    """
+    pydicom = import_pydicom()
+    if not begins_as_dicom(file):
+        raise DataError("not a DICOM file, whatever its suffix; remove or replace it")
+    try:
+        _check_inflated_size(file)
+        data = pydicom.dcmread(
+            file,
+            specific_tags=list(attributes),
+            stop_before_pixels="PixelData" not in attributes,
+            force=True,  # the preamble may be missing
+        )
+    except DataError:
+        raise
+    except Exception as error:  # a parser may raise anything for damaged bytes
+        raise DataError(f"damaged ({type(error).__name__}); remove or replace it") from error
+    if "TransferSyntaxUID" not in data.file_meta:
+        data.file_meta.TransferSyntaxUID = _guess_syntax(*data.original_encoding)
+    return data
+
+
+def import_pydicom() -> ModuleType:
+    """The package pydicom, with the modules that are used here.
+
+    Raises:
+        ResourceError: if it is not installed.
+    """
+    try:
+        import pydicom
+        import pydicom.encaps
+        import pydicom.pixels
+        import pydicom.uid
+    except ImportError as error:
+        raise ResourceError("DICOM needs pydicom: pip install 'medept[dicom]'") from error
+    return pydicom
+
+
+def _guess_syntax(implicit: bool, little: bool) -> str:
+    """The transfer syntax of a file that names none, from how its first elements were encoded."""
+    uid = import_pydicom().uid
+    if implicit:
+        return uid.ImplicitVRLittleEndian
+    return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+
+
+def _check_inflated_size(file: BinaryIO) -> None:
+    """Refuse a deflated data set of more than :data:`MAX_INFLATED`: pydicom would inflate it."""
+    head = file.read(4096)
+    if _DEFLATED in head:
+        file.seek(144 + int.from_bytes(head[140:144], "little"))  # after the meta information
+        inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while size <= MAX_INFLATED and (block := inflater.unconsumed_tail or file.read(2**16)):
+            size += len(inflater.decompress(block, 2**20))
+        if size > MAX_INFLATED:
+            raise DataError(f"inflates to more than {MAX_INFLATED:,} bytes; remove it")
+    file.seek(0)
