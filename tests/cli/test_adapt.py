@@ -109,7 +109,7 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
         (["fit", "TABLE", "--shots", "101%"], "shots 101%: give a whole number"),
         (["fit", "TABLE", "--seed", "-1"], "seed -1: give a whole number from 0"),
         (["fit", "TABLE", "--seed", str(10**20)], "give a whole number from 0"),
-        (["fit", "TABLE", "--tune", "-1"], "tune=-1: give the number of trials"),
+        (["fit", "TABLE", "--tune", "-1"], "--tune -1: give the number of trials"),
         (["fit", "TABLE", "--lr", "0"], "lr: .*greater than 0"),
         (["fit", "TABLE", "--lr", "inf"], "lr: .*less than"),
         (["fit", "TABLE", "--method", "linear", "--encoder-lr", "1"], "linear has no encoder_lr"),
