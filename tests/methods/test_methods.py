@@ -13,8 +13,8 @@ from medept import InputError
 from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.methods import METHODS, adapt
-from medept.methods.base import Head
 from medept.methods.features import FeatureMethod
+from medept.methods.heads import LinearHead
 
 TRAINED = [name for name, method in METHODS.items() if not issubclass(method, FeatureMethod)]
 """Methods that are trained step by step; the others are in test_features.py."""
@@ -369,15 +369,15 @@ def check_trainable_parameters(size: str, layers: int, tokens: int, width: int) 
 
 
 def test_a_folded_head_is_the_same_head() -> None:
-    head, features = Head(5, 3), torch.randn(20, 5) * 4 + 2
+    head, features = LinearHead(5, 3), torch.randn(20, 5) * 4 + 2
     head.standardise(features)
-    plain = Head(5, 3)
+    plain = LinearHead(5, 3)
     plain.load_folded(head.folded())
     torch.testing.assert_close(plain(features), head(features))
     standardised = (features - head.mean) / head.scale
     assert standardised.mean(0).abs().max() < 1e-5
     with pytest.raises(InputError, match="not those of a head for 4 features"):
-        Head(4, 3).load_folded(head.folded())
+        LinearHead(4, 3).load_folded(head.folded())
 
 
 @pytest.mark.parametrize(

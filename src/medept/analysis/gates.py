@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medept.ept.attach import Handle
 from medept.errors import DataError
 from medept.methods.base import AdaptedEncoder
 
@@ -54,8 +52,8 @@ def has_gates(model: AdaptedEncoder) -> bool:
     Tokens have to stand for patches on a grid that is known. Attention in windows (Swin), whose
     layers differ, has a grid for each window, not the image.
     """
-    handle = getattr(model, "handle", None)
-    if not isinstance(handle, Handle) or not handle.prompts:
+    handle = model.handle
+    if handle is None or not handle.prompts:
         return False
     ways = {prompt.way for prompt in handle.prompts.values()}
     alike = len({(site.heads, site.tokens) for site in handle.sites}) == 1
@@ -71,9 +69,9 @@ def patch_scaling(model: AdaptedEncoder, batches: Iterable[Tensor]) -> Scaling:
     Raises:
         InputError: if the model has no gates (see :func:`has_gates`).
     """
-    if not has_gates(model):
+    handle = model.handle
+    if handle is None or not has_gates(model):
         raise DataError("only prompts of the way 'concat' over one grid of tokens have gates")
-    handle = cast(Handle, model.handle)
     gates, rollouts = [], []
     device = next(model.parameters()).device
     for pixels in batches:

@@ -1,7 +1,13 @@
-"""How an encoder is adapted: one file a method, and this registry.
+"""How an encoder is adapted: one file per method, and this registry.
 
-Every module here is imported, and a method is registered by its class. ``base``, ``features``,
-``own_parameters``, ``peft_tuners`` and ``token_prompts`` hold what several methods share.
+Every module here is imported, which registers its method by its class. ``base``, ``heads``,
+``features``, ``own_parameters``, ``peft_tuners`` and ``token_prompts`` are shared by several.
+
+>>> from medept.encoders.load import load_encoder
+>>> model = adapt(load_encoder("test_vit", weights="random"), "ept", classes=3)
+>>> model.trainable_count()
+6255
+>>> model.remove()  # gives the encoder back as it was
 """
 
 from __future__ import annotations
@@ -23,10 +29,13 @@ for _module in iter_modules(__path__):
 
 
 def find_method(name: str) -> type[AdaptedEncoder]:
-    """The method of this name; ``partial-2`` and ``mlp-3`` name a method with its k.
+    """The class of the method with this name. ``partial-2`` and ``mlp-3`` name a method and its k.
+
+    >>> find_method("partial-2").summary
+    'the last k blocks'
 
     Raises:
-        InputError: if there is none; the message lists those there are.
+        InputError: if there is no such method; the message lists those there are.
     """
     name = _split(name)[0]
     if name not in METHODS:
@@ -35,10 +44,15 @@ def find_method(name: str) -> type[AdaptedEncoder]:
 
 
 def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSettings:
-    """Settings of the named method; what is left out has the method's default.
+    """Settings of the named method; those left out have the method's defaults.
+
+    >>> read_settings("lora", {"rank": 4})
+    Settings(rank=4, alpha=None, init='kaiming')
+    >>> read_settings("partial-2")
+    Settings(k=2)
 
     Raises:
-        InputError: if a setting is unknown or out of range.
+        InputError: if a setting is unknown, out of range, or contradicts the name.
     """
     method = find_method(name)
     named, values = named_settings(name), values or {}
@@ -63,19 +77,23 @@ def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSett
 
 
 def shown_settings(method: type[AdaptedEncoder]) -> dict[str, FieldInfo]:
-    """A method's settings by name, without those that are no part of what it is (a kernel)."""
+    """A method's settings by name, without those that change no result (such as ``kernel``)."""
     fields = method.Settings.model_fields
     return {name: field for name, field in fields.items() if not field.exclude}
 
 
 def _others(setting: str) -> str:
-    """Which methods do have a setting, for the message to who gave it to another."""
+    """The end of a message about a setting that belongs to other methods: which ones."""
     owners = sorted(name for name, m in METHODS.items() if setting in m.Settings.model_fields)
     return f"; {setting} is one of {', '.join(owners)}" if owners else ""
 
 
 def named_settings(name: str) -> dict[str, Any]:
-    """What a method's name says of its settings: the k of ``partial-2``."""
+    """The settings that a method's name gives.
+
+    >>> named_settings("partial-2")
+    {'k': 2}
+    """
     return _split(name)[1]
 
 
@@ -87,14 +105,25 @@ def _split(name: str) -> tuple[str, dict[str, Any]]:
 def adapt(
     encoder: Encoder, name: str, classes: int, settings: dict[str, Any] | None = None
 ) -> AdaptedEncoder:
-    """``encoder`` adapted to ``classes`` classes by the named method, ready to be trained."""
+    """Adapt an encoder, in place, by the named method, ready to be trained.
+
+    Args:
+        encoder: from :func:`medept.encoders.load.load_encoder`.
+        name: of the method, such as ``ept`` or ``partial-2``.
+        classes: the number of classes or labels.
+        settings: of the method, by name; those left out have its defaults.
+
+    Raises:
+        InputError: if there is no such method, a setting is wrong, or the method cannot adapt this
+            encoder.
+    """
     return find_method(name)(encoder, classes, read_settings(name, settings))
 
 
 def trained_of(
     encoder: Encoder, name: str, settings: dict[str, Any] | None = None
 ) -> list[nn.Parameter]:
-    """The encoder's own parameters that the named method trains."""
+    """The encoder's own parameters that the named method trains: none for most."""
     return find_method(name).own(encoder, read_settings(name, settings))
 
 

@@ -1,8 +1,8 @@
-"""AdaptFormer (Chen et al., NeurIPS 2022), ``adapter`` of the comparison of Zu et al."""
+"""AdaptFormer (Chen et al., NeurIPS 2022); ``adapter`` in the comparison of Zu et al."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from medept.methods.base import AdaptedEncoder, MethodSettings
 
 
 class Bottleneck(nn.Module):
-    """scale * up(relu(down(x))): D -> D / reduction -> D; zero at the start, since up is zero."""
+    """scale * up(relu(down(x))), D -> D / reduction -> D. It starts at zero, because up does."""
 
     def __init__(self, width: int, hidden: int, scale: float) -> None:
         super().__init__()
@@ -27,16 +27,17 @@ class Bottleneck(nn.Module):
 
 
 class AdaptFormer(AdaptedEncoder):
-    """Trains 2 D h + h + D numbers a block, h = D / reduction, in parallel to the frozen MLP.
+    """A bottleneck in parallel to each frozen MLP.
 
-    The bottleneck reads what the MLP reads, after the norm, as in their equation 3 (their code
-    reads what stands before it), has no dropout (their code: 0.1), and starts as their code does
-    (Kaiming uniform down, zero up). Their SGD, without weight decay, at 0.05 for a batch of 256
-    (for videos they take 0.1), scaled to batches of 16, after a fifth of the steps to warm up.
+    Trains 2 D h + h + D numbers per block, with h = D / reduction. As in the paper's equation 3 the
+    bottleneck reads what the MLP reads, after the norm (the authors' code: before it). It has no
+    dropout (their code: 0.1), and starts as in their code: Kaiming uniform down, zero up. The
+    optimiser is theirs, SGD without weight decay, at their rate for images, 0.05 for a batch of
+    256, scaled to batches of 16; it warms up over a fifth of the steps.
     """
 
     class Settings(MethodSettings):
-        """Its bottlenecks."""
+        """Width and scale of the bottlenecks."""
 
         reduction: int = Field(default=4, ge=1)
         """Token width divided by the bottleneck's width, D / h; Zu et al. compare 1 to 64."""
@@ -57,20 +58,18 @@ class AdaptFormer(AdaptedEncoder):
     settings: Settings
 
     def insert(self) -> None:
-        self._hooks = ExitStack()
         self.bottlenecks = nn.ModuleList()
         for mlp in self.encoder.mlps:
             width = next(m.in_features for m in mlp.modules() if isinstance(m, nn.Linear))
             hidden = max(1, width // self.settings.reduction)
             bottleneck = Bottleneck(width, hidden, self.settings.scale)
             self.bottlenecks.append(bottleneck)
-            self._hooks.callback(mlp.register_forward_hook(_beside(bottleneck)).remove)
-
-    def remove(self) -> None:
-        self._hooks.close()
+            self.on_remove.callback(mlp.register_forward_hook(_add(bottleneck)).remove)
 
 
-def _beside(bottleneck: Bottleneck) -> Any:
+def _add(bottleneck: Bottleneck) -> Callable[..., Tensor]:
+    """A forward hook that adds what the bottleneck makes of a module's input to its output."""
+
     def hook(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
         return output + bottleneck(arguments[0])
 

@@ -1,13 +1,14 @@
 """What every method is: a frozen encoder, something small that is trained, and a head.
 
-A method is one file with three parts: its ``Settings``, its class, which says what it puts into
-the encoder (:meth:`AdaptedEncoder.insert`) and takes out again (:meth:`AdaptedEncoder.remove`),
-and what of it is kept in the adapter file (:meth:`AdaptedEncoder.trained_state`). It sees the
-encoder as :class:`medept.encoders.encoder.Encoder` shows it, and no library's names.
+A method is one file with three parts: its ``Settings``; its class, which puts something into the
+encoder (:meth:`AdaptedEncoder.insert`); and, where that is not simply what it trains, what the
+adapter file keeps of it (:meth:`AdaptedEncoder.inserted_state`). It knows the encoder as a
+:class:`medept.encoders.encoder.Encoder`, and so no library by name.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import torch
@@ -15,69 +16,16 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from medept.encoders.encoder import Encoder
+from medept.ept.attach import Handle
 from medept.ept.prompts import EmbeddedPrompt
 from medept.errors import EncoderError
+from medept.methods.heads import Head, LinearHead, copy_into
 
 
 class MethodSettings(BaseModel):
-    """Settings of a method, each with its paper's default and a docstring that users are shown."""
+    """The settings of a method, with its paper's defaults. Users are shown their docstrings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Head(nn.Linear):
-    """Features (B, D) -> logits (B, C); weights N(0, 0.01), bias 0.
-
-    Features are standardised by fixed statistics, so that one learning rate serves encoders whose
-    features differ in scale. Saved, the statistics are folded into weight and bias.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__(width, classes)
-        nn.init.normal_(self.weight, std=0.01)
-        nn.init.zeros_(self.bias)
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(width))
-
-    @torch.no_grad()
-    def standardise(self, features: Tensor) -> None:
-        """Take the statistics of ``features`` (n, D)."""
-        self.mean.copy_(features.mean(dim=0))
-        self.scale.copy_(features.std(dim=0, correction=0) + 1e-3)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return super().forward((features - self.mean) / self.scale)
-
-    @torch.no_grad()
-    def folded(self) -> dict[str, Tensor]:
-        """``weight`` and ``bias`` of the plain linear layer that does the same."""
-        weight = self.weight / self.scale
-        return {"weight": weight, "bias": self.bias - weight @ self.mean}
-
-    @torch.no_grad()
-    def load_folded(self, state: dict[str, Tensor]) -> None:
-        """Become the plain linear layer of :meth:`folded`."""
-        what = f"a head for {self.in_features} features and {self.out_features} classes"
-        copy_into({"weight": self.weight, "bias": self.bias}, state, what)
-        self.mean.zero_()
-        self.scale.fill_(1)
-
-
-@torch.no_grad()
-def copy_into(own: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
-    """Copy saved tensors into one's own of the same names.
-
-    Raises:
-        InputError: if they are not those of ``what``, by name and shape.
-    """
-    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-    if shapes != {name: tuple(tensor.shape) for name, tensor in own.items()}:
-        raise EncoderError(f"what was saved does not fit: {shapes} are not those of {what}")
-    for name, tensor in saved.items():
-        own[name].copy_(tensor)
 
 
 METHODS: dict[str, type[AdaptedEncoder]] = {}
@@ -87,21 +35,31 @@ METHODS: dict[str, type[AdaptedEncoder]] = {}
 class AdaptedEncoder(nn.Module):
     """An encoder adapted to a task: pixels (B, 3, H, W) -> logits (B, C).
 
+    Use :func:`medept.methods.adapt` to make one.
+
     Args:
-        encoder: frozen here; :meth:`remove` gives it back as it was.
+        encoder: what is adapted, in place; frozen, except for what the method trains.
+            :meth:`remove` gives it back as it was.
         classes: the number C of classes or labels.
         settings: of the method's own ``Settings``.
 
     Raises:
-        InputError: if it trains weights that the encoder holds in bfloat16.
+        InputError: if the method cannot adapt this encoder, or trains weights that the encoder
+            holds in bfloat16.
 
     Attributes:
-        encoder_identity: of the encoder as it came, before anything was put into it.
-        name: by which it is asked for. A class that states one is registered in ``METHODS``.
+        encoder_identity: the encoder's identity before anything was put into it.
+        head: what turns features into logits.
+        handle: the prompts inside the softmax, for methods that put some there.
+        on_remove: what :meth:`insert` asks to be undone by :meth:`remove`, last first.
+        name: what users call the method. A class with a name of its own is registered by it.
         summary: what is trained, in a few words.
-        recipe: what it changes of the default recipe: its paper's optimiser, its rates.
+        recipe: what the method changes in the default recipe: its paper's optimiser and rates.
         rates: which learning rates matter to it.
-        search: values of its settings among which ``--tune`` searches, the default among them.
+        search: the values of its settings that ``--tune`` chooses from, including the defaults.
+        alters_features: whether the method may change features, be it by prompts that stay as they
+            were drawn. If not, they are the plain encoder's, and all such methods can share them.
+        Settings: the class of its settings.
     """
 
     name: ClassVar[str]
@@ -109,8 +67,11 @@ class AdaptedEncoder(nn.Module):
     recipe: ClassVar[dict[str, Any]] = {}
     rates: ClassVar[tuple[str, ...]] = ("lr", "encoder_lr")
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    alters_features: ClassVar[bool] = True
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     settings: MethodSettings
+    head: Head
+    handle: Handle | None = None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -123,62 +84,89 @@ class AdaptedEncoder(nn.Module):
         self.encoder_identity = encoder.identity()
         encoder.requires_grad_(False)
         self.head = self.make_head(encoder.width, classes)
-        self.insert()
-        if any(p.requires_grad and p.dtype == torch.bfloat16 for p in encoder.parameters()):
+        self.on_remove = ExitStack()
+        try:
+            self.insert()
+            self._refuse_bfloat16()
+        except BaseException:
             self.remove()
+            raise
+
+    def _refuse_bfloat16(self) -> None:
+        if any(p.requires_grad and p.dtype == torch.bfloat16 for p in self.encoder.parameters()):
             raise EncoderError(
                 f"the method {self.name!r} trains weights that are in bfloat16: name them "
                 "in its `own`, and keep them out of cast_to_bfloat16"
             )
 
-    def make_head(self, width: int, classes: int) -> Any:
-        """What turns features (B, D) into logits (B, C): one linear layer."""
-        return Head(width, classes)
+    # --- what a method is made of -------------------------------------------------------------
+
+    def make_head(self, width: int, classes: int) -> Head:
+        """The head for D features and C classes; by default one linear layer."""
+        return LinearHead(width, classes)
 
     @classmethod
     def own(cls, encoder: Encoder, settings: Any) -> list[nn.Parameter]:
-        """The encoder's own parameters that are trained, with these settings; none, by default."""
+        """The encoder's own parameters that are trained with these settings; by default none."""
         return []
 
     def insert(self) -> None:
-        """Put what is trained into the encoder; nothing, by default."""
+        """Put what is trained into the encoder, and how to undo it onto ``on_remove``.
 
-    def remove(self) -> None:
-        """Take it out again."""
-
-    @property
-    def trains_encoder(self) -> bool:
-        """Whether features of one image change while this method trains."""
-        return bool(self.parameter_groups()["encoder"])
-
-    @property
-    def alters_features(self) -> bool:
-        """Whether they are not the encoder's own, if only by prompts that stay as they are."""
-        return type(self).insert is not AdaptedEncoder.insert
+        By default nothing.
+        """
 
     def first_changed_block(self) -> int:
-        """The first block that training changes; 0, by default, where something below it is."""
+        """The first block that training changes, counted from 0.
+
+        By default 0, which also holds if something before the blocks changes.
+        """
         return 0
 
     def first_changed_prompt(self) -> EmbeddedPrompt | None:
-        """Where a prompt's gate is all that training changes of that block: the prompt."""
+        """The prompt whose gate is all that training changes inside that block's attention.
+
+        None if training changes more there than a gate.
+        """
         return None
 
+    def inserted_state(self) -> dict[str, Tensor]:
+        """What the adapter file keeps besides the head; by default all that is trained, by name."""
+        return {
+            name: parameter.detach()
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and not name.startswith("head.")
+        }
+
+    def load_inserted_state(self, state: dict[str, Tensor]) -> None:
+        """Put a saved :meth:`inserted_state` back.
+
+        Raises:
+            InputError: if it does not fit.
+        """
+        copy_into(self.inserted_state(), state, f"the method {self.name!r} on this encoder")
+
+    # --- what it does with that ---------------------------------------------------------------
+
+    def remove(self) -> None:
+        """Give the encoder back as it was before."""
+        self.on_remove.close()
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether the features of an image change during training."""
+        return bool(self.parameter_groups()["encoder"])
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """What is trained: ``head``, and ``encoder`` for all that is in or around the encoder."""
+        """What is trained: ``head``, and ``encoder`` for everything in and around the encoder."""
         head = [p for p in self.head.parameters() if p.requires_grad]
         heads = {id(p) for p in head}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in heads]
         return {"head": head, "encoder": rest}
 
     def trainable_count(self) -> int:
-        """The number of trained parameters, head included."""
+        """The number of trained parameters, including the head's."""
         return sum(p.numel() for group in self.parameter_groups().values() for p in group)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Features (B, D) -> logits (B, C), in float32 whatever the encoder computes in."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.head(features.float())
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) -> logits (B, C)."""
@@ -188,18 +176,15 @@ class AdaptedEncoder(nn.Module):
         """Pixels (B, 3, H, W) -> features (B, D)."""
         return self.encoder(pixels)
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (B, D) -> logits (B, C), in float32 whatever the encoder computes in."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float())
+
     def trained_state(self) -> dict[str, Tensor]:
-        """What the adapter file holds: what was trained, and nothing else."""
+        """What the adapter file keeps: what was trained, and nothing else."""
         head = {f"head.{name}": tensor for name, tensor in self.head.folded().items()}
         return head | self.inserted_state()
-
-    def inserted_state(self) -> dict[str, Tensor]:
-        """The part of it that is in or around the encoder, by name."""
-        return {
-            name: parameter.detach()
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad and not name.startswith("head.")
-        }
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         """Put a saved :meth:`trained_state` back.
@@ -207,12 +192,11 @@ class AdaptedEncoder(nn.Module):
         Raises:
             InputError: if it belongs to another method, encoder or number of classes.
         """
-        parts: dict[bool, dict[str, Tensor]] = {True: {}, False: {}}
+        head, inserted = {}, {}
         for name, tensor in state.items():
-            parts[name.startswith("head.")][name] = tensor
-        self.head.load_folded({k.removeprefix("head."): v for k, v in parts[True].items()})
-        self.load_inserted_state(parts[False])
-
-    def load_inserted_state(self, state: dict[str, Tensor]) -> None:
-        """Put a saved :meth:`inserted_state` back."""
-        copy_into(self.inserted_state(), state, f"the method {self.name!r} on this encoder")
+            if name.startswith("head."):
+                head[name.removeprefix("head.")] = tensor
+            else:
+                inserted[name] = tensor
+        self.head.load_folded(head)
+        self.load_inserted_state(inserted)

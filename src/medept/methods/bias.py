@@ -1,4 +1,4 @@
-"""BitFit (Ben Zaken et al., ACL 2022): biases alone are trained."""
+"""BitFit (Ben Zaken et al., ACL 2022): only biases are trained."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medept.methods.own_parameters import OwnParameters
 
 
 class Bias(OwnParameters):
-    """Trains every bias, those of layer norms and of the patch embedding included.
+    """Trains every bias, including those of layer norms and of the patch embedding.
 
-    The original tunes language models, which have no patch embedding; "all bias terms" is read as
-    those of the whole encoder, as Jia et al. (ECCV 2022) do in their comparison. AdamW, 1e-3: the
-    largest of the rates from 1e-4 to 1e-3 that they search.
+    The paper tunes language models, which have no patch embedding; its "all bias terms" is read as
+    all of the encoder's, as Jia et al. (ECCV 2022) do in their comparison. AdamW at 1e-3, the
+    largest rate of the paper's search (1e-4 to 1e-3).
     """
 
     name = "bias"

@@ -8,10 +8,10 @@ from medept.methods.lora import LoRA
 
 
 class DoRA(LoRA):
-    """Weight-decomposed LoRA: direction by LoRA, magnitude by a vector.
+    """Weight-decomposed LoRA: low-rank updates of a weight's direction, and a learnt magnitude.
 
-    Trains 2 r D + D numbers for each of Wq and Wv, as LoRA does, so that both can be compared;
-    theirs are of more layers. AdamW, 2e-4, theirs for LLaMA-7B.
+    Trains 2 r D + D numbers for each of Wq and Wv. The paper tunes more layers; these are LoRA's,
+    so that the two can be compared. AdamW at 2e-4, the paper's rate for LLaMA-7B.
     """
 
     name = "dora"

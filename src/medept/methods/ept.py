@@ -1,8 +1,7 @@
 """Embedded Prompt Tuning (Zu et al., Medical Image Analysis 97, 2024, 103258).
 
-Prompts inside the softmax of the frozen attention, and a linear head. The prompt's mathematics
-is in :mod:`medept.ept.prompts`; here it becomes a method like the others. The adapter keeps prompts
-of the way ``concat`` merged: one number per token and layer, whatever their length.
+:mod:`medept.ept` as a method like the others. The adapter file keeps prompts of the way ``concat``
+merged: one number per token and layer, whatever their length.
 """
 
 from __future__ import annotations
@@ -18,13 +17,15 @@ from medept.methods.base import AdaptedEncoder, MethodSettings
 
 
 class EmbeddedPromptTuning(AdaptedEncoder):
-    """Trains T * L numbers in each prompted layer, and the head.
+    """Learnable prompts inside the softmax of the frozen attention.
 
-    Prompts that start near 0 scale every layer down by T / (T + L) before anything is learnt. With
-    the paper's L = 100 on 197 tokens that start is most of what changes: SGD at 6e-4 (``--recipe
-    paper``) moves prompts by some 1e-5. How good a start it is depends on the encoder, so by
-    default it is a mild one, 10 / 11, from which AdamW moves prompts in earnest (3e-2), after the
-    head has been trained.
+    Trains T * L numbers in each prompted layer.
+
+    Prompts that start near 0 scale every layer's attention by T / (T + L) before anything is
+    learnt. With the paper's L = 100 on 197 tokens, that start is most of what changes: its SGD at
+    6e-4 (``--recipe paper``) moves prompts by some 1e-5. How good such a start is depends on the
+    encoder. The default is therefore mild, 10 / 11, and AdamW at 3e-2 moves prompts from there in
+    earnest, once the head has been trained.
     """
 
     class Settings(EmbeddedPromptConfig, MethodSettings):
@@ -44,9 +45,7 @@ class EmbeddedPromptTuning(AdaptedEncoder):
 
     def insert(self) -> None:
         self.handle = attach_at(self.encoder.model, self.encoder.sites, self.settings)
-
-    def remove(self) -> None:
-        self.handle.detach()
+        self.on_remove.callback(self.handle.detach)
 
     def first_changed_block(self) -> int:
         return min(self.handle.prompts)

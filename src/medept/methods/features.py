@@ -1,4 +1,4 @@
-"""Shared by the methods fitted on frozen features: probe, nearest neighbours, prototypes."""
+"""Shared by the methods fitted to frozen features: probe, nearest neighbours, prototypes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from medept.methods.base import AdaptedEncoder
 
 
 class FeatureMethod(AdaptedEncoder):
-    """A method that is fitted to features at once, on one view of each support image."""
+    """A method that is fitted to features directly, to one view of each support image."""
 
     rates: ClassVar[tuple[str, ...]] = ()
+    alters_features = False
 
     def fit_features(
         self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None
@@ -25,29 +26,53 @@ class FeatureMethod(AdaptedEncoder):
         Args:
             features: (n, D).
             targets: (n,) class indices, or (n, C) of 0 and 1.
-            groups: (n,) ids that cross-validation keeps together.
+            groups: (n,) ids of what cross-validation keeps together, such as a patient's images;
+                None: each image by itself.
         """
         raise NotImplementedError
 
 
+def is_multilabel(targets: np.ndarray) -> bool:
+    """Whether targets are labels (n, C) of 0 and 1, and not class indices (n,)."""
+    return targets.ndim == 2
+
+
+def as_labels(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Targets as labels (n, C) of 0 and 1.
+
+    >>> as_labels(np.array([2, 0]), classes=3)
+    array([[0., 0., 1.],
+           [1., 0., 0.]])
+    """
+    return targets if is_multilabel(targets) else np.eye(classes)[targets]
+
+
 class StoredHead(nn.Module):
-    """A head made of tensors that are stored, not trained; its interface is that of ``Head``."""
+    """A :class:`~medept.methods.heads.Head` of tensors that are stored, not trained."""
 
     names: tuple[str, ...] = ()
+    """The names of the tensors. One more, ``multilabel``, says whether labels may coincide."""
 
     def __init__(self) -> None:
         super().__init__()
         for name in (*self.names, "multilabel"):
             self.register_buffer(name, torch.zeros(0))
 
+    def standardise(self, features: Tensor) -> None:
+        """Do nothing: without training there is no learning rate to suit."""
+
     def folded(self) -> dict[str, Tensor]:
         """The tensors."""
         return dict(self.named_buffers())
 
     def load_folded(self, state: dict[str, Tensor]) -> None:
-        """Take the tensors, whose number of rows is that of the support set."""
+        """Take the tensors, which have as many rows as their support set.
+
+        Raises:
+            InputError: if they have other names.
+        """
         own = dict(self.named_buffers())
         if state.keys() != own.keys():
             raise EncoderError(f"the saved head holds {list(state)}, not {list(own)}")
         for name, tensor in state.items():
-            setattr(self, name, tensor.to(getattr(self, name).device))
+            setattr(self, name, tensor.to(own[name].device))

@@ -1,4 +1,4 @@
-"""Full fine-tuning: the encoder is trained whole."""
+"""Full fine-tuning: the whole encoder is trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medept.methods.own_parameters import OwnParameters
 
 
 class Full(OwnParameters):
-    """Trains every parameter; AdamW, 1e-5 (1e-4 did worse from five images a class)."""
+    """Trains every parameter. AdamW at 1e-5; 1e-4 did worse from five images per class."""
 
     name = "full"
     summary = "every parameter of the encoder"

@@ -10,9 +10,10 @@ from medept.methods.peft_tuners import PeftTuner
 
 
 class IA3(PeftTuner):
-    """Learnt scales of keys, values and the MLP's hidden activations; one at the start.
+    """Learnt scales of keys, values and the MLP's hidden activations, which start at one.
 
-    Trains D + D + (hidden width) numbers a block, at their 3e-3, by AdamW in place of Adafactor.
+    Trains D + D + (hidden width) numbers per block, at the paper's 3e-3, but by AdamW in place of
+    its Adafactor.
     """
 
     name = "ia3"

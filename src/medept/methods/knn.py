@@ -1,4 +1,4 @@
-"""k nearest neighbours among the support set's features."""
+"""k nearest neighbours among the support images, by their features."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from medept.methods.base import MethodSettings
-from medept.methods.features import FeatureMethod, StoredHead
+from medept.methods.features import FeatureMethod, StoredHead, as_labels, is_multilabel
 
 
 class NeighbourHead(StoredHead):
-    """Votes of the k nearest support images by cosine, weighted by exp(cosine / temperature)."""
+    """The k nearest support images vote, each with the weight exp(cosine / temperature)."""
 
     names = ("features", "labels")
     features: Tensor
@@ -35,16 +35,16 @@ class NeighbourHead(StoredHead):
 
 
 class Neighbours(FeatureMethod):
-    """k nearest neighbours (as DINO evaluates features: temperature 0.07)."""
+    """k nearest neighbours, as DINO evaluates features (Caron et al., ICCV 2021)."""
 
     class Settings(MethodSettings):
-        """Its vote."""
+        """How many vote, and with what weights."""
 
         k: int = Field(default=5, ge=1)
         """Neighbours that vote."""
 
         temperature: float = Field(default=0.07, gt=0)
-        """Of the vote, in which a neighbour weighs exp(cosine / temperature)."""
+        """A neighbour's vote weighs exp(cosine / temperature); 0.07 is DINO's."""
 
     name = "knn"
     search: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -60,11 +60,11 @@ class Neighbours(FeatureMethod):
     def fit_features(
         self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None
     ) -> None:
-        labels = targets if targets.ndim == 2 else np.eye(self.classes)[targets]
+        labels = as_labels(targets, self.classes)
         self.head.load_folded(
             {
                 "features": torch.as_tensor(features, dtype=torch.float32),
                 "labels": torch.as_tensor(labels, dtype=torch.float32),
-                "multilabel": torch.tensor(targets.ndim == 2),
+                "multilabel": torch.tensor(is_multilabel(targets)),
             }
         )

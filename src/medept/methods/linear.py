@@ -1,4 +1,4 @@
-"""Linear probing: the encoder as it is, and one linear layer on its features."""
+"""Linear probing: one linear layer on the features of the encoder as it is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from medept.methods.base import AdaptedEncoder
 
 
 class Linear(AdaptedEncoder):
-    """Trains the head alone: D * C + C parameters."""
+    """Trains only the head: D * C + C numbers."""
 
     name = "linear"
     summary = "a linear head on frozen features"
     rates: ClassVar[tuple[str, ...]] = ("lr",)
+    alters_features = False

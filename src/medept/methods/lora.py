@@ -13,16 +13,17 @@ from medept.methods.peft_tuners import PeftTuner
 
 
 class LoRA(PeftTuner):
-    """Low-rank updates of Wq and Wv, 2 r D numbers for each; zero at the start.
+    """Low-rank updates of Wq and Wv, which start at zero.
 
-    Query and value alone, AdamW, 5e-4 after 6 % of the steps to warm up, rank 8 and alpha = rank
-    are theirs for RoBERTa-base (but that their rate falls along a line). They fix alpha at the
-    first rank that is tried, which makes the scale alpha / r one. The paper starts the lower matrix
-    from a Gaussian; their code, and peft, from Kaiming's uniform distribution, as here by default.
+    Trains 2 r D numbers for each of the two. The settings are the paper's for RoBERTa-base: query
+    and value only, AdamW, 5e-4 after warming up for 6 % of the steps, rank 8 and alpha = rank (its
+    rate then falls linearly; here as the recipe says). The paper keeps alpha at the first rank
+    that it tries, which makes the scale alpha / r one. It starts the lower matrix from a Gaussian;
+    its code, and peft, from Kaiming's uniform distribution, which is the default here.
     """
 
     class Settings(MethodSettings):
-        """Its updates."""
+        """Rank, scale and start of the updates."""
 
         rank: int = Field(default=8, ge=1)
         """Rank r of an update."""
@@ -38,7 +39,8 @@ class LoRA(PeftTuner):
     recipe: ClassVar[dict[str, Any]] = {"encoder_lr": 5e-4, "warmup": 0.06}
     search: ClassVar[dict[str, tuple[Any, ...]]] = {"rank": (1, 4, 8, 32, 64)}
     settings: Settings
-    decomposed = False
+    decomposed: ClassVar[bool] = False
+    """Whether the update is DoRA's."""
 
     def targets(self) -> list[str]:
         return projections(self.encoder, QUERY, VALUE)

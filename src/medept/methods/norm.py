@@ -10,10 +10,10 @@ from medept.methods.peft_tuners import PeftTuner
 
 
 class NormTuning(PeftTuner):
-    """Trains weight and bias of every layer norm, the final one included: 2 D numbers each.
+    """Trains weight and bias of every layer norm, including the final one: 2 D numbers each.
 
-    The original tunes those within the blocks of language models, at rates made for them; here
-    the features' own norm belongs to the encoder. AdamW, 1e-3, as for ``bias``.
+    The paper tunes the norms inside the blocks of language models, at rates made for them; here the
+    norm of the features belongs to the encoder too. AdamW at 1e-3, as for ``bias``.
     """
 
     name = "norm"

@@ -1,21 +1,22 @@
-"""Shared by methods that train some of the encoder's own parameters."""
+"""Shared by the methods that train some of the encoder's own parameters."""
 
 from __future__ import annotations
+
+from torch import Tensor, nn
 
 from medept.methods.base import AdaptedEncoder
 
 
 class OwnParameters(AdaptedEncoder):
-    """Trains copies of some of the encoder's own parameters, in their place."""
+    """Trains copies of the encoder's parameters that ``own`` names, in their place."""
 
     def insert(self) -> None:
-        chosen = self.own(self.encoder, self.settings)
-        self._before = [(parameter, parameter.data) for parameter in chosen]
-        for parameter, value in self._before:
-            parameter.data = value.clone()
+        for parameter in self.own(self.encoder, self.settings):
+            self.on_remove.callback(_restore, parameter, parameter.data)
+            parameter.data = parameter.data.clone()
             parameter.requires_grad_(True)
 
-    def remove(self) -> None:
-        for parameter, value in self._before:
-            parameter.requires_grad_(False)
-            parameter.data = value.to(parameter.device)
+
+def _restore(parameter: nn.Parameter, value: Tensor) -> None:
+    parameter.requires_grad_(False)
+    parameter.data = value.to(parameter.device)

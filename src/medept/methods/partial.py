@@ -13,14 +13,14 @@ from medept.methods.own_parameters import OwnParameters
 
 
 class Partial(OwnParameters):
-    """Trains the last k blocks; what follows them, the final norm, stays frozen.
+    """Trains the last k blocks; the final norm after them stays frozen.
 
-    Jia et al. say "the last k layers" and train the final norm too in their code; Zu et al. say
-    "last block and head", which is the reading here. AdamW, 5e-4, of the values of the former.
+    Jia et al. say "the last k layers", and their code trains the final norm too; Zu et al. say
+    "last block and head", which is what this does. AdamW at 5e-4, one of the rates of Jia et al.
     """
 
     class Settings(MethodSettings):
-        """Its depth."""
+        """How much of the encoder is trained."""
 
         k: int = Field(default=1, ge=1)
         """How many of the last blocks are trained."""

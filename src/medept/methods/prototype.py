@@ -11,12 +11,15 @@ from pydantic import Field
 from torch import Tensor
 
 from medept.methods.base import MethodSettings
-from medept.methods.features import FeatureMethod, StoredHead
+from medept.methods.features import FeatureMethod, StoredHead, as_labels, is_multilabel
 
 
 class PrototypeHead(StoredHead):
-    """Cosine to the mean of each class, over a temperature; less that to the mean of the rest
-    for labels that do not exclude each other."""
+    """Cosine to the mean of each class, divided by a temperature.
+
+    For labels that do not exclude each other, the cosine to the mean of the other images is
+    subtracted first.
+    """
 
     names = ("positive", "negative")
     positive: Tensor
@@ -38,16 +41,16 @@ class PrototypeHead(StoredHead):
 class Prototypes(FeatureMethod):
     """Nearest class mean (Snell et al. 2017), by cosine.
 
-    They take squared Euclidean distances in features that were trained for them; those of a frozen
-    encoder are compared by cosine, as is usual (Chen et al., "A closer look at few-shot
-    classification", ICLR 2019). The temperature, 0.1, is ours.
+    The paper takes squared Euclidean distances, in features that were trained for them. Features of
+    a frozen encoder are usually compared by cosine (Chen et al., "A closer look at few-shot
+    classification", ICLR 2019). The temperature, 0.1, is medept's.
     """
 
     class Settings(MethodSettings):
-        """Its logits."""
+        """The scale of the logits."""
 
         temperature: float = Field(default=0.1, gt=0)
-        """Cosines are divided by it to give logits."""
+        """Cosines divided by it are the logits."""
 
     name = "prototype"
     search: ClassVar[dict[str, tuple[Any, ...]]] = {"temperature": (0.02, 0.05, 0.1, 0.2, 0.5)}
@@ -60,7 +63,7 @@ class Prototypes(FeatureMethod):
     def fit_features(
         self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None
     ) -> None:
-        labels = targets if targets.ndim == 2 else np.eye(self.classes)[targets]
+        labels = as_labels(targets, self.classes)
         unit = features / np.linalg.norm(features, axis=1, keepdims=True)
         means = {
             name: weights.T @ unit / np.maximum(1, weights.sum(axis=0))[:, None]
@@ -68,5 +71,5 @@ class Prototypes(FeatureMethod):
         }
         self.head.load_folded(
             {name: torch.as_tensor(mean, dtype=torch.float32) for name, mean in means.items()}
-            | {"multilabel": torch.tensor(targets.ndim == 2)}
+            | {"multilabel": torch.tensor(is_multilabel(targets))}
         )

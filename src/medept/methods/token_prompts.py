@@ -1,10 +1,9 @@
-"""Shared by methods that put learnable prompts on the tokens between blocks."""
+"""Shared by the methods that put learnable prompts on the tokens between blocks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,13 +14,13 @@ from medept.methods.base import AdaptedEncoder, MethodSettings
 
 
 class TokenPrompts(AdaptedEncoder):
-    """Prompts, one parameter a chosen block, that act on the tokens that go into the block.
+    """One parameter per chosen block, which acts on the tokens that go into it.
 
-    They start uniform within sqrt(6 / (3 p^2 + D)), p the patch size in pixels, as in the code of
-    Jia et al. (ECCV 2022), and learn by their SGD: a tenth of the steps to warm up, and the lowest
-    of their rates, 0.05 for a batch of 256, scaled to batches of 16. They search ten rates, to 50,
-    on each task's validation set. The head's is lower, since it reads standardised features: at
-    0.003 it diverges where prompts change them fast.
+    As in the code of Jia et al. (ECCV 2022), prompts start uniform within sqrt(6 / (3 p^2 + D)),
+    with p the patch size in pixels, and learn by SGD that warms up over a tenth of the steps. The
+    paper searches ten rates up to 50 on each task's validation set. Here it is the lowest of
+    them, 0.05 for a batch of 256, scaled to batches of 16. The head's rate is lower, since it reads
+    standardised features: at 0.003 it diverges where prompts change them fast.
     """
 
     recipe: ClassVar[dict[str, Any]] = {
@@ -34,7 +33,7 @@ class TokenPrompts(AdaptedEncoder):
     }
 
     class Settings(MethodSettings):
-        """Where prompts are."""
+        """Where prompts are, and how they start."""
 
         layers: Layers = "all"
         """The chosen blocks: ``all``, ``first``, or numbers counted from 1 (``9-12``, ``1,3``)."""
@@ -48,7 +47,6 @@ class TokenPrompts(AdaptedEncoder):
     settings: Settings
 
     def insert(self) -> None:
-        self._hooks = ExitStack()
         self.layers = parse_layers(self.settings.layers, len(self.encoder.blocks))
         site = self.encoder.sites[0]
         patch = self.encoder.preprocessing.size[0] // max(1, site.grid[0])
@@ -64,7 +62,7 @@ class TokenPrompts(AdaptedEncoder):
         self.prompts.requires_grad_(not self.settings.frozen)
 
     def prompt_length(self, layer: int) -> int:
-        """How many rows of width D the prompt of this block, counted from 0, has."""
+        """How many rows of width D the prompt of this block (counted from 0) has."""
         raise NotImplementedError
 
     def first_changed_block(self) -> int:
@@ -76,7 +74,7 @@ class TokenPrompts(AdaptedEncoder):
         def hook(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             return change(arguments[0]), *arguments[1:]
 
-        self._hooks.callback(block.register_forward_pre_hook(hook).remove)
+        self.on_remove.callback(block.register_forward_pre_hook(hook).remove)
 
     def after(self, block: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
         """Let ``change`` act on the tokens that come out of ``block``."""
@@ -84,10 +82,7 @@ class TokenPrompts(AdaptedEncoder):
         def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
             return change(output)
 
-        self._hooks.callback(block.register_forward_hook(hook).remove)
-
-    def remove(self) -> None:
-        self._hooks.close()
+        self.on_remove.callback(block.register_forward_hook(hook).remove)
 
     def inserted_state(self) -> dict[str, Tensor]:
         prompts = zip(self.layers, self.prompts, strict=True)
@@ -95,5 +90,5 @@ class TokenPrompts(AdaptedEncoder):
 
 
 def _block_width(block: nn.Module) -> int:
-    """The width D of the tokens that a block takes: its first layer norm's."""
+    """The width D of a block's tokens: that of its first layer norm."""
     return next(m.normalized_shape[0] for m in block.modules() if isinstance(m, nn.LayerNorm))

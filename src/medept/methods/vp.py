@@ -1,4 +1,4 @@
-"""``vp`` of the comparison of Zu et al.: prompts that are added to the tokens of every block."""
+"""``vp`` in the comparison of Zu et al.: prompts that are added to the tokens of every block."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from medept.methods.token_prompts import TokenPrompts
 
 
 class AddedPrompts(TokenPrompts):
-    """Trains T x D numbers for each chosen block, added to the tokens that go into it.
+    """Trains T x D numbers for each chosen block, which are added to the tokens that go into it.
 
-    Zu et al. say no more than that prompts are added to the tokens of all layers; the reading here
-    is the deep variant of the prompt location "add" of Jia et al. (ECCV 2022), whose prompts have
-    a row for every token, prefix tokens included. It learns as ``vpt`` does.
+    Zu et al. say only that prompts are added to the tokens of all layers. This is the deep variant
+    of the prompt location "add" of Jia et al. (ECCV 2022): prompts have one row per token,
+    including prefix tokens. It learns as ``vpt`` does.
     """
 
     name = "vp"
@@ -26,8 +26,8 @@ class AddedPrompts(TokenPrompts):
     def insert(self) -> None:
         super().insert()
         for layer, prompt in zip(self.layers, self.prompts, strict=True):
-            self.before(self.encoder.blocks[layer], partial(_added, prompt))
+            self.before(self.encoder.blocks[layer], partial(_add, prompt))
 
 
-def _added(prompt: Tensor, tokens: Tensor) -> Tensor:
+def _add(prompt: Tensor, tokens: Tensor) -> Tensor:
     return tokens + prompt.to(tokens.dtype)

@@ -1,13 +1,12 @@
 """Visual Prompt Tuning (Jia et al., ECCV 2022): learnable tokens beside the image's.
 
-EPT's prompts steer *inside* the softmax; VPT's add keys, values and queries to it. The details are
-those of the authors' code: prompts stand after the prefix tokens (class token, registers), and
-VPT-deep puts fresh ones before every block in place of what the block before made of the last ones.
-In chosen layers they are put in before the first one chosen and replaced at the others; in between,
-and after the last, they go on through the blocks like any token, as VPT-shallow's do, and as theirs
-do by default where not every layer has prompts. After the last block they are taken out, so that
-whatever pools the tokens does not see them; the class token, which is all that the original reads,
-is the same.
+EPT's prompts act inside the softmax; VPT's add keys, values and queries to it. The details are
+those of the authors' code. Prompts stand after the prefix tokens (class token, registers). They go
+in before the first chosen block, and before every other chosen block fresh ones replace what has
+become of them. Between chosen blocks and after the last, they pass through the blocks like any
+other token, as in VPT-shallow. After the encoder's last block they are taken out, so that whatever
+pools the tokens does not see them. The class token, which is all that the paper reads, is the same
+either way.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from medept.methods.token_prompts import TokenPrompts
 class VisualPromptTuning(TokenPrompts):
     """Trains ``length`` tokens of width D for each chosen block.
 
-    ``layers`` is ``"all"`` for VPT-deep and ``"first"`` for VPT-shallow. In ``"9-12"`` of twelve
-    the lower two thirds are the plain encoder, and are computed once.
+    ``layers`` is ``"all"`` for VPT-deep and ``"first"`` for VPT-shallow. With ``"9-12"`` of twelve,
+    the lower two thirds are the plain encoder and are computed once.
 
-    Learns by the SGD of the original, at the lowest of the ten rates that it searches. Where images
-    have far fewer tokens than 197, fewer prompts do better.
+    Learns by the paper's SGD, at the lowest of the ten rates that it searches. Images with far
+    fewer tokens than 197 do better with fewer prompts.
     """
 
     class Settings(TokenPrompts.Settings):
@@ -52,27 +51,30 @@ class VisualPromptTuning(TokenPrompts):
         super().insert()
         for i, layer in enumerate(self.layers):
             self.before(self.encoder.blocks[layer], self._placing(i))
-        self.after(self.encoder.blocks[-1], self._dropped)
+        self.after(self.encoder.blocks[-1], self._without_prompts)
         prompted = self.encoder.sites[self.layers[0] :]
-        add_prefix_tokens(prompted, self.settings.length, self._hooks)
-        self._try()
+        add_prefix_tokens(prompted, self.settings.length, self.on_remove)
+        self._refuse_if_it_does_not_run()
 
     @torch.no_grad()
-    def _try(self) -> None:
+    def _refuse_if_it_does_not_run(self) -> None:
         try:
             self.encoder(self.encoder.example())
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            self.remove()
             raise SettingsError(
-                f"{self.encoder.name!r} takes no tokens beside its own, as where attention has "
-                f"relative positions: use another method ({error})"
+                f"{self.encoder.name!r} takes no tokens beside its own, perhaps because its "
+                f"attention has relative positions: use another method ({error})"
             ) from error
 
     def tokens(self, index: int) -> Tensor:
-        """The tokens (length, D) of a chosen block, these counted from 0."""
+        """The prompt tokens (length, D) of the chosen block with this index, from 0."""
         return self.prompts[index]
 
     def _placing(self, index: int) -> Callable[[Tensor], Tensor]:
+        """A function that puts these tokens after the prefix, in place of any that are there."""
+
         def place(tokens: Tensor) -> Tensor:
             prefix = self.encoder.sites[0].prefix
             rest = tokens[:, prefix + (self.settings.length if index else 0) :]
@@ -81,6 +83,6 @@ class VisualPromptTuning(TokenPrompts):
 
         return place
 
-    def _dropped(self, tokens: Tensor) -> Tensor:
+    def _without_prompts(self, tokens: Tensor) -> Tensor:
         prefix = self.encoder.sites[0].prefix
         return torch.cat([tokens[:, :prefix], tokens[:, prefix + self.settings.length :]], dim=1)

@@ -1,7 +1,8 @@
-"""Prompts beside the tokens and inside the softmax: VPT's and EPT's at once.
+"""VPT's and EPT's prompts at once: beside the tokens, and inside the softmax.
 
-Attention sinks serve a null update, which EPT's gates give, and a broadcast, which tokens of VPT's
-kind give; Fesser et al. (arXiv 2606.08105) find the two complementary in vision transformers.
+An attention sink does two things: it lets a token skip an update, as EPT's gates do, and it
+broadcasts information, as VPT's tokens do. Fesser et al. (arXiv 2606.08105) find the two
+complementary in vision transformers.
 """
 
 from __future__ import annotations
@@ -16,20 +17,19 @@ from medept.ept.config import EmbeddedPromptConfig
 from medept.methods.vpt import VisualPromptTuning
 
 TOKEN_SCALE = 30
-"""How many times faster embedded prompts learn than tokens, for which AdamW's rate is 1e-3."""
+"""How many times faster embedded prompts learn than tokens, whose rate with AdamW is 1e-3."""
 
 
 class TokensAndEmbeddedPrompts(VisualPromptTuning):
-    """Trains ``length`` tokens of width D and a gate's logit for every token, those among them, in
-    each chosen block, and the head.
+    """Trains ``length`` tokens of width D and a gate logit for every token, in each chosen block.
 
-    Both learn at ``encoder_lr``: the tokens are kept multiplied by 30, so that a step of AdamW
-    moves them a thirtieth as far as the logits (one of SGD, which does not rescale gradients, a
-    nine-hundredth). The logits start where ``ept``'s do.
+    The new tokens have gates too. Tokens and logits learn at ``encoder_lr``. The tokens are stored
+    multiplied by 30, so that a step of AdamW moves them a thirtieth as far as the logits (a step of
+    SGD, which does not rescale gradients, a nine-hundredth). The logits start as in ``ept``.
     """
 
     class Settings(VisualPromptTuning.Settings):
-        """Where both are, and how many tokens."""
+        """Where both are, and how many tokens there are."""
 
         length: int = Field(default=5, ge=1, le=10)
         """Prompt tokens per block."""
@@ -51,7 +51,7 @@ class TokensAndEmbeddedPrompts(VisualPromptTuning):
         size = self.encoder.preprocessing.size
         with self.encoder.autocast():
             self.handle = attach(self.encoder.model, config, image_size=size)
-        self._hooks.callback(self.handle.detach)
+        self.on_remove.callback(self.handle.detach)
 
     def tokens(self, index: int) -> Tensor:
         return super().tokens(index) / TOKEN_SCALE
