@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from medept import FewShotClassifier
-from medept.analysis import scaling_of
+from medept.analysis import patch_scaling
 from medept.analysis.analyse import analyse
 from medept.analysis.gates import has_gates
 from medept.analysis.model_features import extract_features
@@ -44,8 +44,8 @@ def test_gates_and_rollout_are_those_of_the_attention(fitted: tuple[Path, Path])
     usual = {"folder": fitted[0] / "ept-0", "device": "cpu"}
     classifier = FewShotClassifier.load(precision="float32", **usual)
     images = [Image.fromarray(np.full((64, 64, 3), value, np.uint8)) for value in (40, 200)]
-    scaling = scaling_of(classifier, images)
-    rounded = scaling_of(FewShotClassifier.load(precision="bfloat16", **usual), images)
+    scaling = patch_scaling(classifier.model_, images)
+    rounded = patch_scaling(FewShotClassifier.load(precision="bfloat16", **usual).model_, images)
     assert np.allclose(rounded.rollout.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(rounded.gates, scaling.gates, atol=0.01)
     np.testing.assert_allclose(rounded.rollout, scaling.rollout, rtol=0.1)
@@ -83,7 +83,7 @@ def test_only_prompts_of_one_grid_have_gates(fitted: tuple[Path, Path]) -> None:
     linear = FewShotClassifier.load(fitted[0] / "linear-0")
     assert not has_gates(linear.model_)
     with pytest.raises(InputError, match="concat"):
-        scaling_of(linear, [])
+        patch_scaling(linear.model_, [])
 
 
 def test_analyse_compares_models_on_images_that_none_was_fitted_to(

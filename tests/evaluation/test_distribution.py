@@ -18,7 +18,7 @@ from medept.evaluation.distribution import (
     describe_distribution,
     first_component,
     intra_class_distances,
-    plane,
+    project,
 )
 
 CLASSES = ("a", "b", "c")
@@ -109,13 +109,13 @@ def test_planes_keep_who_is_who() -> None:
     apart = features + 20 * np.eye(6)[targets]
     for joint in (True, False):
         for kind in ("pca", "tsne"):
-            found = plane({"one": apart, "half": apart / 2}, joint=joint, kind=kind)  # type: ignore[arg-type]
+            found = project({"one": apart, "half": apart / 2}, joint=joint, kind=kind)  # type: ignore[arg-type]
             for points in found.values():
                 assert describe_distribution(points, targets, CLASSES).purity > 0.95
-    joint = plane({"one": apart, "half": apart / 2}, kind="pca")
+    joint = project({"one": apart, "half": apart / 2}, kind="pca")
     assert np.allclose(joint["one"], joint["half"]), "scale alone makes no difference"
     with pytest.raises(InputError, match="separately"):
-        plane({"one": apart, "narrow": apart[:, :3]})
+        project({"one": apart, "narrow": apart[:, :3]})
 
 
 def test_the_first_component_has_the_leading_variance() -> None:

@@ -1,6 +1,7 @@
-"""Looking into models: how their features are distributed, and what their prompts turn down."""
+"""Compares models: how their features are distributed, and which patches their prompts suppress."""
 
-from medept.analysis.analyse import analyse, look_into_fit, summary
-from medept.analysis.gate_report import scaling_of
+from medept.analysis.analyse import analyse, analyse_fit
+from medept.analysis.gates import patch_scaling
+from medept.analysis.tables import summary_table
 
-__all__ = ["analyse", "look_into_fit", "scaling_of", "summary"]
+__all__ = ["analyse", "analyse_fit", "patch_scaling", "summary_table"]

@@ -1,13 +1,13 @@
-"""Models side by side on images that none was fitted to: tables, figure 2, and gates."""
+"""Compares models on images that none was fitted to: tables, figure 2 of the paper, and gates."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,12 @@ from medept.analysis.model_features import (
     main_score,
     open_model,
 )
+from medept.analysis.tables import as_dict, distribution_table
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import decode_images
 from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError, InputError
-from medept.evaluation.distribution import plane
+from medept.evaluation.distribution import project
 from medept.evaluation.metrics import Evaluation
 from medept.evaluation.predictions import indicators
 from medept.files import whole_folder, write_text
@@ -33,6 +34,9 @@ from medept.fits.tables import write_distribution
 from medept.fits.training_images import exclude_training_images
 from medept.progress import Progress
 from medept.report.plots import save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -49,26 +53,26 @@ def analyse(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Compare models on the images that none of them was fitted to; write all to ``out``.
+    """Compare models on the images that none of them was fitted to, and write all to ``out``.
 
     Args:
-        models: folders of adapters, or names of encoders. Adapters of one method are episodes of
-            it. The encoder as it came stands before its adapters.
-        data: labelled images; the test rows where there are splits. Support images of the
-            adapters, and others of their groups, are left out.
+        models: folders of adapters, or names of encoders. Adapters of one method are taken for
+            episodes of it. The encoder of an adapter is added as a model before it.
+        data: labelled images; only the test images if there are splits. The support images of
+            all adapters, and others of their groups, are left out.
         out: a new folder.
-        limit: at most so many images, drawn at random.
-        chosen: the class of figure 2 (a) and (b); default: the most frequent.
-        embedding: how figure 2 (b) and (c) are projected.
-        joint: whether panels share their axes.
+        limit: greatest number of images; if there are more, as many are drawn at random.
+        chosen: class that figure 2 (a) and (b) show; default: the most frequent.
+        embedding: projection of figure 2 (b) and (c).
+        joint: whether all panels share one projection and its axes.
         seed: of the draw and the projection.
         progress: called with what is done.
 
     Returns:
-        one row a model: what ``distribution.csv`` holds.
+        the content of ``distribution.csv``, one row per model.
 
     Raises:
-        InputError: if a model is neither, nothing is left to look at, or ``out`` exists.
+        InputError: if a model is neither folder nor encoder, no image is left, or ``out`` exists.
     """
     opened = [open_model(model, progress) for model in models]
     adapters = {
@@ -82,25 +86,22 @@ def analyse(
                 f"{name} predicts {', '.join(classifier.info().classes)}, but the data have "
                 f"{', '.join(data.classes)}"
             )
-    data = exclude_training_images(data, list(adapters))
-    data = _sample(data, limit, seed)
+    data = _draw(exclude_training_images(data, list(adapters)), limit, seed)
     if chosen is not None:
-        if chosen not in data.classes:
-            raise DataError(f"class {chosen!r} is none of {', '.join(data.classes)}")
-        has = indicators(data.targets, len(data.classes))[:, data.classes.index(chosen)]
-        if not has.any():
-            raise DataError(f"class {chosen!r} has no image left to look at: choose another")
+        _check_chosen(chosen, data)
     with whole_folder(out) as folder:
-        looks = list(extract_features(opened, models, data, progress))
-        table = describe(looks, data)
+        compared = list(extract_features(opened, models, data, progress))
+        table = distribution_table(compared, data)
         write_distribution(folder, table)
-        write_text(folder / "analysis.json", json.dumps(_as_dict(looks, data), indent=2) + "\n")
-        save(figure_2(looks, data, chosen, embedding, joint, seed), folder / layout.FEATURE_FIGURE)
-        write_gates(looks, data, folder)
+        text = json.dumps(as_dict(compared, data), indent=2)
+        write_text(folder / "analysis.json", text + "\n")
+        figure = figure_2(compared, data, chosen, embedding, joint, seed)
+        save(figure, folder / layout.FEATURE_FIGURE)
+        write_gates(compared, data, folder)
     return table
 
 
-def look_into_fit(
+def analyse_fit(
     classifier: FewShotClassifier,
     data: LabelledImages,
     evaluation: Evaluation,
@@ -108,114 +109,70 @@ def look_into_fit(
     *,
     limit: int = 200,
 ) -> None:
-    """``figure2.png``, ``distribution.csv`` and, with prompts, the gates of one fit.
+    """Write ``figure2.png``, ``distribution.csv`` and, if there are prompts, the gates of a fit.
 
-    Nothing where the test set has fewer than two classes, or next to no images.
+    Writes nothing if the test set has images of fewer than two classes.
 
     Args:
         classifier: fitted.
         data: the test set.
-        evaluation: of all of it: the score that the figure shows.
+        evaluation: of the whole test set, whose score the figure shows.
         folder: of the fit.
-        limit: features of so many images at most are looked at, drawn at random.
+        limit: greatest number of images; if there are more, as many are drawn at random.
     """
-    data = _sample(data, limit, classifier.seed)
+    data = _draw(data, limit, classifier.seed)
     try:
         found = extract_features([classifier], [classifier.method], data)
-        looks = [replace(x, score=main_score(evaluation) if x.score else {}) for x in found]
+        compared = [replace(x, score=main_score(evaluation) if x.score else {}) for x in found]
     except InputError as reason:
-        logger.info("The distribution of features is not looked at: %s", reason)
+        logger.info("features are not analysed: %s", reason)
         return
-    write_distribution(folder, describe(looks, data))
-    save(figure_2(looks, data, seed=classifier.seed), folder / layout.FEATURE_FIGURE)
-    write_gates(looks, data, folder)
-
-
-def describe(looks: Sequence[ModelFeatures], data: LabelledImages) -> pd.DataFrame:
-    """One row a model; after the numbers, an adapter's change against its encoder as it came.
-
-    The trace within classes changes by the factor ``scale_factor`` (of the whole scatter: lengths
-    alone) times ``shape_factor`` (of its share of the scatter: what is left at equal scale).
-    """
-    rows = []
-    for look in looks:
-        row: dict[str, Any] = {"model": look.name, "source": look.source, "n": len(data)}
-        row |= look.score | look.distribution.numbers()
-        if look.pretrained is not None:
-            now, before = look.distribution, look.pretrained
-            row["scale_factor"] = _factor(now.trace + now.between, before.trace + before.between)
-            row["shape_factor"] = _factor(now.equal_scale_trace, before.equal_scale_trace)
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    last = [name for name in ("balanced_accuracy", "map") if name in table]
-    return table[[*table.columns.drop(last), *last]]
-
-
-def _factor(now: float, before: float) -> float:
-    """By what a number changed; NaN where it was 0, as within classes of one image each."""
-    return now / before if before else float("nan")
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """What :func:`describe` found as text: numbers down, models across, mean ± deviation."""
-    columns = {}
-    for name, rows in table.groupby("model", sort=False):
-        columns[str(name)] = {
-            key: _mean_and_spread(rows[key].dropna())
-            for key in table.columns.drop(["model", "source", "n"])
-        }
-    return pd.DataFrame(columns)
+    write_distribution(folder, distribution_table(compared, data))
+    save(figure_2(compared, data, seed=classifier.seed), folder / layout.FEATURE_FIGURE)
+    write_gates(compared, data, folder)
 
 
 def figure_2(
-    looks: Sequence[ModelFeatures],
+    models: Sequence[ModelFeatures],
     data: LabelledImages,
     chosen: str | None = None,
     embedding: Literal["tsne", "pca"] = "tsne",
     joint: bool = True,
     seed: int = 0,
-) -> Any:
-    """The paper's figure 2, of the first model of each name; widths that differ share no plane."""
+) -> Figure:
+    """Figure 2 of the paper, of the first model of each name.
+
+    Features of different widths cannot be projected jointly, and are projected one by one.
+    """
     first: dict[str, ModelFeatures] = {}
-    for look in looks:
-        first.setdefault(look.name, look)
-    features = {name: look.features for name, look in first.items()}
+    for model in models:
+        first.setdefault(model.name, model)
+    features = {name: model.features for name, model in first.items()}
     joint = joint and len({values.shape[1] for values in features.values()}) == 1
     counts = np.bincount(data.targets) if data.targets.ndim == 1 else data.targets.sum(axis=0)
     index = int(counts.argmax()) if chosen is None else data.classes.index(chosen)
     return distributions(
         features,
-        plane(features, kind=embedding, joint=joint, seed=seed),
+        project(features, kind=embedding, joint=joint, seed=seed),
         data.targets,
         data.classes,
         index,
-        {name: look.title for name, look in first.items()},
+        {name: model.title for name, model in first.items()},
         joint=joint,
     )
 
 
-def _mean_and_spread(values: pd.Series) -> str:
-    spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
-    return f"{values.mean():.4g}{spread}" if len(values) else ""
+def _check_chosen(chosen: str, data: LabelledImages) -> None:
+    if chosen not in data.classes:
+        raise DataError(f"class {chosen!r} is none of {', '.join(data.classes)}")
+    has_class = indicators(data.targets, len(data.classes))[:, data.classes.index(chosen)]
+    if not has_class.any():
+        raise DataError(f"class {chosen!r} has no image left to analyse: choose another")
 
 
-# --- parts -----------------------------------------------------------------------------------
-
-
-def _sample(data: LabelledImages, limit: int, seed: int) -> LabelledImages:
-    """At most ``limit`` images, decoded once for all who look at them."""
+def _draw(data: LabelledImages, limit: int, seed: int) -> LabelledImages:
+    """At most ``limit`` images, drawn at random and decoded once for all models."""
     if len(data) > limit:
-        chosen = np.random.default_rng(seed).permutation(len(data))[:limit]
-        data = data.subset(np.sort(chosen))
+        rows = np.random.default_rng(seed).permutation(len(data))[:limit]
+        data = data.subset(np.sort(rows))
     return replace(data, images=decode_images(data.images))
-
-
-def _as_dict(looks: Sequence[ModelFeatures], data: LabelledImages) -> dict[str, Any]:
-    return {
-        "images": len(data),
-        "classes": list(data.classes),
-        "models": [
-            {"model": look.name, "source": look.source} | look.score | asdict(look.distribution)
-            for look in looks
-        ],
-    }

@@ -1,4 +1,4 @@
-"""Figure 2 of Zu et al. 2024: how a class lies in the features of each of several models."""
+"""Figure 2 of Zu et al. 2024: how features are distributed, for each of several models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = 24
-"""Letters of a class's name, at most, in the title of a panel."""
+"""Greatest number of characters of a class name in the title of a panel."""
 
 
 def distributions(
@@ -28,37 +28,38 @@ def distributions(
     *,
     joint: bool,
 ) -> Figure:
-    """Features of several models: one class by itself, and all of them in the plane.
+    """Features of several models: of one class, and of all classes.
 
-    On the left, (a) the density of the chosen class along its own first principal component, all
-    models on one axis, raw above and at equal scale below; beside it (b) its contours in the
-    plane, and below them (c) all classes.
+    The left column shows (a) the density of the chosen class along its first principal component,
+    raw above and at equal scale below, with a line per model. Each other column is of one model:
+    above (b) contours of the chosen class in the projection, and below (c) all classes.
 
     Args:
-        features: (n, D) of each model.
-        points: (n, 2), the same in the plane (:func:`medept.evaluation.distribution.plane`).
-        targets: (n,) class indices, or (n, C) of 0 and 1: then (c) shows who has the chosen label.
-        classes: their names.
-        chosen: index of the class of (a) and (b).
-        titles: of each model's panel (c).
-        joint: whether all panels show the same stretch of one plane.
+        features: (n, D) of each model, by its name.
+        points: (n, 2) of each model, as :func:`medept.evaluation.distribution.project` gives them.
+        targets: (n,) class indices, or (n, C) of 0 and 1; then (c) shows which images have the
+            chosen label.
+        classes: C names.
+        chosen: index of the class that (a) and (b) show.
+        titles: of each model, for its panel (c).
+        joint: whether all panels share the limits of their axes.
     """
     count = len(features)
     figure = new_figure(3.1 * count + 3.3, 6.2)
     grid = figure.add_gridspec(2, count + 1)
-    of_class = np.equal(targets, chosen) if targets.ndim == 1 else targets[:, chosen].astype(bool)
+    members = np.equal(targets, chosen) if targets.ndim == 1 else targets[:, chosen].astype(bool)
     even = {name: at_equal_scale(values) for name, values in features.items()}
     for row, (scale, values) in enumerate((("raw", features), ("at equal scale", even))):
         axis = figure.add_subplot(grid[row, 0])
-        _densities(axis, {name: each[of_class] for name, each in values.items()})
+        _draw_densities(axis, {name: each[members] for name, each in values.items()})
         axis.set_title(f"(a) density, {scale}:\n{_short(classes[chosen])}", fontsize=9)
     for column, name in enumerate(features, start=1):
         limits = _limits(points.values() if joint else [points[name]])
         above = figure.add_subplot(grid[0, column])
-        _contours(above, points[name][of_class], limits, COLOURS[(column - 1) % 8])
+        _draw_contours(above, points[name][members], limits, COLOURS[(column - 1) % 8])
         above.set_title(f"(b) {name}:\n{_short(classes[chosen])}", fontsize=9)
         below = figure.add_subplot(grid[1, column])
-        _classes(below, points[name], targets, classes, chosen)
+        _draw_classes(below, points[name], targets, classes, chosen)
         below.set_title(f"(c) {titles[name]}", fontsize=8)
         for axis in (above, below):
             axis.set(xticks=[], yticks=[], xlim=limits[0], ylim=limits[1])
@@ -72,12 +73,12 @@ def distributions(
 
 
 def _short(name: str) -> str:
-    """A name that leaves room for what stands beside it."""
+    """A name cut to at most ``NAME`` characters."""
     return name if len(name) <= NAME else f"{name[: NAME - 1]}…"
 
 
-def _densities(axis: Axes, features: Mapping[str, np.ndarray]) -> None:
-    """Of one class's features (n, D) of each model, along their first principal component."""
+def _draw_densities(axis: Axes, features: Mapping[str, np.ndarray]) -> None:
+    """Density of the features (n, D) of each model along their first principal component."""
     from scipy.stats import gaussian_kde
 
     along = {model: first_component(values) for model, values in features.items()}
@@ -95,7 +96,7 @@ def _densities(axis: Axes, features: Mapping[str, np.ndarray]) -> None:
     axis.legend(frameon=False, fontsize=8)
 
 
-def _contours(axis: Axes, points: np.ndarray, limits: Any, colour: str) -> None:
+def _draw_contours(axis: Axes, points: np.ndarray, limits: Any, colour: str) -> None:
     from scipy.stats import gaussian_kde
 
     axis.scatter(points[:, 0], points[:, 1], s=4, color="0.6", linewidths=0)
@@ -107,7 +108,7 @@ def _contours(axis: Axes, points: np.ndarray, limits: Any, colour: str) -> None:
                  colors=colour, linewidths=1)  # fmt: skip
 
 
-def _classes(
+def _draw_classes(
     axis: Axes, points: np.ndarray, targets: np.ndarray, classes: Sequence[str], chosen: int
 ) -> None:
     if targets.ndim == 2:

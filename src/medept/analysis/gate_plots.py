@@ -1,4 +1,4 @@
-"""Figures of gates: how much of its attention output each patch keeps (1: all, 0: nothing)."""
+"""Figures of gates: the share of its attention output that each patch keeps."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def gate_maps(
     titles: Sequence[str],
     layers: Sequence[int],
 ) -> Figure:
-    """Images beside attention rollout, the mean gate, and the gates of each layer.
+    """A row per image: the image, its attention rollout, its mean gate, and the gates by layer.
 
     Args:
-        images: n arrays (H, W, 3); None where a row is of no single image.
-        gates: (n, layers, rows, columns), mean over heads.
-        rollout: (n, rows, columns) of attention, drawn on a scale of its own.
-        titles: one a row, written beside it.
+        images: n arrays (H, W, 3); None for a row that is not of a single image.
+        gates: (n, layers, rows, columns), means over heads.
+        rollout: (n, rows, columns), drawn on its own scale.
+        titles: one per row, written beside it.
         layers: numbers of the layers, from 1.
     """
     names = ["image", "rollout", "mean gate", *(f"layer {layer}" for layer in layers)]
@@ -50,7 +50,7 @@ def gate_maps(
 def gates_by_head(
     image: np.ndarray, gates: np.ndarray, *, title: str, layers: Sequence[int]
 ) -> Figure:
-    """The gates of one image (H, W, 3): a row a layer, a column a head, their mean last.
+    """Gates of one image (H, W, 3): a row per layer, and a column per head and for their mean.
 
     Args:
         gates: (layers, heads, rows, columns).
@@ -73,10 +73,10 @@ def gates_by_head(
 
 
 def gates_by_layer(gates: Mapping[str, np.ndarray], layers: Mapping[str, Sequence[int]]) -> Figure:
-    """The distribution of gates per layer: median, half and nine tenths of tokens, a line a model.
+    """Gates of all tokens by layer: median, central 50 % and central 90 %, a line per model.
 
     Args:
-        gates: model -> (n, layers, heads, T).
+        gates: model -> gates (n, layers, heads, T).
         layers: model -> numbers of its layers, from 1.
     """
     figure = new_figure(5.6, 3.6)
@@ -100,7 +100,7 @@ def _title_left(axis: Axes, title: str) -> None:
 
 
 def _finish(figure: Figure, axes: np.ndarray, names: Sequence[str], shown: Any) -> None:
-    """No axes, empty places as large as others, a heading to each column, and the gates' scale."""
+    """Hide the axes, make empty panels as large as others, and add headings and a colour scale."""
     for axis in axes.ravel():
         axis.set_axis_off()
         if not axis.images:

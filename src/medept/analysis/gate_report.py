@@ -1,4 +1,4 @@
-"""Which patches, tokens and images the prompts of a model turn down: pictures and a table."""
+"""Figures and a table of which patches, tokens and images the prompts of a model suppress."""
 
 from __future__ import annotations
 
@@ -10,69 +10,64 @@ import numpy as np
 import pandas as pd
 
 from medept.analysis import gate_plots
-from medept.analysis.gates import Scaling, has_gates, patch_scaling
+from medept.analysis.gates import PatchScaling, has_gates, patch_scaling
 from medept.analysis.model_features import ModelFeatures
-from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import read_image
 from medept.data.labelled_images import LabelledImages, label_text
 from medept.evaluation.predictions import confidence, decide, is_correct
 from medept.files import write_table
 from medept.fits import layout
 from medept.report.plots import save
-from medept.training.inference import pixel_batches
 
 EXAMPLES = 2
-"""Images of each kind whose gates are drawn."""
+"""Number of images of each kind whose gates are drawn."""
 
 
-def scaling_of(classifier: FewShotClassifier, images: Sequence[Any]) -> Scaling:
-    """Gates and rollout of images by a fitted classifier.
+def write_gates(models: Sequence[ModelFeatures], data: LabelledImages, folder: Path) -> None:
+    """Write figures of the first model that has gates, and a table of all that have them.
 
-    Raises:
-        InputError: if its method has no gates.
+    The files are ``gates.png`` (gates of several images by layer), ``gates-by-head.png`` (gates of
+    one image by layer and head), ``gates-by-layer.png`` (gates of all tokens) and ``gates.csv``.
+    Nothing is written if no model has gates.
     """
-    model = classifier.model_
-    return patch_scaling(model, pixel_batches(images, model.encoder.preprocessing, 16))
-
-
-def write_gates(looks: Sequence[ModelFeatures], data: LabelledImages, folder: Path) -> None:
-    """Pictures of the first model with gates, and the gates of all that have them.
-
-    ``gates.png`` (images and layers), ``gates-by-head.png`` (one image), ``gates-by-layer.png``
-    and ``gates.csv``; nothing where no model has gates.
-    """
-    having = [
-        (look, look.model)
-        for look in looks
-        if isinstance(look.model, FewShotClassifier) and has_gates(look.model.model_)
-    ]
-    if not having:
+    gated = _by_folder([model for model in models if model.adapted and has_gates(model.adapted)])
+    if not gated:
         return
-    short = {Path(look.source).name for look, _ in having}
-    distinct = len(short) == len(having)
-    gated = {Path(x.source).name if distinct else str(x.source): x for x, _ in having}
-    every = {
-        name: scaling_of(classifier, data.images)
-        for name, (_, classifier) in zip(gated, having, strict=True)
+    scalings = {
+        name: patch_scaling(model.adapted, data.images)
+        for name, model in gated.items()
+        if model.adapted
     }
-    name, look = next(iter(gated.items()))
-    _draw(every[name], look, data, folder)
+    name, model = next(iter(gated.items()))
+    _draw(scalings[name], model, data, folder)
     by_layer = gate_plots.gates_by_layer(
-        {name: scaling.gates for name, scaling in every.items()},
-        {name: scaling.layers for name, scaling in every.items()},
+        {name: scaling.gates for name, scaling in scalings.items()},
+        {name: scaling.layers for name, scaling in scalings.items()},
     )
     save(by_layer, folder / layout.GATES_BY_LAYER)
-    write_table(folder / layout.GATES, gates_table(every, data.names))
+    write_table(folder / layout.GATES, gates_table(scalings, data.names))
 
 
-def gates_table(every: Mapping[str, Scaling], images: Sequence[str]) -> pd.DataFrame:
-    """One row a model, image and layer; the images that are scaled most first.
+def _by_folder(models: list[ModelFeatures]) -> dict[str, ModelFeatures]:
+    """Models by the names of their folders, or by whole paths if two folders share a name."""
+    names = [Path(model.source).name for model in models]
+    if len(set(names)) < len(models):
+        names = [str(model.source) for model in models]
+    return dict(zip(names, models, strict=True))
 
-    Columns: the mean gate of the image's patches, the least one and where it is, and the mean
-    gate of the tokens that have no place in the image (class token, registers; NaN without).
+
+def gates_table(scalings: Mapping[str, PatchScaling], images: Sequence[str]) -> pd.DataFrame:
+    """One row per model, image and layer; the images with the smallest mean gates first.
+
+    The columns are the mean gate of the image's patches, the smallest gate and its row and column,
+    and the mean gate of the class token and registers (NaN if there are none).
+
+    Args:
+        scalings: by the names of the models.
+        images: names of the n images.
     """
     rows = []
-    for name, scaling in every.items():
+    for name, scaling in scalings.items():
         maps, other = scaling.gate_maps().mean(axis=2), scaling.gates[..., : scaling.prefix]
         for n, image in enumerate(images):
             for k, layer in enumerate(scaling.layers):
@@ -96,9 +91,9 @@ def gates_table(every: Mapping[str, Scaling], images: Sequence[str]) -> pd.DataF
     return ordered.drop(columns="order")
 
 
-def _draw(scaling: Scaling, look: ModelFeatures, data: LabelledImages, folder: Path) -> None:
+def _draw(scaling: PatchScaling, model: ModelFeatures, data: LabelledImages, folder: Path) -> None:
     maps, rollout = scaling.gate_maps(), scaling.rollout_maps()
-    rows = _examples(look, scaling, data)
+    rows = _examples(model, scaling, data)
     means = maps.mean(axis=2)
     figure = gate_plots.gate_maps(
         [None, *(_square(data.images[i]) for i in rows)],
@@ -115,9 +110,13 @@ def _draw(scaling: Scaling, look: ModelFeatures, data: LabelledImages, folder: P
     save(figure, folder / layout.GATES_BY_HEAD)
 
 
-def _examples(look: ModelFeatures, scaling: Scaling, data: LabelledImages) -> dict[int, str]:
-    """Rows to draw and their titles: the most confident, correct and not; scaled most, least."""
-    probabilities = np.asarray(look.probabilities)
+def _examples(model: ModelFeatures, scaling: PatchScaling, data: LabelledImages) -> dict[int, str]:
+    """Row -> title of the images to draw.
+
+    These are the most confident correct and wrong predictions, and the images that are scaled
+    most and least.
+    """
+    probabilities = np.asarray(model.probabilities)
     predicted, sure = decide(probabilities, data.task), confidence(probabilities, data.task)
     correct = is_correct(probabilities, data.targets)
     gate = scaling.gate_maps().mean(axis=(1, 2, 3, 4))
@@ -138,7 +137,7 @@ def _examples(look: ModelFeatures, scaling: Scaling, data: LabelledImages) -> di
 
 
 def _square(image: Any, pixels: int = 160) -> np.ndarray:
-    """As the encoder's resizing shows it: the middle square, small."""
+    """The central square of an image, resized."""
     from PIL import ImageOps
 
     return np.asarray(ImageOps.fit(read_image(image), (pixels, pixels)))

@@ -17,6 +17,7 @@ from medept.evaluation.distribution import Distribution, describe_distribution
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.fits import layout
 from medept.fits.adapter import holds_adapter
+from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
 from medept.training.extractor import FeatureExtractor
 
@@ -55,6 +56,11 @@ class ModelFeatures:
     model: Model
 
     @property
+    def adapted(self) -> AdaptedEncoder | None:
+        """The adapted encoder; None for an encoder without adapter."""
+        return self.model.model_ if isinstance(self.model, FewShotClassifier) else None
+
+    @property
     def title(self) -> str:
         """Title of the model's panel in figure 2: its name, score and neighbours' purity."""
         shown = {**self.score, "neighbours' purity": self.distribution.purity}
@@ -87,6 +93,7 @@ def extract_features(
         models: fitted classifiers and encoders.
         sources: the folder or the encoder's name of each.
         data: n labelled images.
+        progress: called with what is done.
 
     Raises:
         InputError: if fewer than two classes have images.

@@ -224,8 +224,8 @@ def analyse(
     Adapters of the same method count as its episodes. Images that an adapter was fitted to, and
     others of their groups, are left out.
     """
-    from medept.analysis import analyse as look_into
-    from medept.analysis import summary
+    from medept.analysis import analyse as analyse_models
+    from medept.analysis import summary_table
     from medept.data.sources import open_dataset
     from medept.fits.adapter import holds_adapter, read_info
 
@@ -240,7 +240,7 @@ def analyse(
         task=adapters[0].task if adapters else None,
     )
     with progress_bars() as report:
-        found = look_into(
+        found = analyse_models(
             given,
             table,
             out,
@@ -254,7 +254,7 @@ def analyse(
     if as_json:
         print_json({"out": str(out), "models": json.loads(found.to_json(orient="records"))})
         return
-    means = summary(found)
+    means = summary_table(found)
     title = f"{found.n[0]} images; mean ± standard deviation over episodes"
     shown = Table("", *means.columns, title=title)
     for name, values in means.iterrows():

@@ -122,7 +122,7 @@ def describe_distribution(
     )
 
 
-def plane(
+def project(
     features: Mapping[str, np.ndarray],
     *,
     kind: Literal["tsne", "pca"] = "tsne",

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from medept.analysis import look_into_fit
+from medept.analysis import analyse_fit
 from medept.checks.check import quick_check
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import MEMORY_FOR_DECODED_IMAGES, decode_images
@@ -88,7 +88,7 @@ def fit(
         write_support(folder, files)
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
         if evaluation:
-            look_into_fit(classifier, test, evaluation, folder)
+            analyse_fit(classifier, test, evaluation, folder)
         write_text(folder / layout.MODEL_CARD, model_card(info, support.groups, evaluation))
         write_findings(folder, findings)
         pictures = {
