@@ -14,11 +14,11 @@ from medept.ept.attention import gates, prompted_attention
 from medept.errors import InputError
 from medept.evaluation.distribution import (
     at_equal_scale,
-    between_class_distances,
-    describe_distribution,
+    between_class_scatter,
+    feature_distribution,
     first_component,
-    intra_class_distances,
     project,
+    within_class_scatter,
 )
 
 CLASSES = ("a", "b", "c")
@@ -38,14 +38,14 @@ def clouds(seed: int = 0, *, n: int = 90, width: int = 6) -> tuple[np.ndarray, n
 def test_equation_11_is_the_covariance_that_lda_pools() -> None:
     features, targets = clouds()
     lda = LinearDiscriminantAnalysis(solver="lsqr", store_covariance=True).fit(features, targets)
-    assert np.allclose(intra_class_distances(features, targets), lda.covariance_)
+    assert np.allclose(within_class_scatter(features, targets), lda.covariance_)
 
 
 def test_within_and_between_sum_to_the_whole() -> None:
     features, targets = clouds(1)
-    whole = intra_class_distances(features, targets) + between_class_distances(features, targets)
+    whole = within_class_scatter(features, targets) + between_class_scatter(features, targets)
     assert np.allclose(whole, empirical_covariance(features))
-    found = describe_distribution(features, targets, CLASSES)
+    found = feature_distribution(features, targets, CLASSES)
     assert found.trace + found.between == pytest.approx(np.trace(whole))
     assert found.equal_scale_trace == pytest.approx(1 / (1 + found.fisher_ratio))
     pooled = sum(part["trace"] * part["n"] for part in found.by_class.values()) / len(features)
@@ -56,8 +56,8 @@ def test_within_and_between_sum_to_the_whole() -> None:
 @given(scale=st.floats(0.01, 100), seed=st.integers(0, 100))
 def test_scale_changes_raw_numbers_and_no_others(scale: float, seed: int) -> None:
     features, targets = clouds(seed)
-    before = describe_distribution(features, targets, CLASSES).numbers()
-    after = describe_distribution(scale * features, targets, CLASSES).numbers()
+    before = feature_distribution(features, targets, CLASSES).numbers()
+    after = feature_distribution(scale * features, targets, CLASSES).numbers()
     power = {"trace": 2, "leading": 2, "between": 2, "norm": 1}
     for name, value in before.items():
         assert after[name] == pytest.approx(value * scale ** power.get(name, 0), rel=1e-6)
@@ -66,17 +66,17 @@ def test_scale_changes_raw_numbers_and_no_others(scale: float, seed: int) -> Non
 def test_effective_rank_of_known_shapes() -> None:
     targets = np.arange(8) % 2
     line = np.outer(np.arange(8.0), np.ones(4))
-    assert describe_distribution(line, targets, "ab").effective_rank == pytest.approx(1)
+    assert feature_distribution(line, targets, "ab").effective_rank == pytest.approx(1)
     cross = np.concatenate([np.eye(4), -np.eye(4)])
-    assert describe_distribution(
-        cross, np.arange(8) // 2 % 2, "ab"
-    ).effective_rank == pytest.approx(4)
+    assert feature_distribution(cross, np.arange(8) // 2 % 2, "ab").effective_rank == pytest.approx(
+        4
+    )
 
 
 def test_angles_of_known_means() -> None:
     corners = np.array([[1, 0], [-0.5, 3**0.5 / 2], [-0.5, -(3**0.5) / 2]])
     features = np.repeat(corners, 4, axis=0)
-    found = describe_distribution(features, np.repeat(np.arange(3), 4), CLASSES)
+    found = feature_distribution(features, np.repeat(np.arange(3), 4), CLASSES)
     assert found.centroid_angle == pytest.approx(120)
     assert found.trace == pytest.approx(0, abs=1e-12)
     assert found.purity == 1 - 2 / 5, (
@@ -89,8 +89,8 @@ def test_labels_that_overlap_count_once_each() -> None:
     targets = np.zeros((12, 2), dtype=int)
     targets[:8, 0], targets[4:, 1] = 1, 1
     twice = np.concatenate([features[:8], features[4:]])
-    single = describe_distribution(twice, np.repeat([0, 1], 8), "ab")
-    both = describe_distribution(features, targets, "ab")
+    single = feature_distribution(twice, np.repeat([0, 1], 8), "ab")
+    both = feature_distribution(features, targets, "ab")
     assert both.trace == pytest.approx(single.trace)
     assert both.between == pytest.approx(single.between)
     assert both.silhouette is None
@@ -99,9 +99,9 @@ def test_labels_that_overlap_count_once_each() -> None:
 
 def test_one_class_and_equal_features_are_refused() -> None:
     with pytest.raises(InputError, match="at least two classes"):
-        describe_distribution(np.eye(3), np.zeros(3, dtype=int), "ab")
+        feature_distribution(np.eye(3), np.zeros(3, dtype=int), "ab")
     with pytest.raises(InputError, match="all features are equal"):
-        describe_distribution(np.ones((4, 2)), np.arange(4) % 2, "ab")
+        feature_distribution(np.ones((4, 2)), np.arange(4) % 2, "ab")
 
 
 def test_planes_keep_who_is_who() -> None:
@@ -111,7 +111,7 @@ def test_planes_keep_who_is_who() -> None:
         for kind in ("pca", "tsne"):
             found = project({"one": apart, "half": apart / 2}, joint=joint, kind=kind)  # type: ignore[arg-type]
             for points in found.values():
-                assert describe_distribution(points, targets, CLASSES).purity > 0.95
+                assert feature_distribution(points, targets, CLASSES).purity > 0.95
     joint = project({"one": apart, "half": apart / 2}, kind="pca")
     assert np.allclose(joint["one"], joint["half"]), "scale alone makes no difference"
     with pytest.raises(InputError, match="separately"):
@@ -151,8 +151,8 @@ def test_one_gate_for_all_images_draws_classes_together_but_no_further_apart(
 ) -> None:
     """Proposition 1, where a token's gate is the same in all images: a matter of scale alone."""
     features, targets = clouds(seed)
-    before = describe_distribution(features, targets, CLASSES)
-    after = describe_distribution(gate * features, targets, CLASSES)
+    before = feature_distribution(features, targets, CLASSES)
+    after = feature_distribution(gate * features, targets, CLASSES)
     assert after.trace <= before.trace
     assert after.leading <= before.leading
     assert after.equal_scale_trace == pytest.approx(before.equal_scale_trace)
@@ -164,8 +164,8 @@ def test_gates_that_differ_between_images_can_spread_a_class() -> None:
     features = np.array([[10.0, 0], [10, 0], [0, 10], [0, 10]])
     targets = np.array([0, 0, 1, 1])
     gate = np.array([0.9, 0.3, 0.9, 0.3])[:, None]
-    assert describe_distribution(gate * features, targets, "ab").trace > 0
-    assert describe_distribution(features, targets, "ab").trace == 0
+    assert feature_distribution(gate * features, targets, "ab").trace > 0
+    assert feature_distribution(features, targets, "ab").trace == 0
 
 
 def test_a_residual_path_keeps_a_gate_from_shrinking_features() -> None:
@@ -173,6 +173,6 @@ def test_a_residual_path_keeps_a_gate_from_shrinking_features() -> None:
     came_in = np.array([[5.0, 0], [-5, 0], [0, 5], [0, -5]])
     added = -0.8 * came_in
     targets = np.array([0, 0, 1, 1])
-    before = describe_distribution(came_in + added, targets, "ab")
-    after = describe_distribution(came_in + 0.5 * added, targets, "ab")
+    before = feature_distribution(came_in + added, targets, "ab")
+    after = feature_distribution(came_in + 0.5 * added, targets, "ab")
     assert after.trace > before.trace

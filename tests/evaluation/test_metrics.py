@@ -1,4 +1,4 @@
-"""Metrics against torchmetrics, scikit-learn and hand counts; intervals against their meaning."""
+"""Metrics against torchmetrics, scikit-learn and hand counts; bad input."""
 
 from __future__ import annotations
 
@@ -9,21 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics.functional as tm
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.special import softmax
-from scipy.stats import binomtest
+from drawn_predictions import multiclass, multilabel
 from sklearn import metrics as sk
 
 from medept import InputError
 from medept.evaluation import evaluate
-from medept.evaluation.bootstrap import (
-    find_cases,
-    weighted_auroc,
-    weighted_average_precision,
-    weighted_values,
-)
-from medept.evaluation.metrics import _interval
 
 NAMES = ("a", "b", "c")
 
@@ -31,23 +21,6 @@ NAMES = ("a", "b", "c")
 def values(p: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
     found = evaluate(p, y, classes=NAMES[: p.shape[1]], resamples=1)
     return {name: metric.value for name, metric in found.metrics.items()}
-
-
-def weighted(p: np.ndarray, y: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    found = weighted_values(find_cases(p, y), weights[None].astype(float))
-    return {name: value[0] for name, value in found.items()}
-
-
-def multiclass(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(seed)
-    p = random.dirichlet(np.ones(3), n)
-    return p, np.array([random.choice(3, p=row) for row in p])
-
-
-def multilabel(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(seed)
-    p = random.random((n, 3)).round(1)
-    return p, (random.random((n, 3)) < p).astype(np.uint8)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -164,84 +137,6 @@ def test_multilabel_by_hand() -> None:
     )
 
 
-ANY_DATA = {
-    "multi-class": multiclass(3, 200),
-    "multi-label": multilabel(3, 200),
-    "multi-class on the edges of bins": (
-        np.stack([np.arange(16), 15 - np.arange(16), np.zeros(16)], axis=1) / 15,
-        np.arange(16) % 3,
-    ),
-    "multi-label on the edges of bins": (
-        np.stack([np.arange(16)] * 3, axis=1) / 15,
-        np.stack([np.arange(16) % k == 0 for k in (2, 3, 5)], axis=1).astype(int),
-    ),
-    "one label an image, one label never": (np.eye(3)[[0, 1, 1, 0]], np.eye(3)[[0, 0, 1, 1]]),
-    "a class guessed and never true": (np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 1, 1])),
-}
-
-
-@pytest.mark.parametrize("kind", ANY_DATA)
-def test_weights_of_one_give_the_point_values(kind: str) -> None:
-    p, y = ANY_DATA[kind]
-    assert weighted(p, y, np.ones(len(y))) == pytest.approx(values(p, y), abs=1e-6)
-
-
-@pytest.mark.parametrize("data", [multiclass, multilabel])
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_a_weight_of_two_is_a_row_twice_and_order_is_nothing(data, seed: int) -> None:
-    p, y = data(seed % 7)
-    random = np.random.default_rng(seed)
-    times = random.integers(0, 4, len(y))
-    rows = random.permutation(np.arange(len(y)).repeat(times))
-    assert weighted(p, y, times) == pytest.approx(values(p[rows], y[rows]), abs=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_weighted_values_equal_scikit_learn(seed: int) -> None:
-    p, y = multiclass(seed)
-    w = np.random.default_rng(seed).integers(0, 4, len(y))
-    guess, found = p.argmax(axis=1), weighted(p, y, w)
-    expected = {
-        "accuracy": sk.accuracy_score(y, guess, sample_weight=w),
-        "balanced_accuracy": sk.balanced_accuracy_score(y, guess, sample_weight=w),
-        "auroc": np.mean([sk.roc_auc_score(y == c, p[:, c], sample_weight=w) for c in range(3)]),
-        "f1": sk.f1_score(y, guess, average="macro", sample_weight=w),
-    }
-    assert {k: found[k] for k in expected} == pytest.approx(expected, abs=1e-9)
-    p, y = multilabel(seed)
-    found = weighted(p, y, w)
-    expected = {
-        "map": sk.average_precision_score(y, p, sample_weight=w),
-        "auroc": sk.roc_auc_score(y, p, sample_weight=w),
-        "f1": sk.f1_score(y, p > 0.5, average="macro", sample_weight=w),
-        "brier": np.mean(
-            [sk.brier_score_loss(y[:, c], p[:, c], sample_weight=w) for c in range(3)]
-        ),
-        "nll": sk.log_loss(y.ravel(), p.ravel(), sample_weight=np.repeat(w, 3)),
-    }
-    assert {k: found[k] for k in expected} == pytest.approx(expected, abs=1e-9)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 4), st.booleans(), st.integers(1, 3)), min_size=2, max_size=20
-    )
-)
-def test_curves_with_ties_and_weights_equal_scikit_learn(rows: list[tuple[int, bool, int]]) -> None:
-    scores, truth, weights = (np.array(x, dtype=float) for x in zip(*rows, strict=True))
-    if len(set(truth)) < 2:
-        assert np.isnan(weighted_auroc(scores, truth, weights[None])[0])
-        assert np.isnan(weighted_average_precision(scores, truth, weights[None])[0])
-        return
-    auroc = weighted_auroc(scores, truth, weights[None])[0]
-    assert auroc == pytest.approx(sk.roc_auc_score(truth, scores, sample_weight=weights))
-    precision = weighted_average_precision(scores, truth, weights[None])[0]
-    expected = sk.average_precision_score(truth, scores, sample_weight=weights)
-    assert precision == pytest.approx(expected)
-
-
 def test_a_class_with_one_value_only_is_named_and_left_out() -> None:
     p, y = multilabel(0)
     y[:, 1] = 0
@@ -289,13 +184,6 @@ def test_rounding_above_one_changes_nothing() -> None:
     assert values(above, y) == pytest.approx(values(p, y), abs=1e-6)
 
 
-def test_an_interval_needs_half_of_the_resamples() -> None:
-    nan = np.nan
-    assert _interval([np.array([nan, 0.5]), np.array([0.5, nan])], 0.5) == (0.5, 0.5)
-    assert _interval([np.array([nan, 0.5, nan])], 0.5) == (None, None)
-    assert _interval([], 1.0) == (None, None)
-
-
 def test_nothing_defined_is_none_and_not_a_number() -> None:
     p = np.array([[0.2, 0.8], [0.7, 0.3]])
     result = evaluate(p, np.zeros((2, 2), dtype=int), classes=("a", "b"), resamples=20)
@@ -305,32 +193,6 @@ def test_nothing_defined_is_none_and_not_a_number() -> None:
     assert written["undefined"] == {name: ["a", "b"] for name in ("map", "auroc", "f1")}
     assert written["auroc"] == {"value": None, "low": None, "high": None, "n": 2}
     assert written["groups"] == 2
-
-
-def test_the_interval_of_accuracy_covers_the_truth_as_often_as_it_says() -> None:
-    random = np.random.default_rng(0)
-    inside = 0
-    for repeat in range(200):
-        y = (random.random(80) < 0.7).astype(int)  # the guess is always class 1: accuracy 0.7
-        metric = evaluate(np.tile([0.2, 0.8], (80, 1)), y, classes=("a", "b"), resamples=200,
-                          seed=repeat).metrics["accuracy"]  # fmt: skip
-        assert metric.low is not None
-        assert metric.high is not None
-        inside += metric.low <= 0.7 <= metric.high
-    assert 0.89 <= inside / 200 <= 0.99
-
-
-def test_copies_within_groups_add_no_certainty() -> None:
-    p, y = multiclass(2, 40)
-    alone = evaluate(p, y, classes=NAMES).metrics["accuracy"]
-    copies, groups = (p.repeat(5, axis=0), y.repeat(5)), np.arange(40).repeat(5)
-    fooled = evaluate(*copies, classes=NAMES).metrics["accuracy"]
-    grouped = evaluate(*copies, classes=NAMES, groups=groups)
-    assert grouped.groups == 40
-    metrics = {"alone": alone, "fooled": fooled, "grouped": grouped.metrics["accuracy"]}
-    width = {name: m.high - m.low for name, m in metrics.items()}
-    assert width["grouped"] == pytest.approx(width["alone"], rel=0.15)
-    assert width["fooled"] < 0.6 * width["grouped"]
 
 
 @pytest.mark.parametrize("kind", [multiclass, multilabel])
@@ -346,39 +208,6 @@ def test_rates_of_each_class_equal_scikit_learn(kind: Callable) -> None:
             "specificity": (pytest.approx(sk.recall_score(1 - t, 1 - g)), (1 - t).sum()),
             "precision": (pytest.approx(sk.precision_score(t, g)), g.sum()),
         }
-
-
-def test_the_interval_of_a_sensitivity_is_that_of_a_share() -> None:
-    random = np.random.default_rng(0)
-    y = np.arange(600) % 2
-    p = np.where(random.random(600) < 0.8, y, 1 - y)  # each class is found in 0.8
-    rate = evaluate(np.eye(2)[p], y, classes=("a", "b")).by_class["b"]["sensitivity"]
-    exact = binomtest(round(rate.value * 300), 300).proportion_ci()
-    assert (rate.low, rate.high) == pytest.approx((exact.low, exact.high), abs=0.012)
-
-
-def test_a_share_that_resampling_leaves_alone_has_the_exact_interval() -> None:
-    """Nine of nine right: 1 - 0.025 ** (1 / 9) below 1 (Clopper and Pearson); groups count."""
-    targets = np.repeat([0, 1], 9)
-    right = np.eye(2)[targets]
-    found = evaluate(right, targets, classes=("a", "b"), resamples=50)
-    assert found.by_class["a"]["sensitivity"].low == pytest.approx(0.025 ** (1 / 9))
-    assert found.by_class["a"]["sensitivity"].high == 1
-    assert found.metrics["accuracy"].low == pytest.approx(0.025 ** (1 / 18))
-    assert (found.metrics["auroc"].value, found.metrics["auroc"].low) == (1, None)
-    wrong = evaluate(
-        1 - right, targets, classes=("a", "b"), groups=np.arange(18) // 3, resamples=50
-    )
-    assert wrong.metrics["accuracy"].low == 0
-    assert wrong.metrics["accuracy"].high == pytest.approx(1 - 0.025 ** (1 / 6))
-
-
-def test_one_group_has_no_interval_and_a_seed_repeats() -> None:
-    p, y = multiclass(0)
-    single = evaluate(p, y, classes=NAMES, groups=np.zeros(len(y)))
-    assert single.metrics["accuracy"].low is None
-    assert evaluate(p, y, classes=NAMES, seed=5) == evaluate(p, y, classes=NAMES, seed=5)
-    assert evaluate(p, y, classes=NAMES, seed=5) != evaluate(p, y, classes=NAMES, seed=6)
 
 
 EVEN, ROW = np.array([[0.5, 0.3, 0.2]] * 2), np.array([0, 1])
@@ -409,27 +238,7 @@ def test_bad_input_is_pointed_at(message: str) -> None:
 
 
 def test_bad_groups_and_too_few_classes() -> None:
-    with pytest.raises(InputError, match="one id an image"):
+    with pytest.raises(InputError, match="one id per image"):
         evaluate(EVEN, ROW, classes=NAMES, groups=np.array(["a"]))
     with pytest.raises(InputError, match="1 classes"):
         evaluate(np.ones((2, 1)), np.zeros(2, dtype=int), classes=("a",))
-
-
-def test_the_interval_of_ece_covers_the_truth() -> None:
-    def draw(n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Outcomes drawn by known probabilities, which are then told too sharp."""
-        logits = random.normal(size=(n, 3)) * 1.5
-        truth = softmax(logits, axis=1)
-        outcome = (random.random((n, 1)) > truth.cumsum(axis=1)).sum(axis=1).clip(0, 2)
-        return softmax(2 * logits, axis=1), outcome
-
-    truth = evaluate(*draw(100_000, np.random.default_rng(0)), classes="abc", resamples=1)
-    ece, covered = truth.metrics["ece"].value, 0
-    for seed in range(1, 101):
-        drawn = draw(150, np.random.default_rng(seed))
-        found = evaluate(*drawn, classes="abc", resamples=200).metrics["ece"]
-        assert ece is not None
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= ece <= found.high
-    assert covered >= 86  # of 100; percentiles of the resamples cover it in 80

@@ -113,7 +113,7 @@ def test_coverage_is_told_class_by_class(folder: Path) -> None:
             _, present, absent, size = page.last(name)
             assert present == f"{100 * found.by_class[1]:.0f} %"
             assert absent == f"{100 * found.by_class[0]:.0f} %"
-            assert size == f"{found.size:.2f}"
+            assert size == f"{found.mean_size:.2f}"
         return
     whole = check_coverage(fit_.probabilities, fit_.targets, fit_.groups)
     assert whole is not None

@@ -13,7 +13,7 @@ import numpy as np
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
-from medept.evaluation.distribution import Distribution, describe_distribution
+from medept.evaluation.distribution import FeatureDistribution, feature_distribution
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.fits import layout
 from medept.fits.adapter import holds_adapter
@@ -49,8 +49,8 @@ class ModelFeatures:
     name: str
     source: str
     features: np.ndarray
-    distribution: Distribution
-    pretrained: Distribution | None
+    distribution: FeatureDistribution
+    pretrained: FeatureDistribution | None
     probabilities: np.ndarray | None
     score: dict[str, float]
     model: Model
@@ -117,7 +117,7 @@ def extract_features(
             model.method + suffix,
             source,
             features,
-            describe_distribution(features, data.targets, data.classes),
+            feature_distribution(features, data.targets, data.classes),
             pretrained[key].distribution,
             probabilities,
             main_score(found),
@@ -174,6 +174,6 @@ def _pretrained(
     extractor: FeatureExtractor, name: str, data: LabelledImages, progress: Progress | None
 ) -> ModelFeatures:
     features = extractor.features(data.images, progress or silent)
-    found = describe_distribution(features, data.targets, data.classes)
+    found = feature_distribution(features, data.targets, data.classes)
     source = str(extractor.identity()["name"])
     return ModelFeatures(name, source, features, found, None, None, {}, extractor)

@@ -1,9 +1,10 @@
-"""Maps from logits to probabilities that one can trust, fitted to images that were not learnt from.
+"""Calibration: maps from logits to probabilities, fitted to images held out from training.
 
-``temperature`` divides all logits by one number (Guo et al. 2017), ``vector`` gives each class a
-factor and an offset (the same), ``isotonic`` takes a rising step function per class (Zadrozny and
-Elkan 2002). A support set is small, so the first two are held near doing nothing by a standard
-normal prior on log factors and offsets, which counts like one image or so.
+``temperature`` divides all logits by one number (Guo et al. 2017). ``vector`` multiplies the logit
+of each class by a factor and adds an offset (the same). ``isotonic`` maps the probability of each
+class by a rising step function (Zadrozny and Elkan 2002). As a support set is small, a standard
+normal prior on log factors and offsets keeps the first two near the identity; it weighs about as
+much as one image.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
 
-from medept.errors import DataError
+from medept.errors import DataError, SettingsError
 from medept.evaluation.predictions import indicators
 
 BOUNDS = (0.05, 20.0)
-"""Between which a temperature is looked for."""
+"""Lowest and highest temperature that can be fitted."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -31,12 +32,18 @@ class Calibration(BaseModel):
     """A map from logits (n, C) to probabilities (n, C); by default the plain softmax or sigmoid.
 
     Attributes:
-        kind: how it was fitted.
-        images: to how many; 0 where it was not.
-        note: what to tell the user, such as why it was not fitted.
-        scale: factors of the logits, one or one a class.
-        offset: what is added to them then.
-        steps: for each class, probabilities before (rising) and after; linear between them.
+        kind: which map it is.
+        images: number of held-out images it was fitted to; 0 if it was not fitted.
+        note: a message for the user, such as why it was not fitted.
+        scale: factor of the logits, one for all classes or one per class.
+        offset: added to the scaled logits, likewise.
+        steps: for each class, probabilities before (rising) and after the map, which is linear
+            between them.
+
+    >>> Calibration(kind="temperature", images=40, scale=[0.5]).probabilities(
+    ...     np.array([[2.0, 0.0]]), "multiclass"
+    ... ).round(2)
+    array([[0.73, 0.27]])
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,7 +56,7 @@ class Calibration(BaseModel):
     steps: list[tuple[list[Finite], list[Finite]]] = []
 
     def fits(self, classes: int) -> bool:
-        """Whether it is one for this number of classes."""
+        """Whether the map suits this number of classes."""
         numbers = {len(self.scale), len(self.offset)}
         knots = all(len(before) == len(after) > 0 for before, after in self.steps)
         return knots and numbers <= {1, classes} and len(self.steps) in (0, classes)
@@ -61,7 +68,12 @@ class Calibration(BaseModel):
         return f"{self.kind}{detail}, fitted to {self.images} held-out images of the support set"
 
     def probabilities(self, logits: np.ndarray, task: str) -> np.ndarray:
-        """Logits (n, C) -> probabilities (n, C), float64, for ``multiclass`` or ``multilabel``."""
+        """Map logits (n, C) to probabilities (n, C), float64.
+
+        Args:
+            logits: (n, C).
+            task: ``multiclass`` or ``multilabel``.
+        """
         scaled = np.asarray(logits, dtype=np.float64) * self.scale + self.offset
         plain = expit(scaled) if task == "multilabel" else softmax(scaled, axis=1)
         if not self.steps:
@@ -75,13 +87,19 @@ class Calibration(BaseModel):
 
 
 def fit_calibration(kind: Kind, logits: np.ndarray, targets: np.ndarray) -> Calibration:
-    """The calibration of ``kind`` that explains the targets of held-out logits (n, C) best.
+    """Fit a calibration to held-out images by maximum likelihood.
 
     Args:
-        targets: (n,) class indices, or (n, C) of 0 and 1 for multi-label.
+        kind: ``temperature``, ``vector``, ``isotonic`` or ``none``.
+        logits: (n, C) of images that the model was not fitted to.
+        targets: (n,) class indices, or for multi-label data (n, C) of 0 and 1.
 
     Raises:
         InputError: if the kind is unknown, or logits and targets do not match.
+
+    >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 0.0]])
+    >>> print(fit_calibration("temperature", logits, np.array([0, 1, 1, 0])))
+    temperature 2.94, fitted to 4 held-out images of the support set
     """
     logits, targets = np.asarray(logits, dtype=np.float64), np.asarray(targets)
     images = len(logits)
@@ -99,30 +117,42 @@ def fit_calibration(kind: Kind, logits: np.ndarray, targets: np.ndarray) -> Cali
         plain = Calibration().probabilities(logits, task)
         steps = [_fit_steps(p, t) for p, t in zip(plain.T, truth.T, strict=True)]
         return Calibration(kind=kind, images=images, steps=steps)
-    raise DataError(f"calibration {kind!r}: use one of {', '.join(KINDS)}")
+    raise SettingsError(f"calibration {kind!r}: use one of {', '.join(KINDS)}")
 
 
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
-    """Mean over images (and labels) of -log p of the truth; targets (n,) or (n, C) of 0 and 1."""
+    """Mean of -log p of the truth, over images or, for multi-label data, over images and labels.
+
+    Args:
+        logits: (n, C).
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+
+    >>> round(negative_log_likelihood(np.zeros((3, 2)), np.array([0, 1, 1])), 4)
+    0.6931
+    """
     logits, targets = np.asarray(logits, dtype=np.float64), np.asarray(targets)
     if targets.ndim == 2:
-        # of two outcomes, the one that came true has the logit with its sign
+        # the probability that a label is 0 is the sigmoid of its negative logit
         return float(-log_expit(np.where(targets == 1, logits, -logits)).mean())
     return float(-log_softmax(logits, axis=1)[np.arange(len(targets)), targets].mean())
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray, *, prior: bool = False) -> float:
-    """The temperature T within 0.05..20 for which ``logits / T`` explain the targets best.
+    """The temperature T, from 0.05 to 20, for which ``logits / T`` are most likely.
 
-    Of images that the model was not fitted to. Never worse than T = 1 on those given.
+    On the images given, the result is never less likely than T = 1.
 
     Args:
-        logits: (n, C).
-        targets: (n,) class indices, or (n, C) of 0 and 1 for multi-label.
-        prior: weigh in that log T is standard normal, which counts where images are few.
+        logits: (n, C) of images that the model was not fitted to.
+        targets: (n,) class indices, or for multi-label data (n, C) of 0 and 1.
+        prior: whether log T has a standard normal prior, which matters if there are few images.
 
     Raises:
         InputError: if there are no logits, they are not finite, or the shapes do not match.
+
+    >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 0.0]])
+    >>> round(fit_temperature(logits, np.array([0, 1, 1, 0])), 1)  # three of four are correct
+    3.6
     """
     logits, targets = np.asarray(logits, dtype=np.float64), np.asarray(targets)
     if logits.ndim != 2 or not logits.size or targets.shape not in (logits.shape, logits.shape[:1]):
@@ -132,7 +162,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, *, prior: bool = Fa
         )
     if not np.isfinite(logits).all():
         raise DataError(f"logits: row {np.argwhere(~np.isfinite(logits))[0][0]} is not finite")
-    weight = 1 / (2 * targets.size) if prior else 0.0  # the likelihood is a mean over as many
+    weight = 1 / (2 * targets.size) if prior else 0.0  # the likelihood is a mean over targets
     found = minimize_scalar(
         lambda log_t: negative_log_likelihood(logits / np.exp(log_t), targets) + weight * log_t**2,
         bounds=np.log(BOUNDS),
@@ -145,7 +175,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray, *, prior: bool = Fa
 def _fit_vector(
     logits: np.ndarray, truth: np.ndarray, *, multilabel: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Factors and offsets (C,) at the maximum of likelihood and prior."""
+    """Factors and offsets (C,) that maximise likelihood times prior."""
     count = logits.shape[1]
     found = minimize(
         vector_objective,
@@ -160,12 +190,13 @@ def _fit_vector(
 def vector_objective(
     parameters: np.ndarray, logits: np.ndarray, truth: np.ndarray, multilabel: bool
 ) -> tuple[float, np.ndarray]:
-    """Negative log posterior of log factors and offsets (2 C,), and its gradient.
+    """Negative log posterior of vector scaling, and its gradient (2 C,).
 
     Args:
+        parameters: (2 C,) log factors, then offsets.
         logits: (n, C).
         truth: (n, C) of 0 and 1.
-        multilabel: whether labels are independent, or classes that exclude each other.
+        multilabel: whether the columns are independent labels; else they are exclusive classes.
     """
     log_scale, offset = np.split(parameters, 2)
     scaled = logits * np.exp(log_scale) + offset

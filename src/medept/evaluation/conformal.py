@@ -1,9 +1,9 @@
-"""Prediction sets that hold the truth as often as they say (split conformal prediction).
+"""Prediction sets that contain the truth with a stated probability (split conformal prediction).
 
-A set holds every class whose probability is at least a threshold, which is a quantile of the
-probabilities that held-out images gave to their true class (Sadinle, Lei and Wasserman 2019). With
-a threshold for each class (Vovk 2012, "Mondrian") the promise holds for every class by itself. It
-rests on new images being drawn as the held-out ones were: another hospital's are not.
+A set contains every class whose probability reaches the threshold of that class, a quantile of the
+probabilities that held-out images of the class gave to it (Sadinle, Lei and Wasserman 2019). Each
+class has its own threshold (Vovk 2012, "Mondrian"), so the coverage holds for every class. It holds
+only for images from the same distribution as those held out; images of another hospital are not.
 """
 
 from __future__ import annotations
@@ -13,42 +13,46 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medept.errors import DataError
+from medept.errors import SettingsError
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What sets did on held-out groups, mean over random halves.
+    """Coverage of prediction sets on held-out groups, over many random halves of the groups.
 
     Attributes:
         stated: the coverage asked for.
-        found: the share of images whose set held the truth.
-        by_class: the same for the images of each class (C,); NaN where there were none.
-        size: classes in a set, on average.
+        observed: proportion of images whose set contains the truth.
+        by_class: (C,) the same for the images of each class; NaN if there are none.
+        mean_size: mean number of classes in a set.
     """
 
     stated: float
-    found: float
+    observed: float
     by_class: np.ndarray
-    size: float
+    mean_size: float
 
 
 def conformal_thresholds(
     probabilities: np.ndarray, targets: np.ndarray, *, coverage: float = 0.9
 ) -> np.ndarray:
-    """For each class (C,), the least probability with which it belongs to a set.
+    """The threshold of each class (C,): the lowest probability with which it is in a set.
 
     Args:
         probabilities: (n, C) of images that the classifier was not fitted to.
         targets: (n,) class indices. A class with fewer than ``coverage / (1 - coverage)`` images
-            is in every set: so few images promise nothing.
-        coverage: the share of sets that are to hold the truth, between 0 and 1.
+            has the threshold 0, and is in every set: so few images guarantee nothing else.
+        coverage: proportion of sets that are to contain the truth, between 0 and 1.
 
     Raises:
         InputError: if the coverage is not between 0 and 1.
+
+    >>> probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+    >>> conformal_thresholds(probabilities, np.array([0, 0, 0, 1, 1]), coverage=0.75)
+    array([0.6, 0. ])
     """
     if not 0 < coverage < 1:
-        raise DataError(f"coverage {coverage}: give a share between 0 and 1, such as 0.9")
+        raise SettingsError(f"coverage {coverage}: give a proportion between 0 and 1, such as 0.9")
     thresholds = np.zeros(probabilities.shape[1])
     for c in range(len(thresholds)):
         of_truth = np.sort(probabilities[targets == c, c])
@@ -59,7 +63,16 @@ def conformal_thresholds(
 
 
 def conformal_sets(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Which classes are in the set of each image: bool (n, C)."""
+    """Which classes are in the set of each image: (n, C) of bool.
+
+    Args:
+        probabilities: (n, C) of new images.
+        thresholds: (C,), from :func:`conformal_thresholds`.
+
+    >>> conformal_sets(np.array([[0.7, 0.3], [0.5, 0.5]]), np.array([0.6, 0.4]))
+    array([[ True, False],
+           [False,  True]])
+    """
     return probabilities >= thresholds
 
 
@@ -72,24 +85,39 @@ def check_coverage(
     repeats: int = 50,
     seed: int = 0,
 ) -> Coverage | None:
-    """Thresholds from one random half of the groups, tried on the other, many times.
+    """Fit thresholds to a random half of the groups and test them on the other, many times.
 
-    None where there are fewer than four groups.
+    Args:
+        probabilities: (n, C) of images that the classifier was not fitted to.
+        targets: (n,) class indices.
+        groups: (n,) ids of groups that are not divided; None: each image is its own.
+        coverage: proportion of sets that are to contain the truth, between 0 and 1.
+        repeats: number of random halves.
+        seed: of the halves.
+
+    Returns:
+        the coverage; None if there are fewer than four groups.
+
+    >>> p = np.random.default_rng(0).random(400)
+    >>> targets = (np.random.default_rng(1).random(400) < p).astype(int)
+    >>> found = check_coverage(np.stack([1 - p, p], axis=1), targets)
+    >>> round(found.observed, 2), round(found.mean_size, 2)
+    (0.91, 1.46)
     """
     ids = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
     if ids.max() < 3:
         return None
     count = probabilities.shape[1]
-    held, sizes, seen = np.zeros(count), [], np.zeros(count)
+    hits, images, sizes = np.zeros(count), np.zeros(count), []
     for half in _halves(ids, repeats, seed):
         thresholds = conformal_thresholds(probabilities[half], targets[half], coverage=coverage)
         sets, truth = conformal_sets(probabilities[~half], thresholds), targets[~half]
         inside = sets[np.arange(len(truth)), truth]
-        held += np.bincount(truth, inside, minlength=count)
-        seen += np.bincount(truth, minlength=count)
+        hits += np.bincount(truth, inside, minlength=count)
+        images += np.bincount(truth, minlength=count)
         sizes.append(sets.sum(axis=1).mean())
-    by_class = np.divide(held, seen, out=np.full(count, np.nan), where=seen > 0)
-    return Coverage(coverage, float(held.sum() / seen.sum()), by_class, float(np.mean(sizes)))
+    by_class = np.divide(hits, images, out=np.full(count, np.nan), where=images > 0)
+    return Coverage(coverage, float(hits.sum() / images.sum()), by_class, float(np.mean(sizes)))
 
 
 def check_label_coverage(
@@ -101,9 +129,10 @@ def check_label_coverage(
     repeats: int = 50,
     seed: int = 0,
 ) -> list[Coverage | None]:
-    """For each label, the coverage of sets of *absent* and *present*; targets (n, C) of 0 and 1.
+    """For each label, the coverage of sets of the two classes *absent* and *present*.
 
-    A set of both says that the label cannot be decided with this coverage.
+    A set of both means that the label cannot be decided with this coverage. Arguments are those of
+    :func:`check_coverage`, except that targets are (n, C) of 0 and 1.
     """
     return [
         check_coverage(
@@ -119,7 +148,7 @@ def check_label_coverage(
 
 
 def _halves(ids: np.ndarray, repeats: int, seed: int) -> Iterator[np.ndarray]:
-    """Which images (n,) belong to a random half of the groups."""
+    """(n,) whether an image belongs to a random half of the groups, for each repeat."""
     random = np.random.default_rng(seed)
     count = int(ids.max()) + 1
     for _ in range(repeats):

@@ -1,17 +1,18 @@
-"""How features of a class lie together and apart: what prompt tuning is said to calibrate.
+"""How features are distributed within and between classes.
 
-The scatter within classes is equation 11 of Zu et al. 2024,
+Zu et al. 2024 say that prompt tuning calibrates this distribution. The scatter within classes is
+their equation 11,
 
     Sigma_W = 1/N sum_k sum_i (x_ki - mean_k)(x_ki - mean_k)^T,
 
-and that between classes Sigma_B = 1/N sum_k N_k (mean_k - mean)(mean_k - mean)^T, so that the two
-sum to the scatter of all features. A gate makes features *shorter*, and with them every distance,
-within classes and between them alike. So each trace is given twice: raw, and at equal scale, which
-is of features divided by the root of their whole scatter. What is left of a change at equal scale
-is one of shape; all the other numbers here do not depend on scale at all.
+and the scatter between classes is Sigma_B = 1/N sum_k N_k (mean_k - mean)(mean_k - mean)^T. They
+add up to the total scatter. A gate makes features *shorter*, and so reduces all distances, within
+classes and between them alike. Each trace is therefore given twice: raw, and at equal scale, that
+is, of features divided by the square root of the trace of their total scatter. A change at equal
+scale is one of shape. All other numbers, except the norm, do not depend on scale.
 
-Of multi-label data an image counts once for each label that it has, and what supposes that classes
-exclude each other (silhouette, purity) is not defined.
+In multi-label data an image counts once for each of its labels, and numbers that suppose exclusive
+classes (silhouette, purity) are undefined.
 """
 
 from __future__ import annotations
@@ -25,26 +26,29 @@ import numpy as np
 from medept.errors import DataError
 
 NEIGHBOURS = 5
-"""Whose labels are asked for the purity."""
+"""Number of nearest neighbours that the purity counts."""
 
 
 @dataclass(frozen=True)
-class Distribution:
-    """The distribution of features (n, D) of C classes.
+class FeatureDistribution:
+    """How features (n, D) of C classes are distributed.
 
     Attributes:
-        trace: of Sigma_W: the mean squared distance of a feature from its class's mean.
-        leading: the largest eigenvalue of Sigma_W.
-        between: the trace of Sigma_B.
-        norm: mean length of a feature.
-        equal_scale_trace: the trace of Sigma_W as a share of the whole scatter, 0 to 1.
-        equal_scale_leading: its largest eigenvalue, likewise.
-        fisher_ratio: trace of Sigma_B over trace of Sigma_W; larger is better told apart.
+        trace: trace of Sigma_W: the mean squared distance of features from their class mean.
+        leading: largest eigenvalue of Sigma_W.
+        between: trace of Sigma_B.
+        norm: mean length of a feature vector.
+        equal_scale_trace: trace of Sigma_W as a share of the trace of the total scatter, 0 to 1.
+        equal_scale_leading: largest eigenvalue of Sigma_W, likewise.
+        fisher_ratio: trace of Sigma_B over trace of Sigma_W; larger if classes are further apart.
         silhouette: mean over images, -1 to 1 (Rousseeuw 1987); None for multi-label data.
-        purity: share of an image's five nearest neighbours that are of its class; None likewise.
-        centroid_angle: mean angle in degrees between two classes' means, seen from the mean.
-        effective_rank: exp of the entropy of the scatter's singular values (Roy, Vetterli 2007).
-        by_class: class -> trace and leading eigenvalue of its own scatter, and its images' n.
+        purity: share of an image's five nearest neighbours that are of its class, mean over
+            images; None for multi-label data.
+        centroid_angle: angle in degrees between two class means, seen from the mean of all
+            features; mean over pairs of classes.
+        effective_rank: exp of the entropy of the normalised singular values of the centred
+            features (Roy and Vetterli 2007).
+        by_class: class -> ``trace`` and ``leading`` of its own scatter, and ``n``, its images.
     """
 
     trace: float
@@ -61,19 +65,35 @@ class Distribution:
     by_class: dict[str, dict[str, float]]
 
     def numbers(self) -> dict[str, float | None]:
-        """Those of all classes together, by name."""
+        """All numbers by name, except those by class."""
         return {name: value for name, value in asdict(self).items() if name != "by_class"}
 
 
-def intra_class_distances(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Sigma_W of equation 11, (D, D), of features (n, D) and targets (n,) or (n, C)."""
+def within_class_scatter(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Sigma_W (D, D), which the paper calls intra-class distance.
+
+    Args:
+        features: (n, D).
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+
+    >>> features = np.array([[0.0, 0.0], [2.0, 0.0], [5.0, 1.0], [5.0, 3.0]])
+    >>> within_class_scatter(features, np.array([0, 0, 1, 1]))
+    array([[0.5, 0. ],
+           [0. , 0.5]])
+    """
     parts = _members(features, targets)
     scatter = sum(_scatter(part) * len(part) for part in parts)
     return np.asarray(scatter / sum(map(len, parts)))
 
 
-def between_class_distances(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Sigma_B, (D, D), of features (n, D) and targets (n,) or (n, C)."""
+def between_class_scatter(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Sigma_B (D, D). Arguments are those of :func:`within_class_scatter`.
+
+    >>> features = np.array([[0.0, 0.0], [2.0, 0.0], [5.0, 1.0], [5.0, 3.0]])
+    >>> between_class_scatter(features, np.array([0, 0, 1, 1]))
+    array([[4., 2.],
+           [2., 1.]])
+    """
     parts = _members(features, targets)
     sizes = np.array([len(part) for part in parts], dtype=np.float64)
     means = np.stack([part.mean(axis=0) for part in parts])
@@ -81,13 +101,23 @@ def between_class_distances(features: np.ndarray, targets: np.ndarray) -> np.nda
     return (apart.T * sizes) @ apart / sizes.sum()
 
 
-def describe_distribution(
+def feature_distribution(
     features: np.ndarray, targets: np.ndarray, classes: Sequence[str]
-) -> Distribution:
-    """All numbers of features (n, D) and targets, (n,) class indices or (n, C) of 0 and 1.
+) -> FeatureDistribution:
+    """Describe how features are distributed within and between classes.
+
+    Args:
+        features: (n, D).
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+        classes: C names.
 
     Raises:
         InputError: if fewer than two classes have images, or all features are equal.
+
+    >>> features = np.array([[0.0, 0.0], [2.0, 0.0], [5.0, 1.0], [5.0, 3.0]])
+    >>> found = feature_distribution(features, np.array([0, 0, 1, 1]), ["benign", "malignant"])
+    >>> found.trace, found.between, round(found.equal_scale_trace, 3)
+    (1.0, 5.0, 0.167)
     """
     features = np.asarray(features, dtype=np.float64)
     names = [
@@ -95,15 +125,15 @@ def describe_distribution(
     ]
     if len(names) < 2:
         raise DataError("a distribution of features needs images of at least two classes")
-    within = intra_class_distances(features, targets)
-    between = between_class_distances(features, targets)
+    within = within_class_scatter(features, targets)
+    between = between_class_scatter(features, targets)
     trace, apart = float(np.trace(within)), float(np.trace(between))
     whole = trace + apart
     if not whole > 0:
-        raise DataError("all features are equal: nothing can be said of their distribution")
+        raise DataError("all features are equal, so they have no distribution to describe")
     leading = float(np.linalg.eigvalsh(within)[-1])
     silhouette, purity = _neighbourhood(features, targets)
-    return Distribution(
+    return FeatureDistribution(
         trace=trace,
         leading=leading,
         between=apart,
@@ -129,29 +159,48 @@ def project(
     joint: bool = True,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Features (n, D) of each model in two dimensions, (n, 2).
+    """Project the features of several models to two dimensions.
 
-    Each model's are centred and brought to equal scale first. Fitted jointly, near points are near
-    whichever panel they stand in; separately, as in the paper's figure 2, each panel has axes of
-    its own, and only what it shows inside itself means anything.
+    First, the features of each model are centred and brought to equal scale. In a joint
+    projection, distances between points of different models mean something. In separate ones, as
+    in figure 2 of the paper, each model has its own axes, and they mean nothing.
+
+    Args:
+        features: (n, D) of each model, by its name.
+        kind: ``tsne`` or ``pca``.
+        joint: whether one projection is fitted to all models.
+        seed: of the projection.
+
+    Returns:
+        (n, 2) of each model, by its name.
 
     Raises:
-        InputError: if they are to be fitted jointly, and the models' widths D differ.
+        InputError: if the projection is joint, and the widths D of the models differ.
+
+    >>> features = np.random.default_rng(0).normal(size=(6, 4))
+    >>> points = project({"before": features, "after": features / 2}, kind="pca")
+    >>> bool(np.allclose(points["before"], points["after"]))  # they differ in scale alone
+    True
     """
     even = {name: at_equal_scale(values) for name, values in features.items()}
     if not joint:
         return {name: _two_dimensions(values, kind, seed) for name, values in even.items()}
     if len({values.shape[1] for values in even.values()}) > 1:
-        raise DataError("features of different widths have no joint plane: fit them separately")
+        raise DataError(
+            "features of different widths have no joint projection: project them separately"
+        )
     together = _two_dimensions(np.concatenate(list(even.values())), kind, seed)
     ends = np.cumsum([len(values) for values in even.values()])[:-1]
     return dict(zip(even, np.split(together, ends), strict=True))
 
 
 def first_component(features: np.ndarray) -> np.ndarray:
-    """Features (n, D) of one class along their first principal component, (n,), about their mean.
+    """First principal component (n,) of features (n, D), centred.
 
-    The sign is that which makes the longer tail positive: components have none of their own.
+    As the sign of a component is arbitrary, it is chosen so that the longer tail is positive.
+
+    >>> first_component(np.array([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])).round(2)
+    array([-1.67, -1.67,  3.33])
     """
     apart = features - features.mean(axis=0)
     along = apart @ np.linalg.svd(apart, full_matrices=False)[2][0]
@@ -159,7 +208,12 @@ def first_component(features: np.ndarray) -> np.ndarray:
 
 
 def at_equal_scale(features: np.ndarray) -> np.ndarray:
-    """Features (n, D) about their mean, divided by the root of their whole scatter."""
+    """Features (n, D), centred and divided by the square root of the trace of their scatter.
+
+    >>> at_equal_scale(np.array([[1.0, 0.0], [5.0, 0.0]]))
+    array([[-1.,  0.],
+           [ 1.,  0.]])
+    """
     apart = np.asarray(features, dtype=np.float64) - features.mean(axis=0)
     scale = np.sqrt((apart**2).sum(axis=1).mean())
     return apart / scale if scale > 0 else apart
@@ -169,14 +223,14 @@ def at_equal_scale(features: np.ndarray) -> np.ndarray:
 
 
 def _rows(targets: np.ndarray, count: int) -> list[np.ndarray]:
-    """For each class, which images (n,) are of it."""
+    """For each class, (n,) whether an image is of it."""
     if targets.ndim == 2:
         return [column.astype(bool) for column in targets.T]
     return [np.equal(targets, c) for c in range(count)]
 
 
 def _members(features: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
-    """The features of each class that has any."""
+    """The features of each class that has images."""
     count = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
     return [features[rows] for rows in _rows(targets, count) if rows.any()]
 

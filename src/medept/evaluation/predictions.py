@@ -1,7 +1,7 @@
-"""From probabilities to predictions: what is predicted, how confidently, and whether it is correct.
+"""From probabilities to predictions: what is predicted, how confidently, and whether correctly.
 
-Everything takes probabilities (n, C). Of classes that exclude each other the most probable one is
-predicted; of labels, each whose probability is above one half.
+All functions take probabilities (n, C). For classes, the most probable one is predicted; for labels
+(multi-label data), each one whose probability is above one half.
 """
 
 from __future__ import annotations
@@ -9,30 +9,59 @@ from __future__ import annotations
 import numpy as np
 
 THRESHOLD = 0.5
-"""Probability above which a label is predicted."""
+"""A label is predicted if its probability is above this."""
 
 
 def decide(probabilities: np.ndarray, task: str) -> np.ndarray:
-    """Predictions in the form of targets: (n,) class indices, or (n, C) of 0 and 1 (multilabel)."""
+    """Predictions in the form of targets: (n,) class indices, or (n, C) of 0 and 1.
+
+    Args:
+        probabilities: (n, C).
+        task: ``multiclass`` or ``multilabel``.
+
+    >>> probabilities = np.array([[0.1, 0.9], [0.7, 0.3]])
+    >>> decide(probabilities, "multiclass")
+    array([1, 0])
+    >>> decide(probabilities, "multilabel")
+    array([[0, 1],
+           [1, 0]], dtype=uint8)
+    """
     if task == "multilabel":
         return (probabilities > THRESHOLD).astype(np.uint8)
     return np.asarray(probabilities.argmax(axis=1))
 
 
 def confidence(probabilities: np.ndarray, task: str) -> np.ndarray:
-    """(n,) the probability of the predicted class; of labels, of the least certain prediction."""
+    """(n,) probability of the predicted class; for labels, of the least certain prediction.
+
+    >>> confidence(np.array([[0.1, 0.9], [0.7, 0.3]]), "multiclass")
+    array([0.9, 0.7])
+    """
     if task == "multilabel":
         return np.maximum(probabilities, 1 - probabilities).min(axis=1)
     return np.asarray(probabilities.max(axis=1))
 
 
 def is_correct(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(n,) whether the prediction is the target, (n,) or (n, C); of labels, whether all are."""
+    """(n,) whether the prediction is correct; for labels, whether all of them are.
+
+    Args:
+        probabilities: (n, C).
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+
+    >>> is_correct(np.array([[0.1, 0.9], [0.7, 0.3]]), np.array([1, 1]))
+    array([ True, False])
+    """
     if targets.ndim == 2:
         return np.equal(decide(probabilities, "multilabel"), targets).all(axis=1)
     return np.equal(decide(probabilities, "multiclass"), targets)
 
 
 def indicators(targets: np.ndarray, classes: int) -> np.ndarray:
-    """Targets (n,) or (n, C) as an array (n, C) of 0 and 1."""
+    """Targets, (n,) class indices or (n, C) of 0 and 1, as (n, C) of 0 and 1.
+
+    >>> indicators(np.array([2, 0]), classes=3)
+    array([[0, 0, 1],
+           [1, 0, 0]], dtype=uint8)
+    """
     return np.asarray(targets) if targets.ndim == 2 else np.eye(classes, dtype=np.uint8)[targets]

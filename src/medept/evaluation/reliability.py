@@ -1,9 +1,9 @@
-"""How reliable probabilities are: reliability curves, their errors, and abstention.
+"""How reliable probabilities are: reliability curves, calibration errors, and abstention.
 
-Everything here takes probabilities (n, C) and targets, (n,) class indices or (n, C) of 0 and 1.
-For classes that exclude each other the *confidence* is the largest probability, and it comes true
-where that class is correct; in multi-label data each label counts by itself, and comes true if it
-is 1.
+Probabilities are (n, C), and targets (n,) class indices or (n, C) of 0 and 1. For classes, the
+*confidence* is the largest probability, and the prediction is correct if that class is. In
+multi-label data each label is a case of its own: its probability is the confidence, and it is
+correct if the label is 1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from medept.evaluation.predictions import indicators, is_correct
 
 @dataclass(frozen=True)
 class ReliabilityCurve:
-    """Bins that are not empty, in order: mean confidence, share that came true, how many (K,)."""
+    """Cases binned by confidence: K bins in order, without empty ones.
+
+    Attributes:
+        confidence: (K,) mean confidence.
+        frequency: (K,) proportion that is correct.
+        count: (K,) number of cases.
+    """
 
     confidence: np.ndarray
     frequency: np.ndarray
@@ -25,7 +31,7 @@ class ReliabilityCurve:
 
     @property
     def error(self) -> float:
-        """The expected calibration error: mean gap, weighted by the bins' counts."""
+        """The expected calibration error: the mean gap, weighted by the counts of the bins."""
         gaps = np.abs(self.confidence - self.frequency)
         return float((gaps * self.count).sum() / self.count.sum())
 
@@ -34,9 +40,12 @@ class ReliabilityCurve:
 class BrierParts:
     """Murphy's decomposition: score = reliability - resolution + uncertainty + within.
 
-    ``reliability`` is what miscalibration costs, ``resolution`` what telling cases apart gains,
-    ``uncertainty`` what always telling the base rate would score, and ``within`` what is left of
-    taking all cases of a bin for alike.
+    Attributes:
+        score: the Brier score.
+        reliability: cost of miscalibration.
+        resolution: gain from telling cases apart.
+        uncertainty: score of always predicting the base rate.
+        within: the remainder, as the cases of a bin are not all alike.
     """
 
     score: float
@@ -48,13 +57,12 @@ class BrierParts:
 
 @dataclass(frozen=True)
 class CalibrationErrors:
-    """How far probabilities are off, from 0 (best) to 1, and the parts of the Brier score.
+    """Calibration errors, from 0 (best) to 1, and the parts of the Brier score.
 
     Attributes:
-        equal_mass: the expected calibration error over bins of about equally many cases.
-        classwise: that of each class's own probability, mean over classes.
-        brier: the parts of the Brier score as ``metrics.json`` has it: summed over classes, or of
-            labels their mean.
+        equal_mass: expected calibration error with about equally many cases in each bin.
+        classwise: expected calibration error of each class's probability, mean over classes.
+        brier: parts of the Brier score: their sums over classes, or their means over labels.
     """
 
     equal_mass: float
@@ -65,7 +73,13 @@ class CalibrationErrors:
 def calibration_errors(
     probabilities: np.ndarray, targets: np.ndarray, *, bins: int
 ) -> CalibrationErrors:
-    """All of them, over so many bins."""
+    """All calibration errors.
+
+    Args:
+        probabilities: (n, C).
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+        bins: number of bins.
+    """
     curve = reliability_curve(*confidences(probabilities, targets), bins=bins, equal_mass=True)
     truth = indicators(targets, probabilities.shape[1]).astype(np.float64)
     parts = [brier_parts(p, t, bins=bins) for p, t in zip(probabilities.T, truth.T, strict=True)]
@@ -77,7 +91,11 @@ def calibration_errors(
 
 
 def confidences(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence and whether it came true: (n,) each, or (n C,) for multi-label targets."""
+    """Confidence, and 1 if correct, else 0: (n,) each, or (n C,) for multi-label targets.
+
+    >>> confidences(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]))
+    (array([0.9, 0.6]), array([1., 0.]))
+    """
     if targets.ndim == 2:
         return probabilities.ravel(), targets.ravel().astype(float)
     return probabilities.max(axis=1), is_correct(probabilities, targets).astype(float)
@@ -86,7 +104,21 @@ def confidences(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndar
 def reliability_curve(
     confidence: np.ndarray, correct: np.ndarray, *, bins: int = 10, equal_mass: bool = False
 ) -> ReliabilityCurve:
-    """Bins of equal width, or of about equally many cases (ties stay together)."""
+    """Bin cases by confidence.
+
+    Args:
+        confidence: (n,) from 0 to 1.
+        correct: (n,) of 0 and 1.
+        bins: number of bins, some of which may be empty.
+        equal_mass: whether bins have about equally many cases instead of equal width. Cases of
+            one confidence stay in one bin.
+
+    >>> curve = reliability_curve(np.array([0.72, 0.78, 0.95]), np.array([1.0, 0.0, 1.0]))
+    >>> curve.confidence, curve.frequency, curve.count
+    (array([0.75, 0.95]), array([0.5, 1. ]), array([2, 1]))
+    >>> round(curve.error, 3)
+    0.183
+    """
     if equal_mass:
         edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1]))
     else:
@@ -100,9 +132,14 @@ def reliability_curve(
 
 
 def classwise_error(probabilities: np.ndarray, targets: np.ndarray, *, bins: int = 10) -> float:
-    """The calibration error of each class's own probability, mean over classes.
+    """Expected calibration error of each class's probability, mean over classes.
 
-    Kull et al. 2019, "classwise-ECE".
+    This is the classwise-ECE of Kull et al. 2019.
+
+    Args:
+        probabilities: (n, C).
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+        bins: number of bins of equal width.
     """
     truth = indicators(targets, probabilities.shape[1])
     curves = [
@@ -113,7 +150,17 @@ def classwise_error(probabilities: np.ndarray, targets: np.ndarray, *, bins: int
 
 
 def brier_parts(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 10) -> BrierParts:
-    """Murphy's decomposition of the mean squared error of confidences over equal-width bins."""
+    """Murphy's decomposition of the mean squared error of confidences.
+
+    Args:
+        confidence: (n,) from 0 to 1.
+        correct: (n,) of 0 and 1.
+        bins: number of bins of equal width.
+
+    >>> parts = brier_parts(np.array([0.8, 0.8, 0.3, 0.3]), np.array([1.0, 0.0, 0.0, 0.0]))
+    >>> round(parts.score, 3), round(parts.reliability, 3), round(parts.resolution, 4)
+    (0.215, 0.09, 0.0625)
+    """
     score, base = float(((confidence - correct) ** 2).mean()), float(correct.mean())
     curve = reliability_curve(confidence, correct, bins=bins)
     weight = curve.count / curve.count.sum()
@@ -125,9 +172,19 @@ def brier_parts(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 10) 
 
 
 def abstention_curve(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share answered, and accuracy among those, when the least confident are left out first.
+    """Coverage and accuracy when the least confident cases are left to somebody else.
 
-    Cases of one confidence are answered or left out together: (K,) each, the share rising to 1.
+    Args:
+        confidence: (n,).
+        correct: (n,) of 0 and 1.
+
+    Returns:
+        the proportion of cases answered (K,), rising to 1, and the accuracy among them (K,). Cases
+        of one confidence are answered or left out together, so K is the number of confidences.
+
+    >>> answered, accuracy = abstention_curve(np.array([0.9, 0.6, 0.6]), np.array([1.0, 1.0, 0.0]))
+    >>> answered.round(2), accuracy.round(2)
+    (array([0.33, 1.  ]), array([1.  , 0.67]))
     """
     order = np.argsort(-confidence, kind="stable")
     ends = np.flatnonzero(np.r_[np.diff(confidence[order]) != 0, True])

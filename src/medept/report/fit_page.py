@@ -14,10 +14,10 @@ import numpy as np
 
 from medept.data.images import ImageLike
 from medept.data.labelled_images import label_text
-from medept.evaluation.bootstrap import BINS
 from medept.evaluation.conformal import Coverage, check_coverage, check_label_coverage
 from medept.evaluation.predictions import THRESHOLD, indicators
 from medept.evaluation.reliability import abstention_curve, confidences, reliability_curve
+from medept.evaluation.weighted_metrics import BINS
 from medept.files import write_text
 from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
@@ -310,7 +310,7 @@ def _conformal(fit: Fit) -> dict[str, Any] | None:
 
 def _label_coverage(name: str, n: int, found: Coverage) -> dict[str, Any]:
     absent, present = (_number(share) for share in found.by_class)
-    return {"name": name, "n": n, "held": present, "absent": absent, "size": found.size}
+    return {"name": name, "n": n, "held": present, "absent": absent, "size": found.mean_size}
 
 
 def _number(share: float) -> float | None:
