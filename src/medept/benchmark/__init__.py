@@ -1,1 +1,1 @@
-"""The paper's grid, and any other: suites of runs, and what runs them."""
+"""Benchmarks: suites of runs, such as those of the paper, run on Ray, and their report."""

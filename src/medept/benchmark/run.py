@@ -1,4 +1,4 @@
-"""What one run of a benchmark is: its data set, encoder, method, recipe, episode and seed."""
+"""One run of a benchmark: its data set, encoder, method, recipe, episode and seed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,26 @@ if TYPE_CHECKING:
     from medept.data.labelled_images import LabelledImages
 
 
-class _Strict(BaseModel):
-    """Nothing but the fields named, and none that changes."""
+class _Frozen(BaseModel):
+    """A model that cannot be changed, and takes no other fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataSpec(_Strict):
-    """Where a data set is, and what its columns are called where they have no usual name.
+class DataSpec(_Frozen):
+    """Where a data set is, and the names of its columns if they are not the usual ones.
 
     Args:
-        path: what ``medept fit`` takes as DATA, or ``phantoms:TASK:PATIENTS``, which is drawn:
-            two images a patient, of 120 patients where no number is given.
-        image_column: as for ``medept fit``, and so are the next three.
+        path: what ``medept fit`` takes as DATA, or ``phantoms:TASK:PATIENTS`` for phantoms with
+            two images per patient, of 120 patients by default.
+        image_column: as for ``medept fit``, like the next three.
+        label_column: likewise.
+        group_column: likewise.
+        image_root: likewise.
+
+    >>> data = DataSpec(path="phantoms:colon:4").read()
+    >>> len(data), data.classes
+    (8, ('normal', 'tumour'))
     """
 
     path: str
@@ -40,20 +47,21 @@ class DataSpec(_Strict):
     image_root: str | None = None
 
     @property
-    def drawn(self) -> bool:
-        """Whether these are phantoms."""
+    def synthetic(self) -> bool:
+        """Whether it consists of phantoms."""
         return self.path.startswith("phantoms:")
 
-    def placed(self, name: str, folder: Path) -> DataSpec:
-        """The same with absolute paths, so that workers elsewhere find it.
+    def with_absolute_paths(self, name: str, folder: Path) -> DataSpec:
+        """The same with absolute paths, so that workers in other folders find it.
 
         Args:
-            name: of the data set; a folder that is given for one known by name is read as that.
-            folder: what its paths are relative to.
+            name: of the data set. If it is a known one, and the path is a folder, the folder is
+                read as that data set.
+            folder: that its paths are relative to.
         """
         from medept.data.sources import SOURCES
 
-        if self.drawn:
+        if self.synthetic:
             return self
         known, colon, place = self.path.partition(":")
         if not colon or known not in SOURCES:
@@ -62,11 +70,11 @@ class DataSpec(_Strict):
         if not known and name in SOURCES and path.is_dir():
             known = name
         root = self.image_root and str((folder / self.image_root).resolve())
-        placed = {"path": f"{known}:{path}" if known else str(path), "image_root": root}
-        return self.model_copy(update=placed)
+        absolute = {"path": f"{known}:{path}" if known else str(path), "image_root": root}
+        return self.model_copy(update=absolute)
 
     def read(self) -> LabelledImages:
-        """The data set; its images are not decoded yet.
+        """The data set, without decoding its images.
 
         Raises:
             InputError: if it is missing or cannot be used.
@@ -74,7 +82,7 @@ class DataSpec(_Strict):
         from medept.data.sources import open_dataset
         from medept.phantoms import make_phantoms
 
-        if not self.drawn:
+        if not self.synthetic:
             return open_dataset(self.path, **self.model_dump(exclude={"path"}))
         task, _, patients = self.path.partition(":")[2].partition(":")
         if patients and not patients.isdecimal():
@@ -82,8 +90,17 @@ class DataSpec(_Strict):
         return make_phantoms(task, patients=int(patients or 120), images_per_patient=2)
 
 
-class EncoderSpec(_Strict):
-    """An encoder by name, where its weights are (a file, ``random``, or its own), its pixels."""
+class EncoderSpec(_Frozen):
+    """An encoder.
+
+    Args:
+        name: as for ``medept fit``.
+        weights: a file, ``random``, or None for the encoder's own.
+        image_size: pixels a side; None for the encoder's own.
+
+    >>> EncoderSpec(name="vit_tiny_patch16_224", weights="weights/mine.safetensors").title
+    'vit_tiny_patch16_224, mine.safetensors'
+    """
 
     name: str = EMBEDDED
     weights: str | None = None
@@ -91,7 +108,7 @@ class EncoderSpec(_Strict):
 
     @property
     def title(self) -> str:
-        """Under which results are shown."""
+        """The name under which results are shown."""
         size = f", {self.image_size} pixels" if self.image_size else ""
         if self.weights in (None, RANDOM):
             weights = f", {RANDOM} weights" if self.weights else ""
@@ -100,18 +117,21 @@ class EncoderSpec(_Strict):
             weights = "" if file.split(".")[0] == self.name else f", {file}"
         return self.name + weights + size
 
-    def placed(self, folder: Path) -> EncoderSpec:
-        """The same with an absolute path of its weights, which is relative to ``folder``.
+    def with_absolute_paths(self, folder: Path) -> EncoderSpec:
+        """The same with an absolute path of its weights.
+
+        Args:
+            folder: that the path is relative to.
 
         Raises:
-            InputError: if there is no such file, or the encoder takes none.
+            InputError: if there is no such file, or the encoder takes no weights.
         """
         if self.weights in (None, RANDOM):
             return self
         if self.name == EMBEDDED:
             raise SettingsError(
                 f"{self.weights}: weights of the encoder {EMBEDDED!r}, which has its own; name the "
-                "encoder that they are of"
+                "encoder that they belong to"
             )
         file = (folder / str(self.weights)).resolve()
         if not file.is_file():
@@ -119,12 +139,17 @@ class EncoderSpec(_Strict):
         return self.model_copy(update={"weights": str(file)})
 
 
-class MethodSpec(_Strict):
-    """A method with its settings and what it changes of the suite's recipe.
+class MethodSpec(_Frozen):
+    """A method, its settings, and its changes to the recipe of the suite.
 
     Args:
-        recipe: parts of :class:`medept.training.recipes.Recipe`, such as ``{"epochs": 10}``, and
-            ``recipe``, the name of another one.
+        method: its name.
+        settings: of the method.
+        recipe: values of :class:`medept.training.recipes.Recipe`, such as ``{"epochs": 10}``, and
+            under ``recipe`` the name of another recipe.
+
+    >>> MethodSpec(method="ept", recipe={"recipe": "paper", "epochs": 5}).recipe_within("medept")
+    ('paper', {'epochs': 5})
     """
 
     method: str
@@ -132,16 +157,26 @@ class MethodSpec(_Strict):
     recipe: dict[str, Any] = {}
 
     def recipe_within(self, recipe: str) -> tuple[str, dict[str, Any]]:
-        """Its recipe's name, and what it changes of it, where the suite's is ``recipe``."""
+        """The name of its recipe, by default that of the suite, and its changes to that recipe."""
         changes = dict(self.recipe)
         return changes.pop("recipe", recipe), changes
 
 
-class Run(_Strict):
-    """One fit and its evaluation: all that is needed to do it again.
+class Run(_Frozen):
+    """One fit and its evaluation, with all that is needed to repeat them.
 
-    ``data`` and ``label`` are the names under which results are shown; ``episode`` draws the
-    support set, and ``seed`` the initial values, the views and their order.
+    Args:
+        data: name under which results are shown.
+        source: the data set.
+        encoder: the encoder.
+        label: of the method, under which results are shown.
+        method: the method.
+        recipe: name of the suite's recipe.
+        precision: as for ``medept fit``.
+        shots: per class; a share of them; None for all.
+        episode: seed of the draw of the support set, or name of an official one.
+        seed: of initial values, views and their order.
+        tune: number of trials inside the support set.
     """
 
     data: str
@@ -158,9 +193,9 @@ class Run(_Strict):
 
     @property
     def id(self) -> str:
-        """A name that depends on what the run is, and on nothing else.
+        """A hash of all that defines the run.
 
-        The defaults of its method and recipe are part of that: once they change, it is another run.
+        That includes the defaults of its method and recipe, so if they change it is another run.
         """
         from medept.methods import read_settings
         from medept.training.recipes import make_recipe
@@ -175,9 +210,9 @@ class Run(_Strict):
 
 
 def content_hash(data: LabelledImages, encoder: EncoderSpec) -> str:
-    """SHA-256 of what the paths of a run lead to: a table's rows, and a file of weights.
+    """SHA-256 of the files that a run depends on: its table and its encoder's weights.
 
-    Of images it has the names, and not the pixels.
+    Images are part of it by name, and not by their pixels.
     """
     from medept.data.image_hashes import file_hash
 

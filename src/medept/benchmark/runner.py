@@ -1,24 +1,22 @@
-"""Runs a suite on Ray: one machine by default, a cluster by its address.
+"""Runs a suite on Ray, on one machine or a cluster.
 
-Each run is a task with its cores and GPUs; each that ends is a file of its own, written at once
-(:mod:`medept.benchmark.results`). A suite that was killed goes on where it stopped: what has its
-file is not repeated. A run that fails is tried once more, and is then a row with its traceback.
+Each run is a Ray task. When it ends, its row is written at once to a file of its own
+(:mod:`medept.benchmark.results`), so a suite that was killed resumes where it stopped. A run that
+fails is tried a second time; if it fails again, its row has the traceback.
 """
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from medept.benchmark.cluster import check_room, ray_session
 from medept.benchmark.results import read_rows, write_results, write_row, write_suite
 from medept.benchmark.run import DataSpec, Run, content_hash
 from medept.benchmark.suite import Suite
@@ -29,16 +27,9 @@ from medept.progress import Progress, silent
 
 ATTEMPTS = 2
 SECONDS_BETWEEN_TABLES = 20.0
-SECONDS_TO_REACH = 20.0
-STARTS = 3
-"""Ray gives its processes 30 seconds to start, which they may need on a busy machine."""
-
-PATIENT = {"health_check_failure_threshold": 1000}
-"""Of Ray on this machine alone. It would end this process, without a word, after a minute without
-an answer from itself, as when the machine is busy or was asleep; there is no other to go on."""
 
 NAMED_BY = ("encoder", "data", "label", "shots", "episode", "seed")
-"""What distinguishes runs in a report."""
+"""The columns that distinguish runs in a report."""
 
 
 def run_suite(
@@ -52,18 +43,23 @@ def run_suite(
     retry: bool = False,
     progress: Progress = silent,
 ) -> pd.DataFrame:
-    """Do what is missing of ``suite`` in ``out``; returns all of its rows.
+    """Do the runs of a suite that have not ended yet.
 
     Args:
-        out: may hold an earlier part of the same suite, or runs that have other names.
-        workers: runs at a time; None: as many as there are cores and GPUs for.
+        suite: what to run.
+        out: a folder; it may hold an earlier part of the same suite, or runs of other names.
+        workers: greatest number of runs at a time; None: as many as cores and GPUs allow.
         cores: of each run.
-        gpus: of each run, 0.25 to put four on one; None: one where there is any.
+        gpus: of each run, such as 0.25 to put four on one; None: one if there are any.
         address: of a Ray cluster; None: this machine.
-        retry: do again what failed in an earlier call.
+        retry: whether to do again what failed in an earlier call.
+        progress: called with ``runs``, how many have ended, and how many there are.
+
+    Returns:
+        the rows of all runs of the suite.
 
     Raises:
-        InputError: if Ray is missing, a data set cannot be used, or ``out`` holds other runs
+        InputError: if Ray is missing, a data set cannot be used, or ``out`` holds different runs
             under the same names.
     """
     runs = {run.id: run for run in suite.runs()}
@@ -79,7 +75,7 @@ def run_suite(
     progress("runs", done, len(runs))
     write_suite(out, suite)
     if left:
-        with _ray(address, workers and workers * cores) as ray:
+        with ray_session(address, workers and workers * cores) as ray:
             for row in _Tasks(ray, data, workers, cores, gpus).rows(left):
                 write_row(out, row | {"content_sha256": contents[row["id"]]})
                 done, failed = done + 1, failed + bool(row["error"])
@@ -92,7 +88,7 @@ def run_suite(
 
 
 def _contents(runs: dict[str, Run], data: dict[DataSpec, LabelledImages]) -> dict[str, str]:
-    """Of each run by its id, the hash of what it is made from."""
+    """The hash of the contents that each run depends on, by its id."""
     pairs = {(run.source, run.encoder) for run in runs.values()}
     hashes = {pair: content_hash(data[pair[0]], pair[1]) for pair in pairs}
     return {name: hashes[run.source, run.encoder] for name, run in runs.items()}
@@ -101,7 +97,7 @@ def _contents(runs: dict[str, Run], data: dict[DataSpec, LabelledImages]) -> dic
 def _refuse_others(
     out: Path, rows: list[dict[str, Any]], runs: dict[str, Run], contents: dict[str, str]
 ) -> None:
-    """Results under one name must not be of two kinds, which a report would average."""
+    """Refuse a folder with different runs under the same names: a report would average them."""
     for row in rows:
         if row["id"] in runs and row.get("content_sha256") != contents[row["id"]]:
             raise ResourceError(
@@ -115,88 +111,13 @@ def _refuse_others(
         if taken.get(name, row["id"]) != row["id"]:
             raise ResourceError(
                 f"{out} holds another run of {run.label} on {run.data}: with other settings, from "
-                "another place, or by defaults that have changed since; give another folder with "
+                "another place, or with defaults that have changed since; give another folder with "
                 "--out"
             )
 
 
-@contextmanager
-def _ray(address: str | None, cores: int | None) -> Iterator[Any]:
-    """Ray, on a cluster or started here with so many cores (None: all), and ended with the block.
-
-    Raises:
-        InputError: if it is not installed, or the cluster does not answer.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise ResourceError("medept bench needs an extra: pip install 'medept[bench]'") from error
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:  # not what RAY_ADDRESS or an earlier `ray start` says
-        options |= {"include_dashboard": False, "num_cpus": cores, "_system_config": PATIENT}
-    try:
-        if address is not None:
-            _reach(address)
-        _start(ray, address or "local", options)
-    except OSError as error:
-        if address is None:
-            raise
-        raise ResourceError(
-            f"no Ray cluster answers at {address} ({error}): see `ray status` there; where it asks "
-            "for a token, set RAY_AUTH_MODE=token here and have its token in ~/.ray/auth_token"
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _reach(address: str) -> None:
-    """Fail at once where nothing listens at ``HOST:PORT``; Ray would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=SECONDS_TO_REACH).close()
-
-
-def _start(ray: Any, address: str, options: dict[str, Any]) -> None:
-    """Start or join Ray; where it took too long to start, try again.
-
-    Raises:
-        InputError: if it took too long each time.
-    """
-    for _ in range(STARTS):
-        try:
-            ray.init(address=address, **options)
-            return
-        except Exception as error:
-            if "timed out during startup" not in str(error):
-                raise
-            ray.shutdown()
-    raise ResourceError(
-        f"Ray did not start within 30 seconds, {STARTS} times in a row: this machine is too busy; "
-        "give the same command again when it is less so"
-    )
-
-
-def _check_room(ray: Any, cores: int, gpus: float) -> None:
-    """Refuse what no machine has: Ray would wait for one.
-
-    Raises:
-        InputError: if a run needs more cores or GPUs than any machine has.
-    """
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    rooms = [(int(machine.get("CPU", 0)), machine.get("GPU", 0.0)) for machine in machines]
-    if not any(cores <= room[0] and gpus <= room[1] for room in rooms):
-        there = "; ".join("{} cores and {:g} GPUs".format(*room) for room in rooms)
-        raise ResourceError(
-            f"no machine has room for a run of {cores} cores and {gpus:g} GPUs: give less with "
-            f"--cores or --gpus (there: {there})"
-        )
-
-
 class _Tasks:
-    """Runs as tasks of Ray, and what they share: data sets decoded and encoded once."""
+    """Runs as Ray tasks. Each data set is decoded once, and encoded once by each encoder."""
 
     def __init__(
         self,
@@ -209,13 +130,13 @@ class _Tasks:
         there = ray.cluster_resources()
         if gpus is None:
             gpus = 1.0 if there.get("GPU") else 0.0
-        _check_room(ray, cores, gpus)
+        check_room(ray, cores, gpus)
         needs = {"num_cpus": cores, "num_gpus": gpus}
         self._ray, self._data = ray, data
         self._decode = ray.remote(num_cpus=cores)(decode)
         self._encode = ray.remote(**needs)(frozen_features)
         self._do = ray.remote(max_retries=0, **needs)(do_run)
-        # one task more than there is room for stands ready for each that ends
+        # twice as many tasks as there is room for, so that another is ready when one ends
         self._limit = workers or 2 * max(1, int(there.get("CPU", 1)) // cores)
         self._shared: dict[Any, Any] = {}
 
@@ -242,21 +163,21 @@ class _Tasks:
         return data, self._once(encoded, self._encode, data, run.encoder, run.precision)
 
     def _once(self, key: Any, task: Any, *arguments: Any) -> Any:
-        """A reference to what a task gives, which is done for the first who asks."""
+        """A reference to the result of a task, which is started the first time it is asked for."""
         if key not in self._shared:
             self._shared[key] = task.remote(*arguments)
         return self._shared[key]
 
     def _row(self, reference: Any, run: Run) -> dict[str, Any]:
-        """A run's row; where the worker died, or could not even begin, one that says so."""
+        """The row of a run, with a traceback if its worker died or did not even start."""
         try:
             return self._ray.get(reference)
-        except Exception:  # whatever went wrong in a worker is a failed run, not a failed suite
-            for key in _keys(run):  # it may have been in what is shared: the next try makes it anew
+        except Exception:  # a failed run, whatever the error, must not end the suite
+            for key in _keys(run):  # the shared results may be at fault, so a retry computes them
                 self._shared.pop(key, None)
             return run_columns(run) | {"error": traceback.format_exc()}
 
 
 def _keys(run: Run) -> tuple[Any, Any]:
-    """What a run's decoded data set, and its features, depend on."""
+    """What a run's decoded data set, and its frozen features, depend on."""
     return run.source, (run.source, run.encoder, run.precision)

@@ -1,6 +1,6 @@
-"""A suite: which data sets, encoders, methods, shots and episodes make up a benchmark's runs.
+"""A suite: the data sets, encoders, methods, shots and episodes of a benchmark.
 
-A suite is a YAML file. Those that ship with medept repeat the paper's tables and figures.
+Suites are YAML files. Those that ship with medept repeat the tables and figures of the paper.
 """
 
 from __future__ import annotations
@@ -18,32 +18,39 @@ from medept.errors import SettingsError, problems
 SHIPPED = files(__package__).joinpath("suites")
 
 
-def _path_alone(value: Any) -> Any:
+def _as_mapping(value: Any) -> Any:
+    """A path alone stands for a data set at that path."""
     return {"path": value} if isinstance(value, str) else value
 
 
 class Suite(BaseModel):
-    """What is run: the product of all that it names.
+    """A benchmark. Its runs are all combinations of what it names.
 
     Args:
-        data: name -> what ``medept fit`` takes as DATA (see :class:`DataSpec`), or null where the
-            user has to say where it is.
-        methods: label -> method; a label alone stands for the method of that name.
+        title: of its report.
+        table: the table or figure of the paper that it repeats, such as ``table1``; None if none.
+        data: name -> data set, as a :class:`~medept.benchmark.run.DataSpec` or its path; None if
+            the user has to say where it is.
+        encoders: by default the embedded one.
+        methods: label -> method; None for the method that the label names.
         shots: whole numbers, shares such as ``20%``, or ``all``.
-        episodes: how many support sets, or a list of seeds or of official episodes (``exp1``).
-        repeats: runs of each episode, with seeds of their own.
+        episodes: number of support sets, or a list of seeds or of official ones (``exp1``).
+        repeats: runs per episode, each with another seed.
         recipe: ``medept`` or ``paper``.
-        precision: ``float32``, or ``bfloat16`` or ``float16`` where the machine offers them. Not
-            ``auto``, which might differ between the workers.
-        tune: trials that each method gets inside each support set.
-        table: the table or figure of the paper that it repeats, for ``medept report``.
+        precision: ``float32``, ``bfloat16`` or ``float16``; not ``auto``, which could differ
+            between workers.
+        tune: trials of each method inside each support set.
+
+    >>> suite = Suite(title="Mine", data={"mine": "phantoms:colon"}, methods={"ept": None})
+    >>> len(suite.runs())  # 3 shots times 5 episodes
+    15
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
     table: str | None = None
-    data: dict[str, Annotated[DataSpec | None, BeforeValidator(_path_alone)]]
+    data: dict[str, Annotated[DataSpec | None, BeforeValidator(_as_mapping)]]
     encoders: list[EncoderSpec] = Field(default=[EncoderSpec()], min_length=1)
     methods: dict[str, MethodSpec | None] = Field(min_length=1)
     shots: list[int | str] = Field(default=[1, 5, 10], min_length=1)
@@ -54,10 +61,10 @@ class Suite(BaseModel):
     tune: int = Field(default=0, ge=0)
 
     def part(self, *, methods: list[str] | None = None, episodes: int | None = None) -> Suite:
-        """The same with some of its methods, or its first episodes, alone.
+        """The same with fewer methods, or only the first episodes.
 
         Raises:
-            InputError: if it has no such method, or not so many episodes.
+            InputError: if it has no such method, or fewer episodes.
         """
         labels = methods or list(self.methods)
         unknown = sorted(set(labels) - set(self.methods))
@@ -76,23 +83,25 @@ class Suite(BaseModel):
         return self.model_copy(update={"methods": chosen, "episodes": there[:count]})
 
     def with_encoders(self, weights: Path | None, image_size: int | None) -> Suite:
-        """The same with another file of weights, or input size, of its encoders.
+        """The same with other weights, or another input size, for its encoders.
 
         Args:
-            weights: relative to the working folder.
+            weights: a file, relative to the working folder; None to change nothing.
+            image_size: pixels a side; None to change nothing.
 
         Raises:
-            InputError: if there is no such file, or it would be of several encoders.
+            InputError: if there is no such file, or the suite has several encoders.
         """
         if weights and len(self.encoders) > 1:
             names = ", ".join(encoder.name for encoder in self.encoders)
             raise SettingsError(
-                f"{self.title}: weights are of one encoder: say with --encoder of which ({names})"
+                f"{self.title}: weights belong to one encoder: say with --encoder which ({names})"
             )
         changes = {"weights": weights and str(weights), "image_size": image_size}
         given = {name: value for name, value in changes.items() if value}
         encoders = [
-            encoder.model_copy(update=given).placed(Path.cwd()) for encoder in self.encoders
+            encoder.model_copy(update=given).with_absolute_paths(Path.cwd())
+            for encoder in self.encoders
         ]
         return self.model_copy(update={"encoders": encoders})
 
@@ -100,22 +109,22 @@ class Suite(BaseModel):
         return list(range(self.episodes)) if isinstance(self.episodes, int) else self.episodes
 
     @property
-    def drawn(self) -> set[str]:
-        """Names of the data sets that are phantoms."""
-        return {name for name, spec in self.data.items() if spec and spec.drawn}
+    def synthetic(self) -> set[str]:
+        """Names of the data sets that consist of phantoms."""
+        return {name for name, spec in self.data.items() if spec and spec.synthetic}
 
-    def placed(self, folder: Path) -> Suite:
-        """The same with absolute paths, where they are relative to ``folder``."""
-        data = {k: spec and spec.placed(k, folder) for k, spec in self.data.items()}
-        encoders = [encoder.placed(folder) for encoder in self.encoders]
+    def with_absolute_paths(self, folder: Path) -> Suite:
+        """The same with absolute paths; relative ones are taken relative to ``folder``."""
+        data = {k: spec and spec.with_absolute_paths(k, folder) for k, spec in self.data.items()}
+        encoders = [encoder.with_absolute_paths(folder) for encoder in self.encoders]
         return self.model_copy(update={"data": data, "encoders": encoders})
 
     def runs(self) -> list[Run]:
-        """Every run; all methods of one episode stand together.
+        """All runs; the methods of one episode come one after another.
 
         Raises:
-            InputError: if a data set's place has not been given, there is none, or two encoders
-            cannot be told apart.
+            InputError: if there is no data set, it is not known where one is, or two encoders
+                have the same title.
         """
         from medept.episodes.draw import parse_shots
 
@@ -128,7 +137,7 @@ class Suite(BaseModel):
         titles = [encoder.title for encoder in self.encoders]
         if len(set(titles)) < len(titles):
             raise SettingsError(
-                f"{self.title}: two of its encoders would be shown alike ({', '.join(titles)}): "
+                f"{self.title}: two of its encoders have the same title ({', '.join(titles)}): "
                 "rename a file of weights"
             )
         return [
@@ -156,20 +165,29 @@ class Suite(BaseModel):
 
 
 def shipped_names() -> list[str]:
-    """Names of the suites inside the package."""
+    """Names of the suites that ship with medept.
+
+    >>> shipped_names()[:2]
+    ['local', 'paper-a5']
+    """
     return sorted(item.name[:-5] for item in SHIPPED.iterdir() if item.name.endswith(".yaml"))
 
 
 def read_suite(name: str, /, **changes: Any) -> Suite:
-    """A suite by file or by the name of a shipped one, with parts of it replaced.
+    """A suite from a file, or one that ships with medept, with some fields changed.
 
-    Paths in a suite's file are relative to that file; those in ``changes`` to the working folder.
+    Paths in a file are relative to that file, and paths in ``changes`` to the working folder.
 
     Args:
-        changes: fields of :class:`Suite`; ``data`` is added to the suite's own.
+        name: a YAML file, or the name of a shipped suite.
+        changes: fields of :class:`Suite`. Data sets are added to those of the suite.
 
     Raises:
-        InputError: if there is none, or what it says makes no sense.
+        InputError: if there is no such suite, or a field, method, setting or recipe is wrong.
+
+    >>> suite = read_suite("quick", shots=[1], episodes=1)
+    >>> [run.label for run in suite.runs()][:2]
+    ['linear', 'ept']
     """
     from medept.methods import read_settings
     from medept.training.recipes import make_recipe
@@ -185,9 +203,10 @@ def read_suite(name: str, /, **changes: Any) -> Suite:
         ) from error
     if not isinstance(content, dict):
         raise SettingsError(f"{name}: a suite is a mapping with title, data and methods")
-    suite = _checked(name, content).placed(Path(name).parent)
+    suite = _validated(name, content).with_absolute_paths(Path(name).parent)
     data = suite.data | changes.pop("data", {})
-    suite = _checked(name, dict(suite) | changes | {"data": data}).placed(Path.cwd())
+    suite = _validated(name, dict(suite) | changes | {"data": data})
+    suite = suite.with_absolute_paths(Path.cwd())
     for label, spec in suite.methods.items():
         method = spec or MethodSpec(method=label)
         read_settings(method.method, method.settings)
@@ -196,7 +215,7 @@ def read_suite(name: str, /, **changes: Any) -> Suite:
     return suite
 
 
-def _checked(name: str, content: dict[str, Any]) -> Suite:
+def _validated(name: str, content: dict[str, Any]) -> Suite:
     try:
         return Suite.model_validate(content)
     except ValidationError as error:

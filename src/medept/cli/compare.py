@@ -171,6 +171,7 @@ def report(
 ) -> None:
     """Write DIR/report.html: the page of a fit, again, or the tables and figures of a benchmark."""
     from medept.benchmark.page import write_benchmark
+    from medept.benchmark.results import holds_benchmark
     from medept.data.sources import open_dataset
     from medept.report.fit_page import write_fit_page
 
@@ -178,7 +179,7 @@ def report(
     if data is not None:
         table = open_dataset(data, **columns)
         images = dict(zip(table.names, table.images, strict=True))
-    benchmark = (folder / "suite.json").exists()
+    benchmark = holds_benchmark(folder)
     written = write_benchmark(folder) if benchmark else write_fit_page(folder, images)
     if as_json:
         print_json({"out": str(written)})
