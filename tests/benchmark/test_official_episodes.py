@@ -15,8 +15,9 @@ from helpers import Page, run, shared_data
 
 from medept import FewShotClassifier
 from medept.benchmark import runner
+from medept.benchmark.paper import paper_values
 from medept.benchmark.run import Run
-from medept.benchmark.scores import means, paper_values, scores
+from medept.benchmark.scores import means, scores
 from medept.benchmark.worker import do_run
 from medept.phantoms import make_phantoms, write_phantoms
 

@@ -1,9 +1,10 @@
 """Which differences between methods are real.
 
-Two methods are compared over pairs: their scores on the same data set, shots and episode. Wilcoxon's
-signed-rank test says how likely such differences are by chance, and Holm's correction allows for
-testing every pair of methods. Pairs are not wholly independent: episodes of one data set share most
-of their test images, and the support sets of one episode contain each other. Read p as a guide.
+Two methods are compared over pairs: their scores on the same data set, shots and episode.
+Wilcoxon's signed-rank test says how likely such differences are by chance, and Holm's correction
+allows for testing every pair of methods. Pairs are not wholly independent: episodes of one data set
+share most of their test images, and of the support sets of one episode the larger ones contain the
+smaller ones. Read p as a guide.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def fit_calibration(kind: Kind, logits: np.ndarray, targets: np.ndarray) -> Cali
 
     >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 0.0]])
     >>> print(fit_calibration("temperature", logits, np.array([0, 1, 1, 0])))
-    temperature 2.94, fitted to 4 held-out images of the support set
+    temperature 2.21, fitted to 4 held-out images of the support set
     """
     logits, targets = np.asarray(logits, dtype=np.float64), np.asarray(targets)
     images = len(logits)

@@ -118,7 +118,7 @@ def evaluate(
     >>> probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
     >>> found = evaluate(probabilities, np.array([0, 0, 1, 1]), classes=["benign", "malignant"])
     >>> found.metrics["balanced_accuracy"]
-    Metric(value=0.75, low=0.25, high=1.0, n=4)
+    Metric(value=0.75, low=0.5, high=1.0, n=4)
     >>> found.by_class["malignant"]["sensitivity"].value
     0.5
     """
