@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from medept.benchmark import score_plots
 from medept.benchmark.scores import REFERENCE, mean_over_shots, scores, shots_order, tasks
 from medept.benchmark.suite import Suite
-from medept.report import plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,16 +30,16 @@ def draw_figures(suite: Suite, runs: pd.DataFrame, table: pd.DataFrame) -> dict[
         whole = mean_over_shots(table)
         name = f"figure{suite.table[-1]}"
         if suite.table != "fig4":
-            return {name: plots.dots(whole, REFERENCE)} if len(whole) else {}
+            return {name: score_plots.dots(whole, REFERENCE)} if len(whole) else {}
         prompted = _with_prompt_size(whole, runs)
-        return {name: plots.lines(prompted, "size", xlabel=SIZE)} if len(prompted) else {}
+        return {name: score_plots.lines(prompted, "size", xlabel=SIZE)} if len(prompted) else {}
     figures = {}
     shots = list(dict.fromkeys(shots for _, shots in tasks(table)))
     if len(shots) > 1 and suite.table != "fig7":
-        figures["figure3"] = plots.lines(table, "shots", over=shots, xlabel="shots")
+        figures["figure3"] = score_plots.lines(table, "shots", over=shots, xlabel="shots")
     if suite.table in (None, "fig7"):
         each = scores(runs, as_in_paper=suite.table is not None, per="run")
-        figures["figure7"] = plots.boxes(
+        figures["figure7"] = score_plots.boxes(
             each.sort_values("shots", key=lambda s: s.map(shots_order), kind="stable"), REFERENCE
         )
     return figures

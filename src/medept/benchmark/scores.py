@@ -135,3 +135,21 @@ def averages(mean: pd.DataFrame) -> pd.DataFrame:
     rank = complete.rank(ascending=False).mean(axis=1)
     found = pd.DataFrame({"average": average, "change": 100 * (average / base - 1), "rank": rank})
     return found.reindex(mean.index)
+
+
+def metric_text(metric: str) -> str:
+    """The name of a metric in tables and figures.
+
+    >>> metric_text("map"), metric_text("balanced_accuracy")
+    ('mAP', 'balanced accuracy')
+    """
+    return "mAP" if metric == "map" else metric.replace("_", " ")
+
+
+def shots_heading(shots: str) -> str:
+    """The heading of a column of shots.
+
+    >>> shots_heading("1"), shots_heading("5"), shots_heading("20%")
+    ('1 shot', '5 shots', '20%')
+    """
+    return f"{shots} shot{'s' * (shots != '1')}" if shots.isdigit() else shots

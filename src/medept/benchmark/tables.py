@@ -8,10 +8,16 @@ import numpy as np
 import pandas as pd
 
 from medept.benchmark.paper import paper_seconds, paper_values
-from medept.benchmark.scores import REFERENCE, averages, mean_over_shots, means
+from medept.benchmark.scores import (
+    REFERENCE,
+    averages,
+    mean_over_shots,
+    means,
+    metric_text,
+    shots_heading,
+)
 from medept.benchmark.suite import Suite
 from medept.benchmark.text_table import TextTable
-from medept.report.plots import metric_text, shots_head
 
 REAL = 0.05
 """A difference is called real if its corrected p is below this."""
@@ -46,7 +52,7 @@ def _score_table(
     paper = paper.reindex(columns=mean.columns).dropna(how="all")
     rows = [*_score_rows(mean, deviation), *_score_rows(paper, None, suffix=" (paper)")]
     best = {(int(mean[task].argmax()), c) for c, task in enumerate(mean.columns, start=1)}
-    head = ("method", *map(shots_head, mean.columns.get_level_values(1)))
+    head = ("method", *map(shots_heading, mean.columns.get_level_values(1)))
     head = (*head, "average", f"to {REFERENCE}", "rank")
     if len(deviations):
         head = (*head, "repeats")
@@ -72,7 +78,7 @@ def _against_frozen(title: str, table: pd.DataFrame, paper: pd.DataFrame) -> Tex
             change = 100 * (values.loc[label] / values.loc[against] - 1)
             cells = [_number(x, "+.1f", " %") for x in (*change, change.mean())]
             rows.append((f"{label} against {against}{suffix}", *cells))
-    head = ("method", *map(shots_head, mean.columns.get_level_values(1)), "average")
+    head = ("method", *map(shots_heading, mean.columns.get_level_values(1)), "average")
     return TextTable(title, (*_groups(table), ("", 1)), head, tuple(rows))
 
 

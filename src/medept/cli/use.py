@@ -219,7 +219,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run a complete example on synthetic images: a few minutes, no network."""
-    from medept.report.plots import shots_head
+    from medept.benchmark.scores import shots_heading
     from medept.workflows.demo import run_demo, summary
 
     notes.print(
@@ -232,7 +232,7 @@ def demo(
         return
     for metric in ("balanced_accuracy", "auroc"):
         shown = summary(result.runs, metric)
-        heads = (shots_head(str(shots)) for shots in shown.columns)
+        heads = (shots_heading(str(shots)) for shots in shown.columns)
         table = Table("method", *heads, title=metric.replace("_", " "))
         for method, values in shown.iterrows():
             table.add_row(str(method), *values)

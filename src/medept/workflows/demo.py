@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medept.benchmark import score_plots
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.labelled_images import LabelledImages
 from medept.evaluation.metrics import evaluate
@@ -100,7 +101,7 @@ def _pictures(
     }
     plots.save(plots.contact_sheet(samples), folder / "phantoms.png")
     table = runs.rename(columns={"method": "label", "balanced_accuracy": "score"})
-    curve = plots.lines(
+    curve = score_plots.lines(
         table.assign(data="colon phantoms", metric="balanced accuracy"), "shots",
         over=list(dict.fromkeys(runs["shots"])), xlabel="shots (patients per class)",
     )  # fmt: skip
