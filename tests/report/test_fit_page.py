@@ -238,5 +238,5 @@ def test_without_a_test_set_it_says_so(tmp_path: Path) -> None:
     data = make_phantoms("colon", patients=6, images_per_patient=1, size=48)
     fit(data, tmp_path / "fit", FewShotClassifier(method="linear", epochs=1), shots=None)
     text = (tmp_path / "fit" / "report.html").read_text()
-    assert "nothing is known of how well this works" in text
+    assert "it is not known how well this works" in text
     assert "images with known labels, of patients it was not trained on" in text

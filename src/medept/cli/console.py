@@ -92,9 +92,9 @@ def print_json(value: Any) -> None:
 
 def print_metrics(evaluation: Evaluation) -> None:
     """Print metrics as a table, with notes on what is undefined below it."""
-    from medept.report.model_card import HEAD, metric_rows, undefined_notes
+    from medept.report.model_card import METRIC_COLUMNS, metric_rows, undefined_notes
 
-    table = Table(*HEAD)
+    table = Table(*METRIC_COLUMNS)
     for row in metric_rows(evaluation):
         table.add_row(*row)
     results.print(table)

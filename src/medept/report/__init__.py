@@ -1,0 +1,1 @@
+"""Pages and figures for people to read: of a fit, and of a data check."""

@@ -1,4 +1,4 @@
-"""The check of a data set on one page: as text, as HTML that needs nothing else, and as JSON."""
+"""The result of a data check: as text for a terminal, as one HTML page, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ from medept.files import whole_folder, write_table, write_text
 from medept.report.html import render, shown, thumbnail
 
 _SETS, _IMAGES, _LINES = 12, 6, 3
+"""How many sets of a finding, images of a set on the page, and lines of text are shown."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """A table of numbers of images: a heading, columns, rows of cells that end in the number.
+    """A table of counts.
 
-    sums: rows that stand for several others.
+    Attributes:
+        title: above it.
+        head: headings of the columns.
+        rows: cells, the last of which is a count.
+        sums: rows that sum up several others.
     """
 
     title: str
@@ -48,7 +53,7 @@ def write_check(check: CheckResult, source: str, out: Path) -> None:
 
 
 def as_dict(check: CheckResult) -> dict[str, Any]:
-    """What ``--json`` prints."""
+    """The result as JSON can hold it."""
     names = check.data.names
     return {
         "images": len(check.data),
@@ -73,7 +78,7 @@ def as_dict(check: CheckResult) -> dict[str, Any]:
 
 
 def as_table(check: CheckResult) -> pd.DataFrame:
-    """One row an image of a set of a finding."""
+    """One row per image in a set of images that a finding is about."""
     data = check.data
     rows = []
     for finding in check.findings:
@@ -96,7 +101,11 @@ def as_table(check: CheckResult) -> pd.DataFrame:
 
 
 def as_text(check: CheckResult, source: str) -> RenderableType:
-    """For a terminal."""
+    """The result as text for a terminal.
+
+    Args:
+        source: name of the data.
+    """
     parts: list[RenderableType] = [
         Text(f"{shown(source)}: {facts(check)}", "bold"),
         Text(verdict(check), "bold red" if check.flatters else "bold green"),
@@ -116,7 +125,11 @@ def as_text(check: CheckResult, source: str) -> RenderableType:
 
 
 def as_html(check: CheckResult, source: str) -> str:
-    """One page that holds its styles and small pictures, and loads nothing."""
+    """The page as HTML, with its thumbnails inside.
+
+    Args:
+        source: name of the data.
+    """
     return render(
         "check.html.j2",
         source=shown(source),
@@ -133,7 +146,7 @@ def as_html(check: CheckResult, source: str) -> str:
 
 
 def facts(check: CheckResult) -> str:
-    """How much there is."""
+    """The numbers of images, classes and groups."""
     data = check.data
     classes = f"{len(data.classes)} class{'es' if len(data.classes) > 1 else ''}"
     parts = [f"{len(data):,} images", classes]
@@ -145,16 +158,16 @@ def facts(check: CheckResult) -> str:
 
 
 def verdict(check: CheckResult) -> str:
-    """The answer in one sentence."""
+    """The result in one sentence."""
     if check.flatters:
-        return "A result on these data would look better than it is: mend this first."
+        return "Results on these data would look better than they are: mend this first."
     if check.findings:
         return "Nothing that would flatter a result; some things to look at."
     return "Nothing that would flatter a result."
 
 
 def method(check: CheckResult) -> str:
-    """How it was found."""
+    """How the data were checked."""
     text = (
         "Duplicates: SHA-256 of the decoded pixels; perceptual hash and correlation for near ones. "
     )
@@ -166,13 +179,17 @@ def method(check: CheckResult) -> str:
     )
     return text + (
         "Labels: logistic regression on frozen features, cross-validated with groups kept "
-        f"together; its balanced accuracy is {values}, and where it is close to guessing no label "
-        "is doubted."
+        f"together; its balanced accuracy is {values}, and no label is doubted if it is "
+        "close to guessing."
     )
 
 
 def counts(check: CheckResult, limit: int | None) -> list[Counts]:
-    """Images per class (by split, with groups), per group, and per size and mode."""
+    """Numbers of images by class (and split), by group, by size and by mode.
+
+    Args:
+        limit: greatest number of rows of sizes, modes and groups; None for all.
+    """
     tables = [_classes(check.data)]
     if check.data.groups is not None:
         sizes = Counter(Counter(check.data.groups.tolist()).values())

@@ -1,7 +1,7 @@
-"""The report of one fit, made of the files that the fit wrote: what a clinician can read.
+"""The report of a fit, for clinicians to read, made from the files of the fit alone.
 
-Metrics, their intervals and calibration errors are those of ``metrics.json``; everything else is
-computed from ``predictions.csv``, so that anybody can compute it again.
+Metrics, their intervals and calibration errors are those of ``metrics.json``. All other numbers are
+computed from ``predictions.csv``, so that anybody can compute them again.
 """
 
 from __future__ import annotations
@@ -28,29 +28,30 @@ from medept.report.html import data_uri, picture, render, shown, thumbnail
 
 SHOWN, SUPPORT_SHOWN, CLASSES_SHOWN = 8, 60, 25
 FEW_GROUPS = 30
-"""Below so many patients in the test set, the report says that they are few."""
+"""The report says that a test set is small if it has fewer patients than this."""
 COVERAGE = 0.9
-"""Of the prediction sets."""
+"""The coverage of prediction sets."""
 
 METRICS = {
     "accuracy": ("accuracy", "share of images classified correctly"),
     "balanced_accuracy": (
         "balanced accuracy",
-        "share of a class classified correctly, mean over classes: rare ones count as much",
+        "share of a class classified correctly, mean over classes: all classes count alike",
     ),
-    "auroc": ("AUROC", "chance that an image of the class is ranked above one that is not"),
+    "auroc": ("AUROC", "chance that an image of the class is ranked above one of the rest"),
     "map": ("mAP", "average precision, mean over labels"),
     "f1": ("F1", "harmonic mean of precision and recall, mean over classes"),
     "ece": ("ECE", "expected gap between confidence and accuracy; 0 is best"),
     "brier": ("Brier score", "squared error of the probabilities; 0 is best"),
     "nll": ("log loss", "negative log likelihood of the truth; 0 is best"),
 }
-"""Of ``metrics.json``: what they are called here, and what they are."""
+"""Name in ``metrics.json`` -> name in the report, and meaning."""
+
 FIGURES = {
     layout.FEATURE_FIGURE: "Features of the test images before and after tuning: (a) one class "
     "along its first principal component, (b) its contours, (c) all classes.",
     layout.GATE_MAPS: "Where attention goes (rollout) and how much of its attention output each "
-    "patch keeps (gate; dark: turned down), on average, and in images classified correctly, "
+    "patch keeps (gate; dark: suppressed), on average, and in images classified correctly, "
     "misclassified, scaled most and scaled least.",
     layout.GATES_BY_HEAD: "Gates of one image by layer and attention head.",
     layout.GATES_BY_LAYER: "Gates of all tokens by layer: median, central 50 % and central 90 %.",
@@ -62,7 +63,10 @@ def write_fit_page(folder: Path, images: Mapping[str, ImageLike] | None = None) 
 
     Args:
         folder: what ``medept fit`` wrote.
-        images: name -> image, for the small pictures; without, names stand alone.
+        images: name -> image, for thumbnails; without them the report shows names alone.
+
+    Returns:
+        the page.
 
     Raises:
         InputError: if a file is missing or damaged.
@@ -73,7 +77,7 @@ def write_fit_page(folder: Path, images: Mapping[str, ImageLike] | None = None) 
 
 
 def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
-    """One page that holds its figures and small pictures, and loads nothing."""
+    """The page as HTML, with its figures and thumbnails inside."""
     info = fit.info
     tested = len(fit.names) > 0
     metrics = _metrics(fit)
@@ -83,7 +87,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         title=f"{len(info.classes)} {'labels' if fit.multilabel else 'classes'} from "
         f"{len(fit.support):,} labelled images",
         method=f"{info.method} on the encoder {info.encoder.name}",
-        asked=_asked(fit),
+        question=_question(fit),
         headline=next((m for m in metrics if m["name"] == main and m["value"] is not None), None),
         findings=fit.findings,
         metrics=metrics,
@@ -101,7 +105,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         abstention=_abstention(fit) if tested else None,
         conformal=_conformal(fit) if tested else None,
         examples=_examples(fit, images) if tested else [],
-        shape=fit.distribution if "shape_factor" in fit.distribution else None,
+        change=fit.distribution if "shape_factor" in fit.distribution else None,
         figures=_figures(folder),
         curve=_learning_curve(fit),
         support=_support(fit, images),
@@ -114,7 +118,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
 # --- words -----------------------------------------------------------------------------------
 
 
-def _asked(fit: Fit) -> str:
+def _question(fit: Fit) -> str:
     info = fit.info
     groups = "" if "group" not in fit.support else f" of {fit.support['group'].nunique()} groups"
     kinds = "which labels an image has" if info.task == "multilabel" else "which class an image is"
@@ -135,7 +139,7 @@ def _asked(fit: Fit) -> str:
 
 
 def _needed(fit: Fit) -> list[str]:
-    """What would be needed to trust it, by what this fit lacks."""
+    """What this fit lacks to be trusted."""
     needed = []
     if not fit.metrics:
         needed.append("A test: images with known labels, of patients it was not trained on.")
@@ -143,8 +147,8 @@ def _needed(fit: Fit) -> list[str]:
         groups = fit.metrics["groups"]
         if fit.groups is None:
             needed.append(
-                "Patients: no group column was given, so images of one patient may stand on both "
-                "sides, and the numbers above may flatter."
+                "Patients: no group column was given, so images of one patient may be in both "
+                "training and test set, and the numbers above may be too good."
             )
         if groups < FEW_GROUPS:
             what = "images" if fit.groups is None else "patients"
@@ -157,15 +161,15 @@ def _needed(fit: Fit) -> list[str]:
             needed.append(f"More test images of {', '.join(rare)}: fewer than ten so far.")
     if fit.info.calibration.kind == "none":
         needed.append(
-            "Calibration: the probabilities were not calibrated, and may be too confident."
+            "Calibration: the probabilities were not calibrated, and may be overconfident."
         )
     if any(finding["flatters"] for finding in fit.findings or ()):
         needed.append("Clean data: the check above found problems that inflate these results.")
     return [
         *needed,
-        "Images of another hospital, device and year than those it was trained and tested on.",
-        "A comparison with those who read such images today, on the same images, and a judgement "
-        "of what each kind of error would do to a patient.",
+        "A test on images from another hospital, device and year.",
+        "A comparison with the people who read such images today, on the same images, and a "
+        "judgement of what each kind of error would do to a patient.",
     ]
 
 
@@ -225,7 +229,7 @@ def _confusion(fit: Fit) -> dict[str, Any] | None:
 
 
 def _per_class(fit: Fit) -> list[dict[str, Any]]:
-    """Training images of each class, and its rates at the decision that was taken."""
+    """Training images, sensitivity, specificity and precision of each class."""
     support = indicators(fit.support_targets, len(fit.info.classes)).sum(axis=0)
     rates = (fit.metrics or {}).get("by_class", {})
     return [
@@ -241,7 +245,7 @@ def _curves(fit: Fit) -> list[dict[str, str]]:
     if not any(0 < column.sum() < len(truth) for column in truth.T):
         return []
     about = {
-        "ROC: sensitivity against the share of others that are taken for the class": plots.roc,
+        "ROC: sensitivity against the share of other images taken for the class": plots.roc,
         "Precision against recall": plots.precision_recall,
     }
     return [
@@ -257,8 +261,8 @@ def _learning_curve(fit: Fit) -> dict[str, str] | None:
     return {
         "picture": picture(run_plots.learning_curve(fit.history)),
         "about": f"Loss on the training images, mean of each of {len(fit.history)} epochs: from "
-        f"{first:.3f} to {last:.3f}. It says whether training came to rest, and nothing of how "
-        "well the adapter works on other images.",
+        f"{first:.3f} to {last:.3f}. It shows whether training converged, and not how well the "
+        "adapter works on other images.",
     }
 
 
@@ -269,8 +273,8 @@ def _reliability(fit: Fit) -> dict[str, str]:
     read = "; ".join(f"{n} at {c:.2f}: {f:.2f}" for n, c, f in points)
     return {
         "picture": picture(plots.reliability(curve, error)),
-        "alt": f"Reliability diagram. Cases at a mean confidence, and the share of them that came "
-        f"true: {read}",
+        "alt": "Reliability diagram. Number of cases at a mean confidence, and the share of them "
+        f"that is correct: {read}",
     }
 
 
@@ -286,7 +290,7 @@ def _abstention(fit: Fit) -> dict[str, Any]:
 
 
 def _conformal(fit: Fit) -> dict[str, Any] | None:
-    """Coverage by class: of sets of classes, or for each label of sets of absent and present."""
+    """Coverage of sets of classes, or for each label of sets of *absent* and *present*."""
     classes = [shown(name) for name in fit.info.classes]
     counts = fit.truth.sum(axis=0)
     given = fit.probabilities, fit.targets, fit.groups

@@ -1,4 +1,4 @@
-"""Pages that hold all they need: styles, small pictures and figures inside one HTML file."""
+"""HTML pages of one file, which holds styles, thumbnails and figures and loads nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PIXELS = 112
-"""Of the longer side of a small picture."""
+"""Length of the longer side of a thumbnail."""
 
 
 def render(template: str, **values: Any) -> str:
-    """A page by a template of this package; all values are escaped."""
+    """Fill in a template of this package. All values are escaped."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
@@ -27,12 +27,16 @@ def render(template: str, **values: Any) -> str:
 
 
 def shown(text: str) -> str:
-    """Text that can be printed anywhere: control characters and lone surrogates as escapes."""
+    """Text that can be printed anywhere: unprintable characters become escape sequences.
+
+    >>> shown("a\x07b")
+    'a\\\\x07b'
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def thumbnail(source: ImageLike) -> str:
-    """A small JPEG as a data URI; nothing where the image cannot be read."""
+    """A small JPEG as a data URI; an empty text if the image cannot be read."""
     try:
         image = read_image(source)
     except InputError:
@@ -44,7 +48,7 @@ def thumbnail(source: ImageLike) -> str:
 
 
 def picture(figure: Figure) -> str:
-    """A figure as an SVG data URI, with text as text."""
+    """A figure as an SVG data URI, in which text remains text."""
     import matplotlib
 
     file = BytesIO()

@@ -1,4 +1,4 @@
-"""The model card of a fit, as markdown, and metrics as rows of text."""
+"""The model card of a fit in markdown, and metrics as rows of text."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import json
 import numpy as np
 
 from medept.evaluation.metrics import Evaluation
+from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
 
-HEAD = ("metric", "value", "95 % interval", "n")
-"""Of :func:`metric_rows`."""
+METRIC_COLUMNS = ("metric", "value", "95 % interval", "n")
+"""The columns of :func:`metric_rows`."""
 
 
 def model_card(info: AdapterInfo, groups: np.ndarray | None, evaluation: Evaluation | None) -> str:
-    """The adapter's ``README.md``.
+    """The content of ``README.md``.
 
     Args:
-        groups: of its support images, where they have any.
+        info: the adapter.
+        groups: ids of the groups of the support images; None if there are none.
+        evaluation: on the test set; None if there is none.
     """
     of_groups = "" if groups is None else f" of {len(set(groups.tolist()))} groups"
     lines = [
@@ -33,7 +36,7 @@ def model_card(info: AdapterInfo, groups: np.ndarray | None, evaluation: Evaluat
         f"settings {json.dumps(info.settings)}",
         f"- recipe: {json.dumps(info.recipe) if info.recipe else 'none'}, seed {info.seed}",
         f"- probabilities: {info.calibration}",
-        f"- support set: {info.support_images} images{of_groups} (`support.csv`)",
+        f"- support set: {info.support_images} images{of_groups} (`{layout.SUPPORT}`)",
         "",
         "## Results",
         "",
@@ -52,7 +55,7 @@ def model_card(info: AdapterInfo, groups: np.ndarray | None, evaluation: Evaluat
 
 
 def metric_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """Name, value, 95 % interval and number of images of each metric; a dash where undefined."""
+    """Each metric's name, value, 95 % interval and number of images; a dash if undefined."""
     return [
         (
             name,
@@ -65,14 +68,14 @@ def metric_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
 
 
 def undefined_notes(evaluation: Evaluation) -> list[str]:
-    """A line for each metric that is undefined for some classes."""
+    """A line for each metric that is undefined for some of the classes."""
     return [
-        f"{name}: undefined for, and averaged without, {', '.join(classes)}"
+        f"{name}: the mean leaves out {', '.join(classes)}, for which it is undefined"
         for name, classes in evaluation.undefined.items()
     ]
 
 
 def _metrics(evaluation: Evaluation) -> list[str]:
-    rows = [HEAD, ("---",) * len(HEAD), *metric_rows(evaluation)]
+    rows = [METRIC_COLUMNS, ("---",) * len(METRIC_COLUMNS), *metric_rows(evaluation)]
     table = ["| " + " | ".join(row) + " |" for row in rows]
     return table + [f"\n{note}." for note in undefined_notes(evaluation)]

@@ -1,4 +1,4 @@
-"""Figures of probabilities: reliability, abstention, and curves over all thresholds."""
+"""Figures of probabilities: reliability, abstention, ROC and precision-recall curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def reliability(curve: ReliabilityCurve, error: float) -> Figure:
-    """Confidence against how often it came true, and how many cases had which confidence."""
+    """A reliability diagram: observed frequency by confidence, above the number of cases.
+
+    Args:
+        curve: the binned cases.
+        error: expected calibration error, for the title.
+    """
     figure = new_figure(3.9, 4.1)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot((0, 1), (0, 1), color="0.5", linestyle="--", linewidth=1, label="ideal")
@@ -35,7 +40,12 @@ def reliability(curve: ReliabilityCurve, error: float) -> Figure:
 
 
 def abstention(answered: np.ndarray, accuracy: np.ndarray) -> Figure:
-    """Accuracy among the answered when the least confident images are handed to somebody."""
+    """Accuracy on the images kept, if the least confident ones are left to somebody else.
+
+    Args:
+        answered: (K,) share of images kept, rising to 1.
+        accuracy: (K,) among them.
+    """
     figure = new_figure(3.9, 4.1)
     axis = figure.subplots()
     axis.step(answered, accuracy, where="pre", color=COLOURS[0])
@@ -46,12 +56,14 @@ def abstention(answered: np.ndarray, accuracy: np.ndarray) -> Figure:
 
 
 def roc(probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figure:
-    """ROC of each class against the rest; classes of one value left out.
+    """ROC curve of each class against the rest.
+
+    A class is left out if all test images are of it, or none is.
 
     Args:
         probabilities: (n, C).
         truth: (n, C) of 0 and 1.
-        classes: their names.
+        classes: C names.
     """
     from sklearn.metrics import roc_curve
 
@@ -68,7 +80,7 @@ def roc(probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]) ->
 def precision_recall(
     probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]
 ) -> Figure:
-    """Precision over recall of each class against the rest; as :func:`roc`."""
+    """Precision-recall curve of each class against the rest. Arguments are those of :func:`roc`."""
     from sklearn.metrics import precision_recall_curve
 
     figure, axis = _panel(len(classes))
@@ -90,7 +102,7 @@ def _panel(classes: int) -> tuple[Figure, Axes]:
 def _each(
     probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, dict[str, Any]]]:
-    """Name, probabilities, truth and style of each class that has both values."""
+    """Name, probabilities, truth and style of each class that has positives and negatives."""
     for i, (name, p, t) in enumerate(zip(classes, probabilities.T, truth.T, strict=True)):
         if 0 < t.sum() < len(t):
             style = {"color": COLOURS[i % 7], "linestyle": DASHES[i % 4], "linewidth": 1.4}
