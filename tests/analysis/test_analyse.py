@@ -1,4 +1,4 @@
-"""Looking into models: gates and rollout against hand-made ones, and the command on real files."""
+"""Models compared on images that none was fitted to: the command on real files."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import timm
-import torch
 from helpers import run
 from PIL import Image
 from safetensors.torch import save_file
 
 from medept import FewShotClassifier
-from medept.analysis import patch_scaling
 from medept.analysis.analyse import analyse
-from medept.analysis.gates import has_gates
-from medept.analysis.model_features import extract_features
 from medept.data import images
 from medept.data.dataset import read_dataset
 from medept.errors import InputError
@@ -37,53 +32,6 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         classifier = FewShotClassifier(method=method, seed=seed, epochs=2, calibrate="none")
         fit(data, folder / f"{method}-{seed}", classifier, shots=2)
     return folder, table
-
-
-def test_gates_and_rollout_are_those_of_the_attention(fitted: tuple[Path, Path]) -> None:
-    """Of which bfloat16, in which the encoder may be held, has as much as its digits."""
-    usual = {"folder": fitted[0] / "ept-0", "device": "cpu"}
-    classifier = FewShotClassifier.load(precision="float32", **usual)
-    images = [Image.fromarray(np.full((64, 64, 3), value, np.uint8)) for value in (40, 200)]
-    scaling = patch_scaling(classifier.model_, images)
-    rounded = patch_scaling(FewShotClassifier.load(precision="bfloat16", **usual).model_, images)
-    assert np.allclose(rounded.rollout.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(rounded.gates, scaling.gates, atol=0.01)
-    np.testing.assert_allclose(rounded.rollout, scaling.rollout, rtol=0.1)
-    model, handle = classifier.model_, classifier.model_.handle
-    blocks = model.encoder.model.blocks
-    n, layers, tokens = len(images), len(blocks), handle.sites[0].tokens
-    assert scaling.gates.shape == (n, layers, handle.sites[0].heads, tokens)
-    assert scaling.layers == tuple(range(1, layers + 1))
-    assert ((scaling.gates > 0) & (scaling.gates < 1)).all()
-    assert np.allclose(scaling.rollout.sum(axis=1), 1, atol=1e-5)
-
-    seen: dict[int, torch.Tensor] = {}
-    for i, block in enumerate(blocks):
-        block.attn.qkv.register_forward_hook(lambda m, x, out, i=i: seen.update({i: out}))
-    pixels = torch.stack([model.encoder.preprocessing.evaluation()(image) for image in images])
-    with torch.no_grad():
-        model.encoder.model(pixels)  # whole: the encoder makes fewer queries in its last block
-    flow = torch.eye(tokens)
-    for i, block in enumerate(blocks):
-        q, k, _ = seen[i].unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        logits = q @ k.mT * q.shape[-1] ** -0.5
-        sums = handle.prompts[i].prompt.detach().exp()  # merged: one number per token
-        whole = logits.exp().sum(-1)
-        expected = (whole / (whole + sums)).numpy()
-        np.testing.assert_allclose(scaling.gates[:, i], expected, rtol=1e-4, atol=1e-5)
-        flow = (0.5 * logits.softmax(-1).mean(1) + 0.5 * torch.eye(tokens)) @ flow
-    np.testing.assert_allclose(scaling.rollout, flow[:, 0].numpy(), rtol=1e-3, atol=1e-5)
-    rows, columns = scaling.grid
-    assert scaling.rollout_maps().shape == (n, rows, columns)
-    patches = scaling.gates[0, 0, 0, -rows * columns :]
-    assert np.array_equal(scaling.gate_maps()[0, 0, 0].ravel(), patches)
-
-
-def test_only_prompts_of_one_grid_have_gates(fitted: tuple[Path, Path]) -> None:
-    linear = FewShotClassifier.load(fitted[0] / "linear-0")
-    assert not has_gates(linear.model_)
-    with pytest.raises(InputError, match="concat"):
-        patch_scaling(linear.model_, [])
 
 
 def test_analyse_compares_models_on_images_that_none_was_fitted_to(
@@ -201,19 +149,6 @@ def test_one_encoder_is_one_model_however_often_it_is_named(fitted: tuple[Path, 
     assert list(found.model) == ["pretrained", "ept", "ept"]
     gates = pd.read_csv(folder / "named" / "gates.csv")
     assert set(gates.model) == set(models[2:]), "two adapters in folders of one name"
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_look_is_at_what_the_model_itself_makes_of_images(frozen: bool) -> None:
-    """Prompts that are not trained act all the same."""
-    data = make_phantoms("colon", patients=6, images_per_patient=2, size=64)
-    settings = {"length": 20, "init": "kaiming", "frozen": frozen}
-    model = FewShotClassifier(settings=settings, epochs=1, device="cpu", precision="float32")
-    model.fit(data.images, data.labels)
-    plain, look = extract_features([model], ["it"], data)
-    np.testing.assert_allclose(look.features, model.embed(data.images), rtol=1e-5)
-    np.testing.assert_allclose(look.probabilities, model.predict_proba(data.images), rtol=1e-4)
-    assert abs(look.features - plain.features).max() > 1e-3
 
 
 @pytest.mark.parametrize(

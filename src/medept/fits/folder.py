@@ -84,6 +84,17 @@ def read_fit(folder: Path) -> Fit:
 
     Raises:
         InputError: if a file is missing or damaged.
+
+    >>> from medept import FewShotClassifier
+    >>> from medept.fits.tables import write_support
+    >>> from medept.phantoms import make_phantoms
+    >>> data = make_phantoms("colon", patients=4, images_per_patient=1, size=48)
+    >>> classifier = FewShotClassifier(method="prototype", calibrate="none")
+    >>> classifier.fit(data.images, data.labels).save("my-fit")
+    >>> write_support(Path("my-fit"), data)
+    >>> fit = read_fit(Path("my-fit"))
+    >>> fit.info.method, len(fit.support), fit.metrics  # it has no test set
+    ('prototype', 4, None)
     """
     info = read_info(folder)
     support = read_support(folder, info.support_images)

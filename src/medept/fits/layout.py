@@ -23,10 +23,10 @@ HISTORY = "history.csv"
 """The learning curve: one row per epoch. Missing for methods without epochs."""
 
 METRICS = "metrics.json"
-"""Metrics on the test set. Missing where there is none."""
+"""Metrics on the test set. Missing without a test set."""
 
 PREDICTIONS = "predictions.csv"
-"""Labels and probabilities of the test set: one row per image. Missing where there is none."""
+"""Labels and probabilities of the test set: one row per image. Missing without a test set."""
 
 DISTRIBUTION = "distribution.csv"
 """How features are distributed: one row per model, the adapter last."""

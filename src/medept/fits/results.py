@@ -18,7 +18,7 @@ def write_metrics(folder: Path, evaluation: Evaluation) -> None:
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """The content of ``metrics.json``; None where there is none, as without a test set.
+    """The content of ``metrics.json``; None if there is none, as without a test set.
 
     Raises:
         InputError: if the file is damaged.
@@ -41,7 +41,7 @@ def write_findings(folder: Path, findings: list[dict[str, Any]]) -> None:
 
 
 def read_findings(folder: Path) -> list[dict[str, Any]] | None:
-    """The content of ``check.json``; None where there is none, as without a data check.
+    """The content of ``check.json``; None if there is none, as without a data check.
 
     Raises:
         InputError: if the file is damaged.

@@ -22,7 +22,14 @@ from medept.fits import layout
 
 
 def image_columns(data: LabelledImages) -> pd.DataFrame:
-    """The columns ``image`` (its name), ``group`` (where there are groups) and ``label``."""
+    """The columns ``image`` (its name), ``group`` (if there are groups) and ``label``.
+
+    >>> data = LabelledImages(("a.png", "b.png"), ("a", "b"), np.array([1, 0]), ("no", "yes"))
+    >>> print(image_columns(data))
+      image label
+    0     a   yes
+    1     b    no
+    """
     table = pd.DataFrame({"image": data.names})
     if data.groups is not None:
         table["group"] = data.groups
@@ -109,10 +116,17 @@ def read_targets(
     """The column ``label`` as class indices (n,), or for multi-label data as (n, C) of 0 and 1.
 
     Args:
+        labels: n texts.
+        classes: C names.
+        task: ``multiclass`` or ``multilabel``.
         file: where the column is from, for the message.
 
     Raises:
         InputError: if a label is not one of the classes.
+
+    >>> read_targets(["a|b", ""], ["a", "b"], "multilabel", Path("support.csv"))
+    array([[1, 1],
+           [0, 0]])
     """
     index = {name: i for i, name in enumerate(classes)}
     rows = list(labels)
@@ -129,13 +143,13 @@ def read_targets(
 
 
 def write_history(folder: Path, history: Sequence[dict[str, Any]]) -> None:
-    """Write ``history.csv``, one row per epoch; no file where there were no epochs."""
+    """Write ``history.csv``, one row per epoch; no file if there were no epochs."""
     if history:
         write_table(folder / layout.HISTORY, pd.DataFrame(history))
 
 
 def read_history(folder: Path) -> pd.DataFrame | None:
-    """The learning curve, with ``loss`` as numbers; None where there is none.
+    """The learning curve, with ``loss`` as numbers; None if there is none.
 
     Raises:
         InputError: if the file is damaged.
@@ -154,14 +168,13 @@ def write_distribution(folder: Path, table: pd.DataFrame) -> None:
     """Write ``distribution.csv``.
 
     Args:
-        table: one row per model, as
-            :func:`medept.analysis.analyse.distribution_table` makes it.
+        table: one row per model, the adapter last.
     """
     write_table(folder / layout.DISTRIBUTION, table)
 
 
 def read_distribution(folder: Path) -> dict[str, Any]:
-    """The row of the adapter in ``distribution.csv``; empty where there is no such file.
+    """The row of the adapter in ``distribution.csv``; empty if there is no such file.
 
     Raises:
         InputError: if the file is damaged.
