@@ -179,5 +179,5 @@ class _Tasks:
 
 
 def _keys(run: Run) -> tuple[Any, Any]:
-    """What a run's decoded data set, and its frozen features, depend on."""
+    """Keys of a run's decoded data set and of its frozen features."""
     return run.source, (run.source, run.encoder, run.precision)

@@ -1,1 +1,1 @@
-"""What a fit leaves on the disk; the names of its files stand here and nowhere else."""
+"""The files that a fit leaves in its folder: their names, writers and readers."""

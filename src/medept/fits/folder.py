@@ -24,13 +24,13 @@ from medept.fits.tables import (
 
 @dataclass(frozen=True)
 class Fit:
-    """What the folder of a fit holds.
+    """The content of the folder of a fit.
 
     Attributes:
         info: the content of ``adapter.json``.
         metrics: the content of ``metrics.json``; None where there was no test set.
         names: of the n test images.
-        groups: (n,) ids of the groups of the test images; None where there are none.
+        groups: (n,) ids of the groups of the test images; None if there are none.
         targets: (n,) class indices of the test images, or (n, C) of 0 and 1.
         probabilities: (n, C) of the test images.
         support: ``support.csv``, one row per support image.

@@ -22,8 +22,7 @@ from medept.files import write_text
 from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
 from medept.fits.folder import Fit, read_fit
-from medept.report import plots as run_plots
-from medept.report import probability_plots as plots
+from medept.report import plots, probability_plots
 from medept.report.html import data_uri, picture, render, shown, thumbnail
 
 SHOWN, SUPPORT_SHOWN, CLASSES_SHOWN = 8, 60, 25
@@ -87,7 +86,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         title=f"{len(info.classes)} {'labels' if fit.multilabel else 'classes'} from "
         f"{len(fit.support):,} labelled images",
         method=f"{info.method} on the encoder {info.encoder.name}",
-        question=_question(fit),
+        summary=_summary(fit),
         headline=next((m for m in metrics if m["name"] == main and m["value"] is not None), None),
         findings=fit.findings,
         metrics=metrics,
@@ -118,7 +117,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
 # --- words -----------------------------------------------------------------------------------
 
 
-def _question(fit: Fit) -> str:
+def _summary(fit: Fit) -> str:
     info = fit.info
     groups = "" if "group" not in fit.support else f" of {fit.support['group'].nunique()} groups"
     kinds = "which labels an image has" if info.task == "multilabel" else "which class an image is"
@@ -139,7 +138,7 @@ def _question(fit: Fit) -> str:
 
 
 def _needed(fit: Fit) -> list[str]:
-    """What this fit lacks to be trusted."""
+    """What would be needed to trust this fit."""
     needed = []
     if not fit.metrics:
         needed.append("A test: images with known labels, of patients it was not trained on.")
@@ -245,8 +244,8 @@ def _curves(fit: Fit) -> list[dict[str, str]]:
     if not any(0 < column.sum() < len(truth) for column in truth.T):
         return []
     about = {
-        "ROC: sensitivity against the share of other images taken for the class": plots.roc,
-        "Precision against recall": plots.precision_recall,
+        "ROC: sensitivity against the share of other images taken for the class": probability_plots.roc,
+        "Precision against recall": probability_plots.precision_recall,
     }
     return [
         {"uri": picture(draw(fit.probabilities, truth, classes)), "about": text}
@@ -259,7 +258,7 @@ def _learning_curve(fit: Fit) -> dict[str, str] | None:
         return None
     first, last = fit.history["loss"].iloc[[0, -1]]
     return {
-        "picture": picture(run_plots.learning_curve(fit.history)),
+        "picture": picture(plots.learning_curve(fit.history)),
         "about": f"Loss on the training images, mean of each of {len(fit.history)} epochs: from "
         f"{first:.3f} to {last:.3f}. It shows whether training converged, and not how well the "
         "adapter works on other images.",
@@ -272,7 +271,7 @@ def _reliability(fit: Fit) -> dict[str, str]:
     points = zip(curve.count, curve.confidence, curve.frequency, strict=True)
     read = "; ".join(f"{n} at {c:.2f}: {f:.2f}" for n, c, f in points)
     return {
-        "picture": picture(plots.reliability(curve, error)),
+        "picture": picture(probability_plots.reliability(curve, error)),
         "alt": "Reliability diagram. Number of cases at a mean confidence, and the share of them "
         f"that is correct: {read}",
     }
@@ -282,7 +281,7 @@ def _abstention(fit: Fit) -> dict[str, Any]:
     answered, accuracy = abstention_curve(fit.confidence, fit.correct.astype(float))
     half = int(np.searchsorted(answered, 0.5))
     return {
-        "picture": picture(plots.abstention(answered, accuracy)),
+        "picture": picture(probability_plots.abstention(answered, accuracy)),
         "all": float(accuracy[-1]),
         "share": float(answered[half]),
         "half": float(accuracy[half]),
