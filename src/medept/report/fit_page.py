@@ -244,7 +244,7 @@ def _curves(fit: Fit) -> list[dict[str, str]]:
     if not any(0 < column.sum() < len(truth) for column in truth.T):
         return []
     about = {
-        "ROC: sensitivity against the share of other images taken for the class": probability_plots.roc,
+        "ROC: sensitivity against the share of others taken for the class": probability_plots.roc,
         "Precision against recall": probability_plots.precision_recall,
     }
     return [
