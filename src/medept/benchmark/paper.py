@@ -19,7 +19,7 @@ def paper_values(table: str | None, synthetic: Collection[str] = ()) -> pd.DataF
         synthetic: data sets left out, as they are phantoms under the names of the paper's.
 
     >>> float(paper_values("table1").loc["ept", ("medfmc-colon", "5")])
-    0.833
+    0.8334
     """
     values = _paper()["tables"].get(table, {})
     rows = {
