@@ -68,7 +68,7 @@ def test_every_method_of_an_episode_sees_the_same_support_set_and_views() -> Non
 
 
 def test_a_suite_without_its_data_asks_for_them() -> None:
-    with pytest.raises(InputError, match="--data medfmc-colon=PATH"):
+    with pytest.raises(InputError, match="data=medfmc-colon=PATH"):
         read_suite("paper-a5").runs()
 
 
@@ -124,7 +124,7 @@ def test_weights_and_size_are_of_the_suites_encoder(tmp_path: Path) -> None:
     assert (other.name, other.weights, other.image_size) == (named, str(weights), 112)
     two = read_suite("quick", encoders=[{"name": "embedded"}, {"name": "some_vit"}])
     assert [e.image_size for e in two.with_encoders(None, 32).encoders] == [32, 32]
-    with pytest.raises(InputError, match=r"say with --encoder which \(embedded, some_vit\)"):
+    with pytest.raises(InputError, match=r"say which with encoder= \(embedded, some_vit\)"):
         two.with_encoders(weights, None)
     with pytest.raises(InputError, match="'embedded', which has its own"):
         read_suite("quick").with_encoders(weights, None)

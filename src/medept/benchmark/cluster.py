@@ -100,5 +100,5 @@ def check_room(ray: Any, cores: int, gpus: float) -> None:
         there = "; ".join("{} cores and {:g} GPUs".format(*room) for room in rooms)
         raise ResourceError(
             f"no machine has room for a run of {cores} cores and {gpus:g} GPUs: give less with "
-            f"--cores or --gpus (there: {there})"
+            f"cores= or gpus= (there: {there})"
         )

@@ -102,7 +102,7 @@ def _refuse_others(
         if row["id"] in runs and row.get("content_sha256") != contents[row["id"]]:
             raise ResourceError(
                 f"{out} holds a run of {row['label']} on {row['data']} from before its table, its "
-                "encoder's weights, or medept changed; give another folder with --out"
+                "encoder's weights, or medept changed; give another folder with out="
             )
     taken = {tuple(row[name] for name in NAMED_BY): row["id"] for row in rows}
     for run in runs.values():
@@ -112,7 +112,7 @@ def _refuse_others(
             raise ResourceError(
                 f"{out} holds another run of {run.label} on {run.data}: with other settings, from "
                 "another place, or with defaults that have changed since; give another folder with "
-                "--out"
+                "out="
             )
 
 

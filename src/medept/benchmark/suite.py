@@ -95,7 +95,7 @@ class Suite(BaseModel):
         if weights and len(self.encoders) > 1:
             names = ", ".join(encoder.name for encoder in self.encoders)
             raise SettingsError(
-                f"{self.title}: weights belong to one encoder: say with --encoder which ({names})"
+                f"{self.title}: weights belong to one encoder: say which with encoder= ({names})"
             )
         changes = {"weights": weights and str(weights), "image_size": image_size}
         given = {name: value for name, value in changes.items() if value}
@@ -132,7 +132,7 @@ class Suite(BaseModel):
             [] if self.data else ["NAME"]
         )
         if missing:
-            asked = " ".join(f"--data {name}=PATH" for name in missing)
+            asked = " ".join(f"data={name}=PATH" for name in missing)
             raise SettingsError(f"{self.title}: say where its data sets are: {asked}")
         titles = [encoder.title for encoder in self.encoders]
         if len(set(titles)) < len(titles):

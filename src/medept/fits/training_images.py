@@ -93,7 +93,7 @@ def _is_training(data: LabelledImages, fits: Sequence[Path]) -> np.ndarray:
         if groups:
             logger.warning(
                 "the adapter was fitted with groups, but these data have none: other images of "
-                "its training patients may be left among them; name the column with --group-column"
+                "its training patients may be left among them; name the column with group_column="
             )
         return training
     return np.isin(data.groups, [*groups, *data.groups[training]])
