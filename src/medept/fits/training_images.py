@@ -36,11 +36,11 @@ def exclude_training_images(data: LabelledImages, fits: Sequence[Path]) -> Label
     >>> from medept.fits.tables import write_support
     >>> from medept.phantoms import make_phantoms
     >>> data = make_phantoms("colon", patients=6, images_per_patient=2, size=48)
-    >>> support = data.subset([0, 11])  # an image of the first patient, and one of the last
+    >>> support = data.subset([0, 2])  # an image of each of two patients
     >>> classifier = FewShotClassifier(method="prototype", calibrate="none")
     >>> classifier.fit(support.images, support.labels).save("my-fit")
     >>> write_support(Path("my-fit"), support)
-    >>> len(exclude_training_images(data, [Path("my-fit")]))  # all of the other four
+    >>> len(exclude_training_images(data, [Path("my-fit")]))  # all of the other four patients
     8
     """
     kept = np.ones(len(data), bool) if data.splits is None else np.equal(data.splits, "test")
