@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 from medept.errors import InputError
 from medept.fits.tables import (
     read_history,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from medept import FewShotClassifier
-from medept.data.table import LabelledImages, read_dataset
+from medept.data.dataset import read_dataset
+from medept.data.labelled_images import LabelledImages
 from medept.errors import InputError
 from medept.fits.tables import write_support
 from medept.fits.training_images import exclude_training_images

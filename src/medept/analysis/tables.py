@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from medept.analysis.model_features import ModelFeatures
-from medept.data.table import LabelledImages
+from medept.data.labelled_images import LabelledImages
 
 
 def distribution_table(models: Sequence[ModelFeatures], data: LabelledImages) -> pd.DataFrame:
