@@ -185,7 +185,7 @@ def test_the_command_says_that_runs_failed(
     told = capfd.readouterr().err
     assert "1 of 2 runs failed, the first of them knn on colon" in told
     assert "broken.safetensors: not a readable safetensors file" in told
-    assert f"{out}/results.parquet. --retry does" in told
+    assert f"{out}/results.parquet. --retry runs them again" in told
     assert sorted(pd.read_parquet(out / "results.parquet").error != "") == [False, True]
     assert run("report", out) == 0
     assert "broken.safetensors" in (out / "report.html").read_text()
