@@ -1,9 +1,9 @@
-"""One attention, forward and backward: plain, equation 5 written out (L = 100), and ours.
+"""One attention, forward and backward: plain, by the published formula (L = 100), and medept's.
 
     python benchmarks/attention.py [--quick] [--bf16] [--json]
 
-ViT-B's 12 heads of 64, at 197, 577 and 1370 tokens (224, 384 and 518 pixels), in float32 or
-bfloat16, batches of 1 and 4, on CUDA also of 16. Ratios are to plain
+The sizes are those of ViT-B: 12 heads of 64, at 197, 577 and 1370 tokens (224, 384 and 518 pixels),
+in float32 or bfloat16, in batches of 1 and 4, and on CUDA also of 16. Ratios are to plain
 ``scaled_dot_product_attention``.
 """
 
@@ -23,7 +23,7 @@ HEADS, WIDTH, LENGTH = 12, 64, 100
 
 
 def by_formula(q: Tensor, k: Tensor, v: Tensor, prompt: Tensor) -> Tensor:
-    """The published way: the T x (T + L) softmax, then drop the prompt's entries."""
+    """The published way: the T x (T + L) softmax, without the entries of the prompt."""
     logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     prompts = prompt.expand(*logits.shape[:2], -1, -1)
     return torch.cat([prompts, logits], dim=-1).softmax(-1)[..., prompt.shape[-1] :].to(v.dtype) @ v
@@ -43,12 +43,12 @@ WAYS: dict[str, Callable[..., Tensor]] = {
 
 
 def step(way: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> None:
-    """Forward and backward; the gradients are not kept."""
+    """Forward and backward pass; the gradients are dropped."""
     torch.autograd.grad(way(*inputs), inputs, grad, allow_unused=True)
 
 
 def measure(quick: bool, dtype: torch.dtype) -> Iterator[dict[str, object]]:
-    """One row a way, at every size."""
+    """Yield a row for each size and way."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batches = (1, 4, 16) if device == "cuda" else (1, 4)
     for tokens in (197, 577) if quick else (197, 577, 1370):
@@ -75,6 +75,6 @@ def measure(quick: bool, dtype: torch.dtype) -> Iterator[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__ or "", bf16="in bfloat16")
+    options = arguments(__doc__ or "", bf16="compute in bfloat16")
     dtype = torch.bfloat16 if options.bf16 else torch.float32
     show(measure(options.quick, dtype), options.json)

@@ -2,20 +2,20 @@
 
     python benchmarks/fine_tuning.py [--quick] [--float32] [--json]
 
-Batches of 4 (the paper's), random weights, images from PNG files. The whole job, 234 images,
-20 epochs, and 4,355 images to evaluate on, takes hours on a laptop's cores; so a few epochs of two
-steps are timed, each way in turn, and the job is extrapolated from them: ``decode`` + ``encode``
-(what is computed once) + ``train`` + ``evaluate``. The straightforward loops encode everything in
-every step, in float32, as the published code does; LoRA runs through peft and transformers' own
-Trainer, in float32 too. medept keeps as many views of each image as its own recipe does, and
-computes in what it finds to be fast; ``--float32`` holds it to float32.
+Batches are of 4 (the paper's), weights random, images PNG files. The whole job has 234 images, 20
+epochs and 4,355 images to evaluate on, which takes hours on a laptop. So a few epochs of two steps
+are timed, each way in turn, and the job is extrapolated from them: ``decode`` + ``encode`` (what is
+computed once) + ``train`` + ``evaluate``. The straightforward loops encode everything in every
+step, in float32, as the published code does; LoRA runs through peft and transformers' own Trainer,
+in float32 too. medept keeps as many views of each image as its recipe says, and computes in the
+precision that it finds to be fast; ``--float32`` forces float32.
 
-``peak MB`` is that of computing; beside it are the views that are kept of all images of the job, in
-a file beyond 2 GiB.
+``peak MB`` is the memory of computing. The kept views of all images of the job, which are in a file
+if they exceed 2 GiB, are counted beside it.
 
-The JSON has ``ratios``: how many times faster a training step (of ``linear``: an epoch after the
-first) is than the straightforward one, which is in float32; ``precision``, what medept computed in;
-and ``bf16_fast``, whether bfloat16 was found to be.
+The JSON has ``ratios``: how many times faster than the straightforward float32 one a training step
+is, or for ``linear`` an epoch after the first; ``precision``: what medept computed in; and
+``bf16_fast``: whether bfloat16 was found to be fast.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ RECIPE = PAPER.model_copy(update={"epochs": EPOCHS, "batch_size": BATCH, "views"
 
 
 class TimedCache(TensorCache):
-    """Knows the seconds that it took to compute what is kept."""
+    """Counts the seconds spent on computing what is kept."""
 
     seconds = 0.0
 
     def get(self, *args: Any) -> list[torch.Tensor]:
-        """As it is otherwise."""
+        """The same, timed."""
         began = time.perf_counter()
         try:
             return super().get(*args)
@@ -79,7 +79,7 @@ class TimedCache(TensorCache):
 
 @dataclass
 class Job:
-    """One way to do it: its times in seconds, gathered over rounds."""
+    """One way to do the job, with its times in seconds over rounds."""
 
     run: Callable[[], dict[str, float]]
     rounds: list[dict[str, float]]
@@ -89,7 +89,7 @@ class Job:
 
 
 class Bench:
-    """The ways of one encoder, on the same images."""
+    """The ways for one encoder, on the same images."""
 
     def __init__(self, name: str, steps: int, folder: Path, precision: str) -> None:
         self.name, self.pixels, self.steps, self.precision = name, 224, steps, precision
@@ -109,7 +109,7 @@ class Bench:
         return adapt(encoder, method, 2, settings)
 
     def ways(self) -> dict[str, Callable[[], dict[str, float]]]:
-        """Each once: seconds a step, of what is done once, and of evaluating an image."""
+        """Functions that run a way once and return its times in seconds, by name."""
         deep = {"length": 100}
         some = deep | {"layers": self.upper_third()}
         vpt = self.model("vpt", {"length": 50})
@@ -130,7 +130,7 @@ class Bench:
     def fit(
         self, model: AdaptedEncoder, *, recipe: Recipe = RECIPE, precision: str | None = None
     ) -> dict[str, float]:
-        """medept's loop, as it is."""
+        """medept's own loop."""
         accelerator = make_accelerator(precision=precision or self.precision)
         views = Views(self.images, model.encoder.preprocessing, crop_scale=recipe.crop_scale)
         began, cpu = time.perf_counter(), time.process_time()
@@ -153,7 +153,7 @@ class Bench:
         }
 
     def straight(self, model: AdaptedEncoder, *, by_formula: bool = False) -> dict[str, float]:
-        """Every view new, every block run whole in every step, in float32."""
+        """The plain loop: each view new, each block run whole in each step, in float32."""
         recipe = RECIPE.model_copy(update={"views": EPOCHS})
         with ExitStack() as stack:
             stack.enter_context(patch("medept.encoders.encoder.class_row_only", nullcontext))
@@ -232,7 +232,7 @@ class LoraTrainer:
 
 
 def matmul_peak(precision: str) -> float:
-    """FLOP a second of a large matrix product, in the precision that medept takes here."""
+    """FLOP per second of a large matrix product, in the precision that medept takes here."""
     accelerator = make_accelerator(precision=precision)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     a = torch.randn(2048, 2048, device=accelerator.device).to(dtype)
@@ -245,7 +245,7 @@ def matmul_peak(precision: str) -> float:
 
 
 def step_flop(model: AdaptedEncoder, pixels: torch.Tensor) -> int:
-    """Floating-point operations of a step: forward and backward, from what is computed once."""
+    """Floating-point operations of a step, forward and backward, above what is computed once."""
     aten = torch.ops.aten
     attention: dict[Any, Callable[..., int]] = {  # of the CPU, which PyTorch's counter leaves out
         aten._scaled_dot_product_flash_attention_for_cpu: (
@@ -266,9 +266,9 @@ def step_flop(model: AdaptedEncoder, pixels: torch.Tensor) -> int:
 
 
 def rows(jobs: dict[str, Job], bench: Bench) -> Iterator[dict[str, object]]:
-    """The job, extrapolated from each way's times.
+    """The whole job, extrapolated from the times of each way.
 
-    What is encoded once is decoded once; else every epoch decodes and encodes in its steps.
+    medept decodes and encodes each image once; the other ways do so in every epoch.
     """
     steps = JOB_EPOCHS * -(-SUPPORT // BATCH)
     decode = bench.decode()
@@ -298,7 +298,7 @@ def rows(jobs: dict[str, Job], bench: Bench) -> Iterator[dict[str, object]]:
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", float32="hold medept to float32")
+    options = arguments(__doc__ or "", float32="make medept compute in float32")
     precision = "float32" if options.float32 else "auto"
     name = "vit_tiny_patch16_224" if options.quick else "vit_base_patch16_224"
     with others_to_stderr(), tempfile.TemporaryDirectory() as folder:

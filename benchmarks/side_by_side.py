@@ -1,4 +1,4 @@
-"""Measuring several ways of doing one thing, in turn, in one run: medians, ratios, peak memory."""
+"""Measures several ways to do one thing, in turn, in one run: medians, ratios, peak memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 
 
 def arguments(description: str, **flags: str) -> argparse.Namespace:
-    """``--quick`` and ``--json``, which every benchmark here takes, and flags of its own."""
+    """Read the command line: ``--quick``, ``--json``, and the benchmark's own flags."""
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -30,14 +30,15 @@ def arguments(description: str, **flags: str) -> argparse.Namespace:
 def time_in_turn(
     ways: Mapping[str, Callable[[], object]], repeats: int, seconds: float = 0
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds of each way, and the median of its ratios to the first one's.
+    """Median seconds of each way, and the median of its ratios to the first way.
 
-    A round runs one of each in turn, there and back, to touch all alike; a ratio is of one round,
-    so that it does not see the machine's speed drift.
+    A round runs each way once; every second round runs them in reverse order. Ratios are taken
+    within a round, so that drift in the machine's speed cancels out.
 
     Args:
-        repeats: rounds, at least.
-        seconds: go on with more until these are over.
+        ways: what to run, by name.
+        repeats: the smallest number of rounds.
+        seconds: go on with further rounds until so many have passed.
     """
     times: dict[str, list[float]] = {name: [] for name in ways}
     end = time.perf_counter() + seconds
@@ -62,7 +63,7 @@ def time_in_turn(
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """The most memory that ``run`` held beyond what was held before it."""
+    """The largest amount of memory that ``run`` held, beyond what was held before it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -83,7 +84,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 @contextmanager
 def others_to_stderr() -> Iterator[None]:
-    """What libraries print while it is open goes to stderr: stdout has the result alone."""
+    """Send what libraries print to stderr meanwhile, so that stdout has only the result."""
     sys.stdout.flush()
     ours = os.dup(1)
     os.dup2(2, 1)
@@ -96,14 +97,14 @@ def others_to_stderr() -> Iterator[None]:
 
 
 def machine() -> dict[str, object]:
-    """What this ran on."""
+    """Device, threads and version of PyTorch."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     return {"device": device or platform.machine(), "threads": torch.get_num_threads(),
             "torch": torch.__version__}  # fmt: skip
 
 
 def show(rows: Iterable[dict[str, object]], as_json: bool) -> list[dict[str, object]]:
-    """What this ran on, and the rows: as a table, or as one JSON object. Returns the rows."""
+    """Print the machine and the rows, as a table or as one JSON object; return the rows."""
     if as_json:
         with others_to_stderr():
             rows = list(rows)
@@ -114,7 +115,7 @@ def show(rows: Iterable[dict[str, object]], as_json: bool) -> list[dict[str, obj
 
 
 def table(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:
-    """A markdown table of rows with the same keys, each as soon as it is there. Returns them."""
+    """Print rows with the same keys as a Markdown table, each as it comes; return them."""
     shown: list[dict[str, object]] = []
     for row in rows:
         if not shown:
@@ -126,6 +127,6 @@ def table(rows: Iterable[dict[str, object]]) -> list[dict[str, object]]:
 
 
 def synchronise() -> None:
-    """Wait for what a GPU was given to do."""
+    """Wait until the GPU has finished, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

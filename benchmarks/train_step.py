@@ -2,12 +2,12 @@
 
     python benchmarks/train_step.py [--quick] [--bf16] [--json]
 
-Real architectures with random weights. The *floor* is the frozen model's forward and its backward
-to the input activations: what any method that trains something in the first block must pay. Also
-inference: with a merged adapter against the plain model. Ratios are to the floor (or the plain
-model). With ``--bf16`` the frozen weights are held in bfloat16, and all runs under autocast. On a
-CPU the grid is the part that ends within fifteen minutes on two cores; on a GPU it is whole. A
-second table gathers how the ratios go with the image size.
+The architectures are real, the weights random. The *floor* is the frozen model's forward pass and
+its backward pass to the input activations: what any method that trains something in the first block
+must pay. Inference with a merged adapter is compared with the plain model. Ratios are to the floor,
+or to the plain model. With ``--bf16`` the frozen weights are held in bfloat16, and everything runs
+under autocast. On a GPU the grid is complete; on a CPU it is the part that two cores finish within
+fifteen minutes. A second table shows how the ratios change with the image size.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ METHODS: dict[str, tuple[str, int, dict]] = {
 
 
 def formula(prompt: EmbeddedPrompt, q: Tensor, k: Tensor, v: Tensor, **_: object) -> Tensor:
-    """What stands in for a prompt's forward to run the published way."""
+    """Replaces the forward of a prompt, to compute it the published way."""
     return by_formula(q, k, v, prompt.prompt[: q.shape[-2]])
 
 
 def floor(encoder: Encoder, pixels: Tensor) -> None:
-    """Forward, and backward to the activations that enter the first block."""
+    """Forward pass, and backward pass to the activations that enter the first block."""
     model = encoder.model
     tokens = model._pos_embed(model.patch_embed(pixels)).detach().requires_grad_()  # type: ignore[operator]
     model.norm(model.blocks(tokens))[:, 0].sum().backward()  # type: ignore[operator]
 
 
 def step(model: AdaptedEncoder, pixels: Tensor) -> None:
-    """Forward and backward of a method; its gradients are dropped."""
+    """Forward and backward pass of a method; the gradients are dropped."""
     targets = torch.zeros(len(pixels), dtype=torch.long, device=pixels.device)
     F.cross_entropy(model(pixels), targets).backward()
     model.zero_grad(set_to_none=True)
 
 
 def twin(encoder: Encoder) -> Encoder:
-    """A copy with modules of its own whose weights are the original's memory: as fast or slow."""
+    """A copy with its own modules, whose weights share the memory of the original's."""
     copied = copy.deepcopy(encoder)
     for ours, original in zip(copied.parameters(), encoder.parameters(), strict=True):
         ours.data = original.data
@@ -69,7 +69,7 @@ def twin(encoder: Encoder) -> Encoder:
 
 
 def cases(quick: bool) -> Iterator[tuple[str, int, tuple[int, ...], float]]:
-    """Encoder, pixels, batches, seconds of training and of inference."""
+    """Yield encoder, pixels, batches, and least seconds to measure for."""
     base, large = "vit_base_patch16_224", "vit_large_patch16_224"
     if quick:
         yield "vit_tiny_patch16_224", 224, (2,), 0
@@ -86,7 +86,7 @@ def cases(quick: bool) -> Iterator[tuple[str, int, tuple[int, ...], float]]:
 def measure(
     name: str, size: int, batches: tuple[int, ...], seconds: float, dtype: torch.dtype
 ) -> Iterator[dict[str, object]]:
-    """One row a way and batch: seconds and peak memory with ratios, in training and inference."""
+    """Yield a row for each batch and way: time and peak memory, with ratios."""
     size = size // 16 * 16  # whole patches
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plain = load_encoder(name, weights=RANDOM, image_size=size).requires_grad_(False)
@@ -153,7 +153,7 @@ def _with_formula(run: Callable[[], None]) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__ or "", bf16="in bfloat16")
+    options = arguments(__doc__ or "", bf16="compute in bfloat16")
     dtype = torch.bfloat16 if options.bf16 else torch.float32
     grid = (measure(*case, dtype) for case in cases(options.quick))
     rows = show(itertools.chain.from_iterable(grid), options.json)

@@ -1,4 +1,4 @@
-"""Draw a run's curves: its loss, and top-1 on 2,000 validation images, by step.
+"""Draw the curves of a run: loss, and top-1 on 2,000 validation images, by step.
 
 python pretraining/curves.py --work WORK --out pretraining/curves.png
 """
@@ -36,7 +36,11 @@ def draw(work: Path) -> Figure:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, help="of pretrain.py")
-    parser.add_argument("--out", type=Path, required=True, help="a picture, such as curves.png")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="the folder that pretrain.py wrote"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the picture to write, such as curves.png"
+    )
     arguments = parser.parse_args()
     save(draw(arguments.work), arguments.out)

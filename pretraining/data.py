@@ -1,4 +1,4 @@
-"""Batches of Tiny ImageNet with what the teacher says of them."""
+"""Batches of Tiny ImageNet with the teacher's tokens."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 
 class Data:
-    """Images with the teacher's tokens, standardised; batches in a random order without end.
+    """Images with the teacher's standardised tokens; endless batches in random order.
 
-    On a GPU all of it (4 GB) is held there, on a CPU it stays in its files.
+    With a GPU all of it (4 GB) is held in GPU memory; with a CPU it stays in its files.
     """
 
     def __init__(self, work: Path, size: int) -> None:
@@ -51,7 +51,7 @@ class Data:
         return self.images[rows].permute(0, 3, 1, 2), self.labels[rows], cls, patches
 
     def clean(self) -> Iterator[Tensor]:
-        """8,192 images as they are, (B, 3, H, W) in -1 to 1."""
+        """8,192 unaltered images in batches (B, 3, H, W), -1 to 1."""
         for rows in torch.from_numpy(self.pool[:8192]).to(DEVICE).split(256):
             yield self.images[rows].permute(0, 3, 1, 2) / 127.5 - 1
 

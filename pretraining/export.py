@@ -1,4 +1,4 @@
-"""Make the package's files of a checkpoint: ``encoder.safetensors`` (float16), ``encoder.json``.
+"""Write a checkpoint into the package: ``encoder.safetensors`` (float16) and ``encoder.json``.
 
     python pretraining/export.py --work WORK --pixels 64 --checkpoint last.pt
 
@@ -16,8 +16,10 @@ import torch
 import yaml
 from safetensors.torch import save
 
-import medept
+from medept.encoders import embedded
 from medept.files import whole_file, write_text
+
+PACKAGE = Path(embedded.__file__).parent
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
     checkpoint = torch.load(
         arguments.work / arguments.checkpoint, map_location="cpu", weights_only=True
     )
-    before = checkpoint["before"]  # what the run began with, of the package's encoder
+    before = checkpoint["before"]  # the training of the encoder that the run started from
     weights = {
         name.removeprefix("encoder."): tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in checkpoint["average"].items()
@@ -50,10 +52,9 @@ def main() -> None:
             "hours": round(before["hours"] + checkpoint["seconds"] / 3600, 2),
         },
     }
-    package = Path(medept.__file__).parent / "embedded"
-    with whole_file(package / "encoder.safetensors") as partial:
+    with whole_file(PACKAGE / "encoder.safetensors") as partial:
         partial.write_bytes(data)
-    write_text(package / "encoder.json", json.dumps(description, indent=2) + "\n")
+    write_text(PACKAGE / "encoder.json", json.dumps(description, indent=2) + "\n")
     print(f"{len(data) / 1e6:.1f} MB, SHA-256 {description['sha256']}")
 
 

@@ -1,4 +1,4 @@
-"""Decode Tiny ImageNet once, and compute once what the teacher says of each image."""
+"""Decode Tiny ImageNet once, and compute the teacher's tokens of each image once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bfloat16_pays() -> bool:
 
 
 def decode(data: Path, work: Path) -> None:
-    """``train*.parquet``, ``val*.parquet`` -> arrays of uint8 (n, 64, 64, 3) and of labels."""
+    """Turn ``train*.parquet`` and ``val*.parquet`` into uint8 arrays (n, 64, 64, 3) and labels."""
 
     def pixels(image: bytes) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
@@ -46,10 +46,10 @@ def decode(data: Path, work: Path) -> None:
 
 @torch.inference_mode()
 def teach(weights: Path, work: Path, teacher: dict[str, Any], grid: int, batch: int = 250) -> None:
-    """The teacher's class token (n, D) and patch tokens on the student's grid (n, grid^2, D).
+    """Write the teacher's class tokens (n, D), and patch tokens (n, grid^2, D) for the student.
 
-    Images are done in a random order kept in ``order.npy``; ``cache_done.txt`` says how many are
-    done, so that the work resumes, and training can begin on the first of them.
+    Images are processed in a random order, which is kept in ``order.npy``. ``cache_done.txt`` says
+    how many are done, so that the work can resume and training can start on those.
     """
     images = np.load(work / "train_images.npy", mmap_mode="r")
     done_file = work / "cache_done.txt"

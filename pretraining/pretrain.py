@@ -3,11 +3,11 @@
     python pretraining/pretrain.py --data DATA --teacher FILE --work WORK --minutes 360
     python pretraining/pretrain.py --data DATA --teacher FILE --work WORK --minutes 20 --cooldown
 
-A first run can begin with the encoder of the package (``--from-package``). The learning rate warms
-up and then stays: training can go on for as long as there are hours. A cooldown takes the last
-checkpoint, lets the rate fall to zero, in its second half with all tokens kept, and writes
-``cooled.pt``, from which export.py makes the package's files. The stable run is not touched by it,
-and can be continued afterwards.
+A first run can start from the encoder in the package (``--from-package``). The learning rate warms
+up and then stays constant, so training can be continued for as long as you like. A cooldown takes
+the last checkpoint, lets the learning rate fall to zero, keeping all tokens in its second half, and
+writes ``cooled.pt``, from which export.py can make the package's files. The main run stays as it
+was, and can be continued afterwards.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CLASSES = 200
 
 
 class Student(nn.Module):
-    """The encoder, and the heads that are needed to train it and thrown away afterwards."""
+    """The encoder, with the heads that only its training needs."""
 
     def __init__(self, architecture: dict[str, Any], teacher_width: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Student(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
-    """Attention in float32: its backward is several times slower in bfloat16 on a CPU."""
+    """Attention in float32: on a CPU its backward pass is several times slower in bfloat16."""
     with torch.autocast(q.device.type, enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), **options)
 
@@ -96,7 +96,7 @@ def loss_of(
 
 
 class Run:
-    """The state of a run: what is trained, its moving average, the optimiser, how far it is."""
+    """The state of a run: the student, its moving average, the optimisers, the steps taken."""
 
     def __init__(
         self, work: Path, config: dict[str, Any], teacher_width: int, from_package: bool
@@ -117,7 +117,7 @@ class Run:
             self._resume(torch.load(work / "last.pt", DEVICE, weights_only=True))
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the matrices of the blocks, AdamW for all else, at the same rate."""
+        """Muon for the matrices of the blocks, AdamW for everything else, at the same rate."""
         matrices = [p for p in self.student.encoder.blocks.parameters() if p.ndim == 2]
         taken = {id(p) for p in matrices}
         rest = [p for p in self.student.parameters() if id(p) not in taken]
@@ -139,7 +139,7 @@ class Run:
         self.step, self.seconds, self.before = state["step"], state["seconds"], state["before"]
 
     def save(self, file: Path, seconds: float) -> None:
-        """All that is needed to go on, written whole or not at all."""
+        """Write everything needed to resume, whole or not at all."""
         state = {
             "student": self.student.state_dict(),
             "average": self.average.state_dict(),
@@ -166,7 +166,7 @@ class Run:
         get_ema_multi_avg_fn(keep)(*pair, self.step)
 
     def measure(self, data: Data, count: int) -> float:
-        """Top-1 of the average, whose norms first count images as they are, not mixed or grey."""
+        """Top-1 of the average, after its norms took their statistics from unaltered images."""
         update_bn(data.clean(), self.average.encoder.patch_embed)
         return accuracy(self.average, self.work, count)
 
@@ -174,7 +174,7 @@ class Run:
 def train(
     work: Path, config: dict[str, Any], minutes: float, cooldown: bool, from_package: bool
 ) -> None:
-    """Train for ``minutes``, from the last checkpoint where there is one."""
+    """Train for ``minutes``, from the last checkpoint if there is one."""
     data = Data(work, config["training"]["batch"])
     run = Run(work, config, data.width, from_package)
     fast = bfloat16_pays()
@@ -217,13 +217,23 @@ def train(
 def main() -> None:
     """Read the command line, prepare what is missing, train."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="with train and val .parquet")
-    parser.add_argument("--teacher", type=Path, required=True, help="its weights, .safetensors")
-    parser.add_argument("--work", type=Path, required=True, help="caches, checkpoints and logs")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of train*.parquet and val*.parquet"
+    )
+    parser.add_argument(
+        "--teacher", type=Path, required=True, help="the teacher's weights, .safetensors"
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for caches, checkpoints and logs"
+    )
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("config.yaml"))
     parser.add_argument("--minutes", type=float, default=360)
-    parser.add_argument("--cooldown", action="store_true", help="end, in a branch of its own")
-    parser.add_argument("--from-package", action="store_true", help="begin with its encoder")
+    parser.add_argument(
+        "--cooldown", action="store_true", help="let the rate fall to zero, in a branch of its own"
+    )
+    parser.add_argument(
+        "--from-package", action="store_true", help="start from the encoder in the package"
+    )
     arguments = parser.parse_args()
     config = yaml.safe_load(arguments.config.read_text())
     arguments.work.mkdir(parents=True, exist_ok=True)

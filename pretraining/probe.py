@@ -2,9 +2,9 @@
 
     python pretraining/probe.py wbc=DATA/wbc/labels.csv brain-mri=DATA/brain-mri/labels.csv
 
-Five folds (stratified, or by group where there are groups), all data, balanced accuracy; C chosen
-within each training fold. Beside the embedded encoder: raw pixels, a random-weight encoder of the
-same shape, and colour histograms with HOG.
+It uses all data, five folds (stratified, and by group where there are groups) and balanced
+accuracy; C is chosen within each training fold. The embedded encoder is compared with raw pixels,
+an encoder of the same shape with random weights, and colour histograms with HOG.
 """
 
 from __future__ import annotations
@@ -88,8 +88,10 @@ def main() -> None:
     """Read the command line, print a markdown table and one JSON line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("data", nargs="+", help="NAME=TABLE")
-    parser.add_argument("--sizes", nargs="+", type=int, default=[], help="also at these pixels")
-    parser.add_argument("--other", help="a timm name, to compare with")
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=[], help="also at these input sizes, in pixels"
+    )
+    parser.add_argument("--other", help="a timm encoder to compare with")
     parser.add_argument("--other-weights")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 DRAWS = 8
-"""Of other colours a batch: torchvision draws once a call."""
+"""Draws of other colours per batch: torchvision draws once per call."""
 
 
 def crop_turn_flip(
@@ -35,7 +35,7 @@ def crop_turn_flip(
 
 
 def recolour(pixels: Tensor, settings: dict[str, Any]) -> Tensor:
-    """Pixels (B, 3, H, W) in 0 to 1 with other colours, and parts erased: -1 to 1.
+    """Pixels (B, 3, H, W), 0 to 1, with other colours and parts erased; -1 to 1.
 
     The three alterations are those of Touvron et al., ECCV 2022 ("3-Augment").
     """
@@ -53,15 +53,15 @@ def recolour(pixels: Tensor, settings: dict[str, Any]) -> Tensor:
 
 
 def mix(weights: Tensor, x: Tensor) -> Tensor:
-    """Of every row of ``x`` its weight, and the rest of the row before it."""
+    """Blend each row of ``x``, by its weight, with the row before it."""
     return torch.lerp(x.roll(1, 0), x, weights)
 
 
 def mixing(n: int, side: int, settings: dict[str, Any], device: torch.device) -> Tensor:
-    """What each image keeps of itself on its grid of tokens, (n, 1, side, side): 1 is all.
+    """Weights for :func:`mix` on the grid of tokens, (n, 1, side, side): 1 keeps the image.
 
-    For :func:`mix`. MixUp (Zhang et al., ICLR 2018) keeps one share everywhere,
-    CutMix (Yun et al., ICCV 2019) all or nothing: here whole tokens, whose targets then stay true.
+    MixUp (Zhang et al., ICLR 2018) has one weight everywhere, CutMix (Yun et al., ICCV 2019) has
+    weights of 1 or 0: here for whole tokens, so that the teacher's tokens stay valid targets.
     """
     kind = torch.rand(()).item() / settings["mixed"]
     if kind >= 1:

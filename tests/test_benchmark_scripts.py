@@ -1,15 +1,37 @@
-"""The scripts of ``benchmarks/`` run, and print what they say they print."""
+"""The scripts of ``benchmarks/`` and ``pretraining/`` run, and print what they promise."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
 
 SCRIPTS = ROOT / "benchmarks"
+ALL = sorted([*SCRIPTS.glob("*.py"), *(ROOT / "pretraining").glob("*.py")])
+
+
+@pytest.mark.parametrize("script", ALL, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_what_scripts_take_from_medept_exists(script: Path) -> None:
+    """Names that they import, and names that they patch by their dotted path."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "medept":
+            exec(compile(ast.Module([node], []), str(script), "exec"), {})
+        if isinstance(node, ast.Constant) and str(node.value).startswith("medept."):
+            module, _, name = str(node.value).rpartition(".")
+            assert hasattr(importlib.import_module(module), name), node.value
+
+
+def test_an_exported_encoder_lands_where_medept_loads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "pretraining"))
+    package = importlib.import_module("export").PACKAGE
+    assert (package / "encoder.json").is_file()
+    assert (package / "encoder.safetensors").is_file()
 
 
 def printed(script: str, *options: str) -> dict:
