@@ -156,7 +156,9 @@ class Bench:
         """The plain loop: each view new, each block run whole in each step, in float32."""
         recipe = RECIPE.model_copy(update={"views": EPOCHS})
         with ExitStack() as stack:
-            stack.enter_context(patch("medept.encoders.encoder.class_row_only", nullcontext))
+            stack.enter_context(
+                patch("medept.encoders.encoder.class_token_only", lambda *_: nullcontext())
+            )
             if by_formula:
                 stack.enter_context(patch.object(EmbeddedPrompt, "forward", formula))
             found = self.fit(model, recipe=recipe, precision="float32")
@@ -258,10 +260,10 @@ def step_flop(model: AdaptedEncoder, pixels: torch.Tensor) -> int:
     prefix = find_prefix(model)
     assert prefix is not None
     state = prefix.encode(pixels)
-    with prefix.resumed() as feed:
-        model(feed(state))  # after which the black image is embedded
+    with prefix.resumed():
+        model(prefix.feed(state))  # after which the black image is embedded
         with FlopCounterMode(display=False, custom_mapping=attention) as counter:
-            model(feed(state)).sum().backward()
+            model(prefix.feed(state)).sum().backward()
     return counter.get_total_flops()
 
 

@@ -37,6 +37,23 @@ class ResourceError(InputError):
     """The machine lacks something: room on the disk, memory, a device, an optional package."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the CPU or on an accelerator.
+
+    PyTorch has no one type for it: on the CPU it is a RuntimeError, as are its errors for tensors
+    that do not fit together.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
+    True
+    >>> is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)"))
+    False
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+
+
 def problems(error: ValidationError) -> str:
     """What pydantic found wrong, as one line: ``epochs: Input should be ...; size: not known``."""
     found = []

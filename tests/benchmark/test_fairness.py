@@ -11,7 +11,6 @@ from medept import FewShotClassifier
 from medept.methods import METHODS
 from medept.phantoms import make_phantoms
 from medept.training import loop
-from medept.training.plan import Inputs
 from medept.training.recipes import make_recipe
 
 
@@ -20,13 +19,13 @@ def test_every_method_trains_on_the_same_views_in_the_same_order(
     recipe: str, views: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[tuple[int, list[int]]] = []
-    original = loop._read_share
+    original = loop._Trainer._read
 
-    def noting(inputs: Inputs, view: int, accelerator: Any, rows: Any) -> Any:
+    def noting(trainer: loop._Trainer, view: int, rows: Any) -> Any:
         steps.append((view, rows.tolist()))
-        return original(inputs, view, accelerator, rows)
+        return original(trainer, view, rows)
 
-    monkeypatch.setattr(loop, "_read_share", noting)
+    monkeypatch.setattr(loop._Trainer, "_read", noting)
     data = make_phantoms("colon", patients=4, images_per_patient=2, size=64)
     asked = {}
     for method in (name for name, kind in METHODS.items() if kind.rates):

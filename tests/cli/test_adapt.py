@@ -292,7 +292,7 @@ def test_stopped_it_says_how_to_go_on_and_does(
     assert "Give the same command again to go on" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
     assert run(*arguments) == 0
-    assert "going on after epoch 5 of 6" in capsys.readouterr().err
+    assert "resuming after epoch 5 of 6" in capsys.readouterr().err
     assert len(saved) == 3  # the first three epochs are of the head alone
     assert len(pd.read_csv(tmp_path / "o" / "history.csv")) == 6
 
@@ -317,6 +317,6 @@ def test_killed_halfway_it_leaves_nothing_half_written_and_goes_on(
         process.wait()
     assert not out.exists()
     assert run(*arguments) == 0
-    assert re.search(r"going on after epoch \d+ of 10", capsys.readouterr().err)
+    assert re.search(r"resuming after epoch \d+ of 10", capsys.readouterr().err)
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
     assert pd.read_csv(out / "history.csv").epoch.tolist() == [*range(1, 11)]

@@ -117,7 +117,7 @@ def test_images_are_decoded_in_the_background(monkeypatch: pytest.MonkeyPatch) -
         lambda one: readers.add(threading.current_thread().name.rpartition("_")[0]) or read(one),
     )
     assert [len(batch) for batch in pixel_batches(IMAGES, PREPROCESSING, size=25)] == [25, 15]
-    assert readers == {"ahead"}
+    assert readers == {"prefetch"}
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32),

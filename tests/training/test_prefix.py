@@ -23,8 +23,8 @@ from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.errors import InputError
 from medept.methods import AdaptedEncoder, adapt, trained_of
-from medept.training import plan as inputs
-from medept.training import views
+from medept.training import plan, views
+from medept.training.cache import TensorCache
 from medept.training.device import make_accelerator
 from medept.training.inference import encode_images
 from medept.training.loop import train
@@ -73,8 +73,8 @@ def test_going_on_from_stored_tokens_gives_the_features(library: str, first: int
     expected = encoder(pixels)
     prefix = Prefix(encoder, first)
     state = prefix.encode(pixels)
-    with prefix.resumed() as feed:
-        torch.testing.assert_close(encoder(feed(state)), expected, rtol=1e-5, atol=1e-5)
+    with prefix.resumed():
+        torch.testing.assert_close(encoder(prefix.feed(state)), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(encoder(pixels), expected)
 
 
@@ -97,9 +97,9 @@ def test_what_is_kept_is_not_computed_again(method: str, settings: dict, first: 
         return {name.partition("model.")[2]: sum(each.values()) for name, each in counted}
 
     whole = operations(torch.randn(4, 3, 32, 32))
-    with prefix.resumed() as feed:
-        operations(feed(state))
-        found = operations(feed(state))
+    with prefix.resumed():
+        operations(prefix.feed(state))
+        found = operations(prefix.feed(state))
     kept = ["patch_embed", *(f"blocks.{i}" for i in range(first))]
     kept += [f"blocks.{first}.attn.qkv"] if method == "ept" else []
     assert all(whole[name] > 0 and not found.get(name, 0) for name in kept)
@@ -184,19 +184,22 @@ def fitted(
     return model.trained_state(), np.array([row["loss"] for row in history])
 
 
-def nothing_kept(model: AdaptedEncoder, *_: Any) -> inputs.Plan:
+def nothing_cached(model: AdaptedEncoder, *_: Any) -> plan.Plan:
     """Every view is drawn and run whole in each step."""
-    return inputs.Plan("nothing", None, lambda: nullcontext(lambda state: model.features(state[0])))
+    return plan.Plan(plan.FromPixels(model), cached=False)
 
 
 @contextmanager
 def without(shortcut: str) -> Iterator[None]:
     """Training as it is otherwise."""
     name, instead = {
-        "prefix": ("medept.training.plan.make_plan", nothing_kept),
-        "class row": ("medept.encoders.encoder.class_row_only", lambda _: nullcontext()),
+        "prefix": ("medept.training.inputs.make_plan", nothing_cached),
+        "class row": ("medept.encoders.encoder.class_token_only", lambda *_: nullcontext()),
         "held": ("medept.encoders.encoder.Encoder.cast_to_bfloat16", lambda *_, **__: None),
-        "ahead": ("medept.training.loop.ahead", lambda function, items, **_: map(function, items)),
+        "ahead": (
+            "medept.training.loop.prefetch",
+            lambda function, items, **_: map(function, items),
+        ),
     }[shortcut]
     with patch(name, instead):
         yield
@@ -289,15 +292,15 @@ def test_parts_of_a_set_are_trained_on_their_own_images(
     accelerator = make_accelerator("cpu", "float32")
     whole = Views(IMAGES, PREPROCESSING, crop_scale=0.5, seed=1)
 
-    def state(rows: list[int], kept: inputs.TensorCache) -> dict[str, torch.Tensor]:
+    def state(rows: list[int], kept: TensorCache) -> dict[str, torch.Tensor]:
         model = adapt(make_encoder("timm"), method, 3, settings)
         train(model, whole.subset(np.array(rows)), TARGETS[rows], recipe, accelerator, cache=kept)
         return model.trained_state()
 
-    with inputs.TensorCache() as kept:
+    with TensorCache() as kept:
         for rows in ([5, 1, 3, 0], [2, 4, 0]):
             ours = state(rows, kept)
-            with without("prefix"), inputs.TensorCache() as own:
+            with without("prefix"), TensorCache() as own:
                 if method == "probe":
                     alone = Views([IMAGES[i] for i in rows], PREPROCESSING)
                     model = adapt(make_encoder("timm"), method, 3, settings)
@@ -313,7 +316,7 @@ def test_parts_of_a_set_are_trained_on_their_own_images(
 def test_views_that_are_seen_once_are_kept_for_other_fits(fits: int, kept: bool) -> None:
     model = adapt(make_encoder("timm"), "ept", 3, {"layers": "3"})
     recipe, accelerator = make_recipe("paper", "ept"), make_accelerator("cpu", "float32")
-    assert (inputs.make_plan(model, recipe, accelerator, fits).keep is not None) == kept
+    assert plan.make_plan(model, recipe, accelerator, fits).cached == kept
 
 
 def test_images_are_read_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +337,7 @@ def test_images_are_read_in_the_background(monkeypatch: pytest.MonkeyPatch) -> N
     )
     many = Views([IMAGES[i % 6] for i in range(40)], encoder.preprocessing)
     encode_images(encoder, many, make_accelerator("cpu", "float32"))
-    assert readers == {"ahead"}
+    assert readers == {"prefetch"}
     assert batches == [(32, True), (8, True)]
 
 
@@ -364,10 +367,10 @@ def test_training_is_the_same_with_and_without(
     library: str, method: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[Any] = []
-    monkeypatch.setattr(inputs, "find_prefix", lambda m: found.append(find_prefix(m)) or found[-1])
+    monkeypatch.setattr(plan, "find_prefix", lambda m: found.append(find_prefix(m)) or found[-1])
     ours = train_once(library, method, settings)
     assert found[0] is not None
-    monkeypatch.setattr(inputs, "find_prefix", lambda model: None)
+    monkeypatch.setattr(plan, "find_prefix", lambda model: None)
     whole = train_once(library, method, settings)
     for name, tensor in whole.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
@@ -429,8 +432,8 @@ def test_stages_of_unlike_sizes_are_gone_on_from_too() -> None:
     prefix = find_prefix(adapted)
     assert prefix is not None
     tokens = prefix.encode(pixels)
-    with prefix.resumed() as feed:
-        torch.testing.assert_close(encoder(feed(tokens)), expected)
+    with prefix.resumed():
+        torch.testing.assert_close(encoder(prefix.feed(tokens)), expected)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -18,6 +18,7 @@ from medept.classifier.fitting import held_out_logits
 from medept.episodes.folds import make_folds
 from medept.errors import DataError, EncoderError, ResourceError, SettingsError
 from medept.phantoms import make_phantoms
+from medept.training.cache import TensorCache
 from medept.training.checkpoint import remove_checkpoint
 from medept.training.recipes import Recipe
 from medept.training.tuning import SearchSpace, tune
@@ -160,17 +161,15 @@ def test_the_test_set_changes_nothing() -> None:
 
 def test_frozen_prompts_of_each_trial_are_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept of one trial's prompts is not fed to the head of another's."""
-    from medept.training import plan as inputs
-
     kept: dict = {}
-    original = inputs.TensorCache.get
+    original = TensorCache.get
 
     def noting(self, key, rows, batches):
         found = original(self, key, rows, batches)
         kept[key] = found[0].clone()
         return found
 
-    monkeypatch.setattr(inputs.TensorCache, "get", noting)
+    monkeypatch.setattr(TensorCache, "get", noting)
     data = make_phantoms("colon", patients=6, images_per_patient=1, size=64)
     FewShotClassifier(method="vpt", settings={"frozen": True}, epochs=1, tune=4, calibrate="none",
                       device="cpu").fit(data.images, data.labels, groups=data.groups)  # fmt: skip

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import warnings
 
 from medept.cli import adapt, compare, data, use  # noqa: F401 (their verbs register themselves)
 from medept.cli.app import app
 from medept.cli.console import Notes, fail, with_options
-from medept.errors import InputError
+from medept.errors import InputError, is_out_of_memory
 from medept.files import PARTIAL
 from medept.progress import is_main_process, is_shown
-
-_NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 
 
 def main() -> None:
@@ -36,7 +33,7 @@ def main() -> None:
         place = f"{error.filename}: ".replace(PARTIAL, "") if error.filename else ""
         fail(f"{place}{error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
+        if not is_out_of_memory(error):
             raise
         fail(
             f"not enough memory ({error}); for fit, --set-recipe micro_batch=4 computes fewer "

@@ -1,44 +1,57 @@
-"""One small view of an encoder, whichever library it comes from (:mod:`medept.encoders.load`).
+"""One small view of an encoder, whichever library it comes from.
 
-An encoder turns pixels (B, 3, H, W) into features (B, D).
+:func:`medept.encoders.load.load_encoder` makes one from a name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medept.encoders.class_token import LastBlock, class_row_only, find_last_block
+from medept.encoders.class_token import LastBlock, class_token_only, find_last_block
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.tensors import fingerprint
 from medept.ept.sites import AttentionSite, find_attentions
 from medept.errors import EncoderError
 
-if TYPE_CHECKING:
-    pass
-
 LAYERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
-"""Whose products autocast computes in lower precision."""
+"""Layers whose products autocast computes in lower precision."""
 
 
 class Encoder(nn.Module):
-    """A vision transformer and what medept has to know of it.
+    """A vision transformer, and what medept has to know about it: pixels (B, 3, H, W) -> (B, D).
 
-    Attributes:
-        model: the library's own module.
+    It stays in evaluation mode, whatever is trained inside it: no dropout and no drop path.
+
+    Args:
+        model: the library's own module; switched to evaluation mode.
         name: the name it was loaded by.
         preprocessing: its input size and normalisation.
-        in_bfloat16: whether its matrices have been cast (:meth:`cast_to_bfloat16`).
+
+    Attributes:
+        in_bfloat16: whether its matrices are stored in bfloat16 (:meth:`cast_to_bfloat16`).
+        unread: projections whose output nothing reads, while a cached prefix is in use
+            (:mod:`medept.encoders.shortcuts`).
+
+    >>> import timm
+    >>> vit = timm.create_model("test_vit", num_classes=0)
+    >>> square = Preprocessing(size=(160, 160), mean=(0.5,) * 3, std=(0.5,) * 3)
+    >>> encoder = Encoder(vit, "test_vit", square)
+    >>> encoder(torch.zeros(2, 3, 160, 160)).shape
+    torch.Size([2, 64])
+    >>> encoder.width, len(encoder.blocks)
+    (64, 6)
     """
 
-    in_bfloat16 = False
+    in_bfloat16: bool = False
+    unread: Collection[nn.Module] = ()
 
     def __init__(self, model: nn.Module, name: str, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -46,14 +59,15 @@ class Encoder(nn.Module):
         self.model.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) -> features (B, D): what the model's classifier would read.
+        """Pixels (B, 3, H, W) -> features (B, D): what the model's own classifier would read.
 
-        They are in float32, in whatever lower precision the encoder computes.
+        They are float32 (or float64), in whatever lower precision the encoder computes.
         """
-        with self.autocast(), class_row_only(self._last_block):
-            return self._read(pixels)
+        with self.autocast(), class_token_only(self._last_block, self.unread):
+            return self._whole_forward(pixels)
 
-    def _read(self, pixels: Tensor) -> Tensor:
+    def _whole_forward(self, pixels: Tensor) -> Tensor:
+        """:meth:`forward` without the shortcut in the last block."""
         output = self.model(pixels)
         if not isinstance(output, Tensor):
             pooled = getattr(output, "pooler_output", None)
@@ -61,30 +75,30 @@ class Encoder(nn.Module):
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
     def cast_to_bfloat16(self, except_for: Iterable[nn.Parameter] = ()) -> None:
-        """Keep the matrices of its layers in bfloat16 alone, but for those of ``except_for``.
+        """Store the matrices of its layers in bfloat16 alone, but for those of ``except_for``.
 
-        From then on it computes in bfloat16, as autocast does and with the same outputs, to the
-        bit: autocast would make the same of its weights at every pass. (Code that reads the type of
-        a weight may round more: the rotary embeddings of transformers' DINOv3.) Norms, biases and
-        position embeddings stay in float32, and its fingerprint that of the weights it came with.
+        From then on it computes in bfloat16, with the same outputs as under autocast, to the bit:
+        autocast would cast the same weights at every pass. (Code that reads the type of a weight
+        may round more: the rotary embeddings of transformers' DINOv3.) Norms, biases and position
+        embeddings stay in float32, and the fingerprint is that of the weights as they came.
         """
-        _ = self.fingerprint, self.width  # what is found out by trial is, in float32
-        others = {id(parameter) for parameter in except_for}
+        _ = self.fingerprint, self.width  # found before the cast, and kept
+        exceptions = {id(parameter) for parameter in except_for}
         layers = [module for module in self.modules() if isinstance(module, LAYERS)]
         for parameter in (p for layer in layers for p in layer.parameters(recurse=False)):
             matrix = parameter.dtype == torch.float32 and parameter.ndim > 1
-            if matrix and id(parameter) not in others:
+            if matrix and id(parameter) not in exceptions:
                 parameter.data = parameter.data.bfloat16()
         self.in_bfloat16 = True
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """A context in which it computes in bfloat16, if its matrices are in it."""
+        """A context in which it computes in bfloat16, if its matrices are stored in that."""
         if not self.in_bfloat16:
             return nullcontext()
         return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
 
     def train(self, mode: bool = True) -> Encoder:
-        """The encoder stays in evaluation mode: frozen means no dropout and no drop path."""
+        """Stay in evaluation mode, whatever is asked for."""
         return super().train(False)
 
     @cached_property
@@ -94,18 +108,19 @@ class Encoder(nn.Module):
             last = LastBlock(self.blocks[-1], self.sites[-1].module)
         except EncoderError:
             return None
-        return find_last_block(self._read, last, self.example())
+        return find_last_block(self._whole_forward, last, self.example())
 
     @cached_property
     def width(self) -> int:
-        """The number D of features."""
+        """The number D of features an image has."""
         with torch.inference_mode():
             return self(self.example()).shape[-1]
 
     def copy_with_shared_weights(self) -> Encoder:
-        """Another encoder on the same memory, which knows what this one has found out of itself.
+        """A copy whose weights are in the same memory; do not change them in place.
 
-        What is put into it is not put into this one; values are not to be changed in place.
+        Modules are its own: what a method puts into it does not appear here. What was found out by
+        trial (:attr:`sites`, :attr:`width`, shortcuts) is copied.
         """
         memo: dict[int, Any] = {id(buffer): buffer for buffer in self.buffers()}
         for parameter in self.parameters():
@@ -129,7 +144,7 @@ class Encoder(nn.Module):
         """Names of the transformer blocks, in order of execution.
 
         Raises:
-            InputError: if the encoder's attentions do not sit in numbered blocks.
+            EncoderError: if its attentions are not in numbered blocks, one in each.
         """
         names = [_enclosing_block(site.name) for site in self.sites]
         if not all(names) or len(set(names)) != len(names):
@@ -148,7 +163,7 @@ class Encoder(nn.Module):
         """The MLP of each block.
 
         Raises:
-            InputError: if a block has none under that name.
+            EncoderError: if a block has none under that name.
         """
         if not all(hasattr(block, "mlp") for block in self.blocks):
             raise EncoderError(
@@ -157,7 +172,10 @@ class Encoder(nn.Module):
         return [block.get_submodule("mlp") for block in self.blocks]
 
     def identity(self) -> dict[str, Any]:
-        """Name, preprocessing and the hash of the weights: what an adapter must be loaded onto."""
+        """Name, number of parameters, hash of the weights, and preprocessing.
+
+        An adapter can be loaded only onto an encoder with the same hash.
+        """
         return {
             "name": self.name,
             "sha256": self.fingerprint,

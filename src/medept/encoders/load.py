@@ -18,7 +18,7 @@ from medept.encoders.from_timm import load_from_timm
 from medept.encoders.from_transformers import load_from_transformers
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.weights import as_tuples
-from medept.errors import EncoderError
+from medept.errors import EncoderError, is_out_of_memory
 
 EMBEDDED = "embedded"
 
@@ -72,6 +72,8 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
         model.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
         model(torch.zeros(1, 3, image_size, image_size))
     except (AssertionError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise EncoderError(
             f"image size {image_size} does not fit {encoder.name!r}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Names that libraries give to the layers of an attention, and temporary changes of `forward`."""
+"""Temporary changes of a module's ``forward``, and names that libraries give to its parts."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ from contextlib import ExitStack
 from torch import Tensor, nn
 
 FUSED = ("qkv",)
-"""Names of the layer that makes query, key and value at once."""
-
+"""Names of an attention's layer that makes query, key and value at once."""
 
 QUERY, KEY, VALUE = ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")
-"""Names of the layers that make each by itself."""
-
+"""Names of the layers that make each of them separately."""
 
 OUTPUT = ("proj", "o_proj", "out_proj")
-"""Names of the layer that projects what attention made."""
+"""Names of the layer that projects the result."""
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Tensor], stack: ExitStack) -> None:
-    """Let ``module`` compute by ``forward`` until ``stack`` is closed."""
+    """Let ``module`` compute by ``forward`` until ``stack`` is closed.
+
+    >>> import torch
+    >>> layer = nn.Identity()
+    >>> with ExitStack() as stack:
+    ...     replace_forward(layer, lambda x: 2 * x, stack)
+    ...     layer(torch.ones(1))
+    tensor([2.])
+    >>> layer(torch.ones(1))
+    tensor([1.])
+    """
     before = vars(module).get("forward")
     module.forward = forward
     if before is None:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from medept.ept.grid import Grid
-from medept.errors import EncoderError
+from medept.errors import EncoderError, is_out_of_memory
 
 SUPPORTED = (
     "timm: ViT, DeiT, DINOv2, DINOv3, EVA-02, BEiT, SigLIP, CLIP, Swin; "
@@ -85,6 +85,8 @@ def find_attentions(
         try:
             model(pixels)
         except (AttributeError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
             raise EncoderError(
                 f"{type(model).__name__} does not take an image of {height} x {width} pixels "
                 f"({error}): give its vision part, or image_size=. Supported are {SUPPORTED}"

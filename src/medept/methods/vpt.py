@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from medept.encoders.layers import add_prefix_tokens
-from medept.errors import SettingsError
+from medept.errors import SettingsError, is_out_of_memory
 from medept.methods.token_prompts import TokenPrompts
 
 
@@ -60,9 +60,9 @@ class VisualPromptTuning(TokenPrompts):
     def _refuse_if_it_does_not_run(self) -> None:
         try:
             self.encoder(self.encoder.example())
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise SettingsError(
                 f"{self.encoder.name!r} takes no tokens beside its own, perhaps because its "
                 f"attention has relative positions: use another method ({error})"

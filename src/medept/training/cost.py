@@ -1,7 +1,7 @@
 """What a fit will cost, before it begins: one step is tried, and the rest is counted.
 
-It is one of the steps that the fit takes, on black images: in the fit's precision, going on from
-what is computed once. It is timed, and what it keeps for its backward pass is weighed.
+The step is one that the fit takes, on black images: in the fit's precision, resuming from what is
+computed once. It is timed, and what it keeps for its backward pass is weighed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from medept.encoders.encoder import Encoder
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import duration
-from medept.training.cache import IN_MEMORY, State
+from medept.training.cache import IN_MEMORY, Activations
 from medept.training.device import memory_in_use, peak_memory
 from medept.training.inference import EVALUATION_BATCH
-from medept.training.plan import make_plan
+from medept.training.plan import EntryPoint, make_plan
 from medept.training.recipes import Recipe
 from medept.training.views import Views
 
@@ -35,23 +35,27 @@ TRIED = 4
 """Images in the step that is tried, at most, where it runs on the CPU."""
 
 AT_ONCE = 3
-"""Tensors as large as the largest, an MLP's hidden one, that are held at once without gradients."""
+"""Tensors as large as the largest, an MLP's hidden one, that exist at once without gradients."""
 
 LIBRARIES = 130_000_000
-"""Bytes that libraries take at their first step, and what their allocator holds beside: measured,
+"""Bytes that libraries take at their first step, and that their allocators keep: measured with
 ViT-Ti and ViT-B, in float32 and bfloat16."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a fit.
+    """The cost of a fit.
 
     Attributes:
-        seconds: that it takes.
-        evaluation: seconds that each image takes that is predicted afterwards.
-        in_use: bytes that the process uses already.
-        memory: bytes in which it computes, beside them.
-        stored: bytes of encoded views that are kept.
+        seconds: of the fit.
+        evaluation: seconds per image that is predicted afterwards.
+        in_use: bytes of memory that the process uses already.
+        memory: bytes that the fit needs beside them.
+        stored: bytes of encoded views that are cached.
+
+    >>> print(Cost(seconds=100, evaluation=0.05, in_use=0, memory=10**9, stored=10**8))
+    2 min, and 50 s for each 1,000 images to predict; 1.0 GB of memory, and 0.1 GB more for
+    encoded views
     """
 
     seconds: float
@@ -76,79 +80,110 @@ def estimate_cost(
     accelerator: Accelerator,
     folds: Sequence[int] = (),
 ) -> Cost:
-    """Of training on all images of ``views``, once whole and once for each fold without its part.
+    """The cost of training on all images of ``views``: once, and once for each fold without it.
+
+    It is too low if images are slow to decode, or if other programs use the same cores.
 
     Args:
-        folds: of each cross-validation, the number of its parts.
+        model: an adapted encoder, not trained yet.
+        views: the images.
+        recipe: how it will be trained.
+        accelerator: where, and in what precision.
+        folds: the number of folds of each cross-validation.
 
-    Images that are slow to decode, and cores that others use too, make it an underestimate.
+    Raises:
+        InputError: if the first image cannot be read.
     """
     encoder, images = model.encoder, len(views)
-    at_once = min(recipe.micro_batch or recipe.batch_size, recipe.batch_size, images)
-    tried = at_once if accelerator.device.type == "cuda" else min(at_once, TRIED)
+    batch = min(recipe.micro_batch or recipe.batch_size, recipe.batch_size, images)
+    tried = batch if accelerator.device.type == "cuda" else min(batch, TRIED)
     pixels = encoder.example().expand(tried, -1, -1, -1)
     in_use = memory_in_use(accelerator.device)
-    again = sum(parts - 1 for parts in folds)  # each fold trains on all images but its own part
     memory = LIBRARIES + views.decoded_bytes()
-    largest, forward = _timed(lambda: _forward(encoder, pixels, accelerator))
+    largest, forward = _timed(lambda: _largest_output(encoder, pixels, accelerator))
     encoding = AT_ONCE * largest * EVALUATION_BATCH // tried
     if isinstance(model, FeatureMethod):
-        once = images / tried * forward  # which folds share
+        once = images / tried * forward  # folds share the features
         return Cost(once, forward / tried, in_use, memory + encoding, 0)
-    plan = make_plan(model, recipe, accelerator, 1 + sum(folds))
+    plan = make_plan(model, recipe, accelerator, fits=1 + sum(folds))
     count = min(recipe.views, recipe.epochs)
-    state: State = [pixels]
+    activations: Activations = [pixels]
     once, stored = 0.0, 0
-    if keep := plan.keep:
-        state, once = _timed(lambda: _kept(keep, pixels, accelerator))
-        stored = sum(part[0].numel() * part.element_size() for part in state) * count * images
-    with plan.resumed() as features:
-        saved, step = _timed(lambda: _step(model, lambda: features(state), accelerator))
-    step /= accelerator.num_processes  # which share it
-    alone, together = recipe.head_epochs, recipe.epochs - recipe.head_epochs
-    head_first = min(recipe.views, alone) * forward if model.trains_encoder else alone * step
-    each = head_first + together * step
-    evaluated = len(folds) if model.alters_features else bool(folds)
-    held_out = evaluated * forward
-    seconds = count * once + (1 + again) * each + held_out
-    moments = 3 if recipe.optimizer == "adamw" else 2  # and the gradient
-    memory += max(encoding, saved * at_once // tried + 4 * moments * model.trainable_count())
+    if plan.cached:
+        activations, once = _timed(lambda: _encoded(plan.entry, pixels, accelerator))
+        each_view = sum(part[0].numel() * part.element_size() for part in activations)
+        stored = each_view * count * images
+    with plan.entry.resumed():
+        saved, step = _timed(lambda: _step(model, plan.entry, activations, accelerator))
+    step /= accelerator.num_processes  # they share it
+    seconds = _seconds(model, recipe, folds, forward, step, once)
+    moments = 3 if recipe.optimizer == "adamw" else 2  # with the gradient
+    memory += max(encoding, saved * batch // tried + 4 * moments * model.trainable_count())
     return Cost(images / tried * seconds, forward / tried, in_use, memory, stored)
 
 
+def _seconds(
+    model: AdaptedEncoder,
+    recipe: Recipe,
+    folds: Sequence[int],
+    forward: float,
+    step: float,
+    once: float,
+) -> float:
+    """Seconds of the fit and its folds, for as many images as were tried.
+
+    Args:
+        forward: seconds of a whole forward pass over them.
+        step: seconds of a training step.
+        once: seconds to encode a view of each as it is cached.
+    """
+    head_epochs, other_epochs = recipe.head_epochs, recipe.epochs - recipe.head_epochs
+    if model.trains_encoder:
+        head_first = min(recipe.views, head_epochs) * forward
+    else:
+        head_first = head_epochs * step
+    fit = head_first + other_epochs * step
+    others = sum(parts - 1 for parts in folds)  # each fold trains on all images but its own part
+    evaluated = len(folds) if model.alters_features else bool(folds)
+    count = min(recipe.views, recipe.epochs)
+    return count * once + (1 + others) * fit + evaluated * forward
+
+
 @torch.no_grad()
-def _forward(encoder: Encoder, pixels: Tensor, accelerator: Accelerator) -> int:
-    """Features; the bytes of the largest tensor on the way to them."""
+def _largest_output(encoder: Encoder, pixels: Tensor, accelerator: Accelerator) -> int:
+    """Bytes of the largest tensor on the way to features."""
     largest = 0
 
-    def look(_: nn.Module, __: Any, output: Any) -> None:
+    def weigh(_: nn.Module, __: Any, output: Any) -> None:
         nonlocal largest
         if isinstance(output, Tensor):
             largest = max(largest, output.numel() * output.element_size())
 
-    with register_module_forward_hook(look), accelerator.autocast():
+    with register_module_forward_hook(weigh), accelerator.autocast():
         encoder(pixels)
     return largest
 
 
 @torch.no_grad()
-def _kept(keep: Callable[[Tensor], State], pixels: Tensor, accelerator: Accelerator) -> State:
+def _encoded(entry: EntryPoint, pixels: Tensor, accelerator: Accelerator) -> Activations:
     with accelerator.autocast():
-        return keep(pixels)
+        return entry.encode(pixels)
 
 
-def _step(model: AdaptedEncoder, features: Callable[[], Tensor], accelerator: Accelerator) -> int:
-    """Forward and backward; the bytes that were kept from the one for the other."""
+def _step(
+    model: AdaptedEncoder, entry: EntryPoint, activations: Activations, accelerator: Accelerator
+) -> int:
+    """Go forward and backward once; the bytes that were kept from the one for the other."""
     kept: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def weigh(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor)
     with hooks, accelerator.autocast():
-        logits = model.logits(features())
+        logits = model.logits(entry.features(activations))
     logits.float().sum().backward()
     model.zero_grad(set_to_none=True)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -156,7 +191,7 @@ def _step(model: AdaptedEncoder, features: Callable[[], Tensor], accelerator: Ac
 
 
 def _timed(run: Callable[[], T]) -> tuple[T, float]:
-    """What it gives, and the seconds that it takes; of a second run where the first is quick."""
+    """The result, and the seconds it took; those of a second run if the first took under 1 s."""
     for _ in range(2):
         began = time.perf_counter()
         result = run()
@@ -169,7 +204,12 @@ def _timed(run: Callable[[], T]) -> tuple[T, float]:
 
 
 def spent(seconds: float, stored: int) -> str:
-    """What a fit took: as :class:`Cost`, but the memory is the most that the process has held."""
+    """What a fit took, in words, with the most memory that the process has used.
+
+    Args:
+        seconds: of the fit.
+        stored: bytes of encoded views that were cached.
+    """
     if torch.cuda.is_initialized():
         on_gpu = f" ({torch.cuda.max_memory_allocated() / 1e9:.1f} GB on the GPU)"
     else:

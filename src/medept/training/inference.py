@@ -22,7 +22,7 @@ from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
-from medept.training.cache import State, TensorCache
+from medept.training.cache import Activations, CacheKey, TensorCache
 from medept.training.views import Views
 
 if TYPE_CHECKING:
@@ -129,36 +129,48 @@ def frozen_features(
     cache: TensorCache,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """The encoder's own features (n, D) of images as they are evaluated.
+    """Features (n, D) of the images' evaluation views, by the encoder as it came.
 
-    Those of the whole set that ``views`` are a part of are computed once.
+    Those of the whole set that ``views`` are a subset of are cached.
+
+    Args:
+        model: of a method that does not alter features.
+        views: n images.
+        accelerator: where to compute, and in what precision.
+        cache: shared by fits to subsets of the same images.
+        progress: as for :func:`encode_images`.
     """
-
-    def encode() -> Iterator[State]:
-        whole = encode_images(model.encoder, views.whole(), accelerator, progress=progress)
-        yield [torch.as_tensor(whole)]
-
-    key = ("frozen", model.encoder_identity["sha256"], accelerator.mixed_precision)
-    (features,) = cache.get(key, len(views.whole()), encode)
+    sha256, precision = model.encoder_identity["sha256"], accelerator.mixed_precision
+    key = CacheKey("frozen features", sha256, precision)
+    whole = views.whole()
+    batches = _features(model, whole, accelerator, progress)
+    (features,) = cache.get(key, len(whole), batches)
     return features[views.indices].numpy()
 
 
+def _features(
+    model: AdaptedEncoder, views: Views, accelerator: Accelerator, progress: Progress
+) -> Iterator[Activations]:
+    """All features in one batch, computed when it is asked for."""
+    yield [torch.as_tensor(encode_images(model.encoder, views, accelerator, progress=progress))]
+
+
 def encode_views(
-    function: Callable[[Tensor], State],
+    encode: Callable[[Tensor], Activations],
     views: Views,
     count: int,
     accelerator: Accelerator,
-    progress: Progress,
-) -> Iterator[State]:
-    """``function`` of the first ``count`` random views, image by image, view by view."""
+    progress: Progress = silent,
+) -> Iterator[Activations]:
+    """What ``encode`` makes of the first ``count`` random views, image by image, view by view."""
     draw = partial(views.random_views, count=count)
     threads = available_threads()
     drawn = prefetch(draw, range(len(views)), threads=threads, limit=2 * threads)
     batches = _batched(chain.from_iterable(drawn), EVALUATION_BATCH)
     done, total = 0, count * len(views)
-    for state in run_batches(function, batches, accelerator):
-        yield state
-        done += len(state[0])
+    for activations in run_batches(encode, batches, accelerator):
+        yield activations
+        done += len(activations[0])
         progress("encoding", done, total)
 
 

@@ -1,30 +1,30 @@
-"""The one fit loop: any method, any recipe, the same views in the same order."""
+"""The one training loop: any method, any recipe, the same views in the same order."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch import Tensor
 
 from medept.data.threads import prefetch
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import Progress, silent
-from medept.training.cache import State, TensorCache
+from medept.training.cache import Activations, TensorCache
 from medept.training.checkpoint import Checkpoint
-from medept.training.inference import EVALUATION_BATCH, encode_views, frozen_features
-from medept.training.plan import Inputs, open_inputs
+from medept.training.inference import EVALUATION_BATCH, frozen_features
+from medept.training.inputs import FeatureInputs, Inputs, open_inputs
+from medept.training.processes import average_gradients, copy_from_first, own_rows
 from medept.training.recipes import Recipe
 from medept.training.views import Views
 
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-Share = tuple[Tensor, float, State]
-"""A process's rows of a batch, by what its loss counts, and what the model is fed."""
+History = list[dict[str, Any]]
+"""The learning curve, one row per epoch."""
 
 
 def train(
@@ -51,48 +49,85 @@ def train(
     progress: Progress = silent,
     checkpoint: Checkpoint | None = None,
     cache: TensorCache | None = None,
-) -> list[dict[str, Any]]:
+) -> History:
     """Train ``model`` in place; returns its learning curve.
 
-    A row is an epoch: what was ``trained`` (``head``, or ``all`` that the method trains), its
-    number, mean loss, learning rates at its end, seconds.
+    Each row is an epoch: what was ``trained`` (``head``, or ``all`` that the method trains), the
+    ``epoch``'s number from 1, the mean ``loss``, ``lr`` and ``encoder_lr`` at its end, and its
+    ``seconds``. Methods that are fitted to features at once have none.
 
     Under ``accelerate launch`` the processes share each batch, and end with the same weights.
 
     Args:
+        model: an adapted encoder; moved to the accelerator's device.
+        views: n images and their random views.
         targets: (n,) class indices, or (n, C) of 0 and 1.
+        recipe: how to train.
+        accelerator: where to compute, and in what precision.
         groups: (n,) ids, for methods that cross-validate within the support set.
-        seed: of the order of images; that of the views is in ``views``.
-        checkpoint: where to go on from, and to write the state to after each epoch.
-        cache: what fits to other parts of the same set have computed already.
+        seed: determines the order of images; ``views`` have a seed of their own.
+        progress: called with what is done.
+        checkpoint: where to resume from, and where to write the state after each epoch.
+        cache: tensors that fits to other subsets of the same images share; None for a cache that
+            ends with this fit.
+
+    Raises:
+        InputError: if an image cannot be read.
+        ResourceError: if there is no room on the disk for encoded views.
+
+    >>> from medept.encoders.load import load_encoder
+    >>> from medept.methods import adapt
+    >>> from medept.training.device import make_accelerator
+    >>> from medept.training.recipes import make_recipe
+    >>> model = adapt(load_encoder(), "linear", classes=2)
+    >>> images = [np.full((64, 64, 3), grey, np.uint8) for grey in (20, 230)]
+    >>> views = Views(images, model.encoder.preprocessing)
+    >>> recipe = make_recipe("medept", "linear", epochs=2, views=1)
+    >>> history = train(model, views, np.array([0, 1]), recipe, make_accelerator("cpu", "float32"))
+    >>> [(row["epoch"], row["trained"]) for row in history]
+    [(1, 'head'), (2, 'head')]
     """
     model.to(accelerator.device)
-
-    def encode(function: Callable[[Tensor], State], count: int) -> Iterator[State]:
-        return encode_views(function, views.whole(), count, accelerator, progress)
-
     with ExitStack() as stack:
         cache = cache or stack.enter_context(TensorCache())
         if isinstance(model, FeatureMethod):
             features = frozen_features(model, views, accelerator, cache, progress)
             model.fit_features(features, targets, groups)
             return []
-        inputs = stack.enter_context(open_inputs(model, views, recipe, accelerator, cache, encode))
-        wanted = torch.as_tensor(targets, device=accelerator.device)
-        training = _Training(model, inputs, wanted, recipe, accelerator, seed)
+        opened = open_inputs(model, views, recipe, accelerator, cache, progress)
+        inputs = stack.enter_context(opened)
+        on_device = torch.as_tensor(targets, device=accelerator.device)
+        trainer = _Trainer(model, inputs, on_device, recipe, accelerator, seed)
         if recipe.standardise:
-            model.head.standardise(_features(training, view=0))
-        alone, together = range(recipe.head_epochs), range(recipe.head_epochs, recipe.epochs)
-        head_curve = _train_head(training, alone, progress) if alone else []
-        return head_curve + _epochs(training, together, progress, checkpoint)
+            model.head.standardise(trainer.features(view=0))
+        head_epochs = range(recipe.head_epochs)
+        head_history = trainer.train_head(head_epochs, progress) if head_epochs else []
+        other_epochs = range(recipe.head_epochs, recipe.epochs)
+        return head_history + trainer.train(other_epochs, progress, checkpoint)
 
 
 @dataclass(frozen=True)
-class _Training:
-    """What is trained, on what, and how; the other arguments are :func:`train`'s.
+class _Batch:
+    """This process's share of a batch.
 
     Attributes:
-        inputs: of as many views of each image as the recipe has.
+        size: of the whole batch, in images.
+        rows: (b,) the images of this share.
+        weight: of its loss (:func:`~medept.training.processes.own_rows`).
+        activations: what the model is fed.
+    """
+
+    size: int
+    rows: Tensor
+    weight: float
+    activations: Activations
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """A model, what it is trained on, and how; see :func:`train`.
+
+    Attributes:
         targets: on the accelerator's device.
     """
 
@@ -103,161 +138,103 @@ class _Training:
     accelerator: Accelerator
     seed: int
 
+    @torch.no_grad()
+    def features(self, view: int) -> Tensor:
+        """Features (n, D) of one view of every image, by the model as it is now."""
+        batches = torch.arange(len(self.targets)).split(EVALUATION_BATCH)
+        features = []
+        for activations in prefetch(partial(self.inputs.read, view), batches):
+            with self.accelerator.autocast():
+                features.append(self.inputs.features(activations))
+        return torch.cat(features)
 
-@torch.no_grad()
-def _features(training: _Training, view: int) -> Tensor:
-    """Features (n, D) of one view of every image, as they are now."""
-    batches = torch.arange(len(training.targets)).split(EVALUATION_BATCH)
-    features = []
-    for state in prefetch(partial(training.inputs.read, view), batches):
-        with training.accelerator.autocast():
-            features.append(training.inputs.features(state))
-    return torch.cat(features)
+    def train_head(self, epochs: range, progress: Progress) -> History:
+        """Train the head alone, on features of every view before anything else is trained."""
+        count = min(self.recipe.views, len(epochs))
+        features = []
+        for view in range(count):
+            features.append(self.features(view))
+            progress("encoding for the head", view + 1, count)
+        inside = self.model.parameter_groups()["encoder"]
+        for parameter in inside:
+            parameter.requires_grad_(False)
+        history = replace(self, inputs=FeatureInputs(features)).train(epochs)
+        for parameter in inside:
+            parameter.requires_grad_(True)
+        return history
 
+    def train(
+        self, epochs: range, progress: Progress = silent, checkpoint: Checkpoint | None = None
+    ) -> History:
+        """Train for these of the recipe's epochs, counted from 0.
 
-def _train_head(training: _Training, epochs: range, progress: Progress) -> list[dict[str, Any]]:
-    """Train the head alone, on the features of every view before the encoder is adapted."""
-    views = []
-    for view in range(count := min(training.recipe.views, len(epochs))):
-        views.append(_features(training, view))
-        progress("encoding for the head", view + 1, count)
-    known = Inputs(lambda view, rows: [views[view][rows]], lambda state: state[0])
-    inside = training.model.parameter_groups()["encoder"]
-    for parameter in inside:
-        parameter.requires_grad_(False)
-    history = _epochs(replace(training, inputs=known), epochs)
-    for parameter in inside:
-        parameter.requires_grad_(True)
-    return history
-
-
-def _epochs(
-    training: _Training,
-    epochs: range,
-    progress: Progress = silent,
-    checkpoint: Checkpoint | None = None,
-) -> list[dict[str, Any]]:
-    """Train for those of the recipe's epochs, in which the rates fall from their highest to 0."""
-    model, recipe, accelerator = training.model, training.recipe, training.accelerator
-    order = torch.Generator().manual_seed(training.seed)
-    optimizer = _optimizer(model, recipe)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    rates = [group["lr"] for group in optimizer.param_groups]
-    steps = math.ceil(len(training.targets) / recipe.batch_size)
-    history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
-    if history:
-        logger.info("going on after epoch %d of %d", history[-1]["epoch"], recipe.epochs)
-    _agree([*parameters, *model.head.buffers()], accelerator)
-    stepper = accelerator.prepare(optimizer)
-
-    def take_step(batch: Share, step: int) -> Tensor:
-        part = recipe.schedule(step / (steps * len(epochs)))
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * part
-        stepper.zero_grad(set_to_none=True)
-        loss = _backward(training, batch)
-        _share_gradients(parameters, accelerator)
-        stepper.step()
-        return loss
-
-    for done in range(len(history), len(epochs)):
-        started = time.perf_counter()
-        loss = _epoch(training, epochs[done], order, take_step, done * steps)
-        history.append(
-            {
-                "trained": "all" if model.trains_encoder else "head",
+        The learning rates go once through their schedule. The checkpoint is resumed from, and
+        written after each epoch.
+        """
+        recipe, accelerator = self.recipe, self.accelerator
+        order = torch.Generator().manual_seed(self.seed)
+        optimizer = _make_optimizer(self.model, recipe)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        peak_rates = [group["lr"] for group in optimizer.param_groups]
+        steps = math.ceil(len(self.targets) / recipe.batch_size)
+        history = checkpoint.restore(parameters, optimizer, order) if checkpoint else []
+        if history:
+            logger.info("resuming after epoch %d of %d", history[-1]["epoch"], recipe.epochs)
+        copy_from_first([*parameters, *self.model.head.buffers()], accelerator)
+        prepared = accelerator.prepare(optimizer)
+        for done in range(len(history), len(epochs)):
+            began, total = time.perf_counter(), 0.0
+            for step, batch in enumerate(self._batches(epochs[done], order), start=done * steps):
+                factor = recipe.schedule(step / (steps * len(epochs)))
+                for group, rate in zip(optimizer.param_groups, peak_rates, strict=True):
+                    group["lr"] = rate * factor
+                prepared.zero_grad(set_to_none=True)
+                loss = self._add_gradients(batch)
+                average_gradients(parameters, accelerator)
+                prepared.step()
+                total += accelerator.reduce(loss, "mean").item() * batch.size
+            row = {
+                "trained": "all" if self.model.trains_encoder else "head",
                 "epoch": epochs[done] + 1,
-                "loss": loss,
+                "loss": total / len(self.targets),
                 "lr": optimizer.param_groups[0]["lr"],
                 "encoder_lr": optimizer.param_groups[-1]["lr"],
-                "seconds": time.perf_counter() - started,
+                "seconds": time.perf_counter() - began,
             }
-        )
-        progress(f"training (loss {loss:.3f})", epochs[done] + 1, recipe.epochs)
-        if checkpoint and accelerator.is_main_process:
-            checkpoint.save(parameters, optimizer, order, history)
-    return history
+            history.append(row)
+            progress(f"training (loss {row['loss']:.3f})", epochs[done] + 1, recipe.epochs)
+            if checkpoint and accelerator.is_main_process:
+                checkpoint.save(parameters, optimizer, order, history)
+        return history
 
+    def _batches(self, epoch: int, order: torch.Generator) -> Iterator[_Batch]:
+        """Every image once, in a new order; batches are read ahead, in another thread."""
+        images = torch.randperm(len(self.targets), generator=order)
+        read = partial(self._read, epoch % self.recipe.views)
+        return prefetch(read, images.split(self.recipe.batch_size))
 
-def _epoch(
-    training: _Training,
-    epoch: int,
-    order: torch.Generator,
-    take_step: Callable[[Share, int], Tensor],
-    first: int,
-) -> float:
-    """See every image once, in a new order; the mean loss.
+    def _read(self, view: int, rows: Tensor) -> _Batch:
+        own, weight = own_rows(rows, self.accelerator)
+        return _Batch(len(rows), own, weight, self.inputs.read(view, own))
 
-    Args:
-        take_step: is given a batch and the step's number, of which the ``first`` is given here.
-    """
-    recipe, accelerator, total = training.recipe, training.accelerator, 0.0
-    batches = torch.randperm(len(training.targets), generator=order).split(recipe.batch_size)
-    read = partial(_read_share, training.inputs, epoch % recipe.views, accelerator)
-    read_ahead = zip(batches, prefetch(read, batches), strict=True)
-    for step, (rows, batch) in enumerate(read_ahead, start=first):
-        loss = take_step(batch, step)
-        total += accelerator.reduce(loss, "mean").item() * len(rows)
-    return total / len(training.targets)
+    def _add_gradients(self, batch: _Batch) -> Tensor:
+        """Add the gradient of a batch's loss, one micro-batch at a time; returns the loss.
 
-
-def _backward(training: _Training, batch: Share) -> Tensor:
-    """Add the gradient of a batch's loss, of a micro-batch at a time; returns the loss.
-
-    A loss is a mean over images, and no image sees another: the gradients of the parts, each by
-    its share of the images, add up to that of the whole.
-    """
-    rows, weight, state = batch
-    accelerator = training.accelerator
-    size = min(training.recipe.micro_batch or len(rows), len(rows))
-    parts = (tensor.split(size) for tensor in state)
-    whole = torch.zeros((), device=accelerator.device)
-    for own, *part in zip(rows.split(size), *parts, strict=True):
-        with accelerator.autocast():
-            logits = training.model.logits(training.inputs.features(part))
-        loss = weight * len(own) / len(rows) * loss_of(logits.float(), training.targets[own])
-        accelerator.backward(loss)
-        whole += loss.detach()
-    return whole
-
-
-@torch.no_grad()
-def _agree(values: list[Tensor], accelerator: Accelerator) -> None:
-    """Processes go on from the values of the first."""
-    from accelerate.utils import broadcast
-
-    if accelerator.num_processes > 1:
-        for value in values:
-            value.copy_(broadcast(value))
-
-
-def _share_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
-    """Each process's gradients become their mean: once a batch, in whatever parts it came.
-
-    Some of an encoder's parameters may play no part in its features, and have none.
-    """
-    if accelerator.num_processes > 1:
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        mean = accelerator.reduce(parameters_to_vector(gradients), "mean")
-        vector_to_parameters(mean, gradients)
-
-
-def _read_share(inputs: Inputs, view: int, accelerator: Accelerator, rows: Tensor) -> Share:
-    own, weight = _share(rows, accelerator)
-    return own, weight, inputs.read(view, own)
-
-
-def _share(rows: Tensor, accelerator: Accelerator) -> tuple[Tensor, float]:
-    """This process's rows of a batch, and by what its loss counts.
-
-    Processes' gradients are averaged: so weighted, their mean is the gradient of the whole batch,
-    whatever the shares. One that is left without a row takes one that counts nothing.
-    """
-    count = accelerator.num_processes
-    own = rows[accelerator.process_index :: count]
-    if not len(own):
-        return rows[:1], 0.0
-    return own, count * len(own) / len(rows)
+        A loss is a mean over images, and no image affects another: the gradients of the parts,
+        each weighted by its share of the images, add up to that of the whole.
+        """
+        rows, accelerator = batch.rows, self.accelerator
+        size = min(self.recipe.micro_batch or len(rows), len(rows))
+        parts = (tensor.split(size) for tensor in batch.activations)
+        whole = torch.zeros((), device=accelerator.device)
+        for part_rows, *part in zip(rows.split(size), *parts, strict=True):
+            with accelerator.autocast():
+                logits = self.model.logits(self.inputs.features(part))
+            weight = batch.weight * len(part_rows) / len(rows)
+            loss = weight * loss_of(logits.float(), self.targets[part_rows])
+            accelerator.backward(loss)
+            whole += loss.detach()
+        return whole
 
 
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
@@ -267,7 +244,8 @@ def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets.float())
 
 
-def _optimizer(model: AdaptedEncoder, recipe: Recipe) -> torch.optim.Optimizer:
+def _make_optimizer(model: AdaptedEncoder, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser; its first group is the head, its second what is in the encoder."""
     groups = model.parameter_groups()
     head, inside = recipe.weight_decay, recipe.encoder_weight_decay
     parameters = [
