@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from medept import cli
+from medept.data.dataset import read_dataset
+from medept.data.labelled_images import LabelledImages
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -34,6 +36,13 @@ def run(*arguments: object) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+def read_csv(folder: Path, text: str, **options: object) -> LabelledImages:
+    """The data set of a table ``t.csv`` in a folder, with this text."""
+    table = folder / "t.csv"
+    table.write_text(text, encoding="utf-8")
+    return read_dataset(table, **options)  # type: ignore[arg-type]
 
 
 def refuse(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

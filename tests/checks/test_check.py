@@ -1,4 +1,4 @@
-"""A look through a data set finds what was planted in it, and tells what would flatter."""
+"""A check finds what was planted in a data set, and tells what would inflate a result."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from medept.checks.check import CheckResult, check_dataset
-from medept.checks.findings import predictive_sizes
-from medept.checks.label_errors import confident_disagreements, find_label_errors
 from medept.data.dataset import read_dataset
-from medept.data.labelled_images import LabelledImages
 from medept.phantoms import make_phantoms
 from medept.workflows.fit import warned
 
@@ -115,43 +112,6 @@ def test_the_page_holds_no_markup_of_the_data(table: Path, tmp_path: Path) -> No
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-
-
-@pytest.mark.slow
-def test_confident_disagreements_are_off_the_diagonal() -> None:
-    """By hand: thresholds are 0.6 and 0.7; row 1 is above that of the other class."""
-    probabilities = np.array([[0.9, 0.1], [0.05, 0.95], [0.85, 0.15], [0.2, 0.8], [0.4, 0.6]])
-    targets = np.array([0, 0, 0, 1, 1])
-    rows, suggested = confident_disagreements(probabilities, targets)
-    assert (rows.tolist(), suggested.tolist()) == ([1], [1])
-
-
-def test_labels_that_were_swapped_are_the_suspects() -> None:
-    random = np.random.default_rng(0)
-    truth = np.arange(90) % 3
-    features = 4 * np.eye(3)[truth] @ random.normal(size=(3, 10)) + random.normal(size=(90, 10))
-    given = truth.copy()
-    swapped = [5, 40, 71]
-    given[swapped] = (truth[swapped] + 1) % 3
-    found = find_label_errors(features, given, None, lambda *_: None)
-    assert found is not None
-    assert set(swapped) <= set(found.rows.tolist())
-    assert dict(zip(found.rows, found.suggested, strict=True))[40] == truth[40]
-    assert len(found.rows) <= 5
-    assert (np.diff(found.given) >= 0).all(), "the most doubtful first"
-    nothing = find_label_errors(random.normal(size=(90, 10)), given, None, lambda *_: None)
-    assert nothing is not None
-    assert not len(nothing.rows), "a probe that cannot tell the classes doubts no label"
-
-
-@pytest.mark.parametrize("telling", [True, False])
-def test_sizes_that_give_the_class_away_are_told(telling: bool) -> None:
-    sizes = [(100 + 10 * (i % 2 if telling else i // 2 % 2), 80) for i in range(40)]
-    images = tuple(np.full((h, w, 3), i, np.uint8) for i, (w, h) in enumerate(sizes))
-    names = tuple(map(str, range(40)))
-    data = LabelledImages(images, names, np.arange(40) % 2, ("a", "b"))
-    found = predictive_sizes(data, [*sizes])
-    assert [one.kind for one in found] == (["sizes"] if telling else [])
 
 
 def test_a_swapped_label_is_doubted(tmp_path: Path) -> None:

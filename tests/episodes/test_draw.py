@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import warnings
-from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
+from episode_data import mixed, table, tables
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medept import InputError
 from medept.data.labelled_images import LabelledImages
 from medept.episodes.draw import draw_episode
-from medept.episodes.lists import read_episode, write_episode
-
-
-def table(
-    labels: list[int], groups: list[int] | None, splits: list[str] | None = None
-) -> LabelledImages:
-    names = tuple(f"image_{i}.png" for i in range(len(labels)))
-    count = max(labels) + 1
-    return LabelledImages(
-        images=names,
-        names=names,
-        targets=np.array(labels),
-        classes=tuple("abcdefgh"[:count]),
-        groups=None if groups is None else np.array([f"g{g}" for g in groups]),
-        splits=None if splits is None else np.array(splits),
-    )
-
-
-@st.composite
-def tables(draw: st.DrawFn) -> LabelledImages:
-    """Four to twelve groups of each of two or three classes, one to three images a group."""
-    labels, groups = [], []
-    for c in range(draw(st.integers(2, 3))):
-        for g in range(draw(st.integers(4, 12))):
-            size = draw(st.integers(1, 3))
-            labels += [c] * size
-            groups += [c * 100 + g] * size
-    return table(labels, groups)
 
 
 @given(tables(), st.integers(1, 3), st.integers(0, 5))
@@ -77,22 +48,6 @@ def test_a_seed_gives_this_very_episode_everywhere() -> None:
 
 
 GOLDEN = [3, 4, 6, 11]
-
-
-@st.composite
-def mixed(draw: st.DrawFn) -> LabelledImages:
-    """Groups whose images differ in class, and multi-label groups, with any shortage."""
-    n, count = draw(st.integers(4, 30)), draw(st.integers(2, 4))
-    groups = np.array([f"p{g}" for g in draw(st.lists(st.integers(0, 12), min_size=n, max_size=n))])
-    names = tuple(f"{i}.png" for i in range(n))
-    if draw(st.booleans()):
-        cells = draw(st.lists(st.booleans(), min_size=n * count, max_size=n * count))
-        targets = np.array(cells, dtype=np.uint8).reshape(n, count)
-        targets[:count] |= np.eye(count, dtype=np.uint8)
-    else:
-        rest = draw(st.lists(st.integers(0, count - 1), min_size=n - count, max_size=n - count))
-        targets = np.array([*range(count), *rest])
-    return LabelledImages(names, names, targets, tuple("abcd"[:count]), groups)
 
 
 @given(mixed(), st.integers(1, 6), st.integers(0, 3), st.randoms(use_true_random=False))
@@ -207,55 +162,6 @@ def test_a_split_without_test_rows_is_refused() -> None:
 def test_all_without_splits_is_everything() -> None:
     episode = draw_episode(table([0, 1] * 3, None), None)
     assert (len(episode.support), len(episode.test)) == (6, 0)
-
-
-@given(mixed(), st.integers(1, 3), st.integers(0, 3), st.randoms(use_true_random=False))
-def test_an_episode_that_is_written_is_read_again_whatever_the_order_of_rows(
-    data: LabelledImages, shots: int, seed: int, random: Random
-) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        episode = draw_episode(data, shots, seed)
-        if not len(episode.test):
-            return
-        order = list(range(len(data)))
-        random.shuffle(order)
-        shuffled = data.subset(order)
-        with tempfile.TemporaryDirectory() as folder:
-            file = write_episode(data, episode, Path(folder), "1-shot", "exp1")
-            read = read_episode(shuffled, file)
-    for side in ("support", "test"):
-        names = {data.names[i] for i in getattr(episode, side)}
-        assert {shuffled.names[i] for i in getattr(read, side)} == names
-
-
-def test_a_list_keeps_its_repeated_images_and_the_rest_is_the_test(tmp_path: Path) -> None:
-    data = table([0, 0, 1, 1, 0, 1], [0, 0, 1, 1, 2, 3])
-    (tmp_path / "mine.txt").write_text("image_2.png 1\nimage_0.png 0\nimage_2.png 1\n")
-    episode = read_episode(data, tmp_path / "mine.txt")
-    assert episode.support.tolist() == [2, 0, 2]
-    assert episode.test.tolist() == [4, 5]
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "message"),
-    [
-        ("image_9.png 0", None, "line 1: no image 'image_9.png'"),
-        ("image_0.png 1", None, "another label here"),
-        ("image_0.png 0", "image_1.png 0", "both train and test"),
-        ("image_0.png 0", "image_0.png 0", "both train and test"),
-        ("image_0.png", None, "line 1"),
-    ],
-)
-def test_a_list_that_does_not_fit_the_data_is_refused(
-    train: str, test: str | None, message: str, tmp_path: Path
-) -> None:
-    data = table([0, 0, 1, 1], [0, 0, 1, 1])
-    (tmp_path / "1-shot_train_exp1.txt").write_text(train)
-    if test:
-        (tmp_path / "1-shot_test_exp1.txt").write_text(test)
-    with pytest.raises(InputError, match=message):
-        read_episode(data, tmp_path / "1-shot_train_exp1.txt")
 
 
 @given(tables(), st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.integers(0, 3))
