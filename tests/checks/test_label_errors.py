@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from medept.checks.label_errors import confident_disagreements, find_label_errors
 
 
-@pytest.mark.slow
 def test_confident_disagreements_are_off_the_diagonal() -> None:
     """By hand: thresholds are 0.6 and 0.7; row 1 is above that of the other class."""
     probabilities = np.array([[0.9, 0.1], [0.05, 0.95], [0.85, 0.15], [0.2, 0.8], [0.4, 0.6]])
