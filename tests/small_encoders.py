@@ -16,6 +16,9 @@ LIBRARIES = ["timm", "transformers"]
 IMAGES = [np.random.default_rng(i).integers(0, 255, (40, 40, 3), np.uint8) for i in range(6)]
 TARGETS = np.array([0, 1, 2, 0, 1, 2])
 PREPROCESSING = Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3,
+         "intermediate_size": 96, "image_size": 224, "patch_size": 16}  # fmt: skip
+"""A configuration of transformers for images of 224 pixels."""
 
 _SIZES = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32,
           "intermediate_size": 96, "patch_size": 8}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Prompts in a real encoder: against the formula, in and out, merged, resized, recorded."""
+"""Prompts in a real encoder: against the formula, in and out again, several adapters, saved."""
 
 from __future__ import annotations
 
@@ -10,50 +10,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from equation_5 import (
+    forward_by_formula,
+)
 from helpers import ROOT
 from safetensors.torch import load_file, save_file
-from timm.layers import resample_abs_pos_embed
-from torch import Tensor, nn
+from torch import nn
 
 from medept import EmbeddedPromptConfig, InputError, attach
 from medept.ept import kernels
 from medept.ept.attention import WAYS
-from medept.ept.prompts import EmbeddedPrompt
-from medept.ept.sites import find_attentions
 
 GUIDE = ROOT / "docs" / "own-loop.md"
-ANY_BATCH = ({0: torch.export.Dim("batch")},)
-
-
-def weights_by_formula(logits: Tensor, prompt: Tensor, way: str) -> Tensor:
-    """Figure 5 of the paper written out, for a prompt (T, L) or (H, T, L)."""
-    prompt = prompt.expand(*logits.shape[:2], -1, -1)
-    if way in ("add", "multiply"):
-        return (logits + prompt if way == "add" else logits * prompt).softmax(-1)
-    if way == "multiply_concat":
-        prompt = prompt * (logits.amax(-1) - logits.amin(-1))[..., None]
-    return torch.cat([prompt, logits], dim=-1).softmax(-1)[..., prompt.shape[-1] :]
-
-
-def forward_by_formula(
-    model: nn.Module, pixels: Tensor, prompts: dict[int, Tensor], way: str = "concat"
-) -> Tensor:
-    """A timm ViT's features with the prompted attention written out."""
-    x = model._pos_embed(model.patch_embed(pixels))
-    for i, block in enumerate(model.blocks):
-        attention = block.attn
-        normed = block.norm1(x)
-        batch, tokens, width = normed.shape
-        qkv = attention.qkv(normed).reshape(batch, tokens, 3, attention.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-        if i in prompts:
-            weights = weights_by_formula(logits, prompts[i], way)
-        else:
-            weights = logits.softmax(-1)
-        x = x + attention.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, width))
-        x = x + block.mlp(block.norm2(x))
-    return model.norm(x)[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -105,33 +73,6 @@ def test_the_kernel_that_is_asked_for_runs(
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("init", ["normal", "uniform", "zeros", "kaiming"])
-def test_initial_values(tiny_vit: nn.Module, init: str) -> None:
-    """The paper's normal 0.02; uniform within 0.08, or Kaiming's sqrt(6 / L)."""
-    length = 400
-    bound = {"normal": None, "uniform": 0.08, "zeros": 0.0, "kaiming": (6 / length) ** 0.5}[init]
-    for way in ("concat", "multiply"):
-        handle = attach(tiny_vit, EmbeddedPromptConfig(length=length, init=init, way=way))
-        values = torch.cat([p.flatten() for p in handle.parameters()]).detach()
-        values -= float(way == "multiply")
-        handle.detach()
-        if bound is None:
-            assert values.std() == pytest.approx(0.02, rel=0.1)
-        elif way == "concat":
-            assert 0.98 * bound <= values.abs().max() <= bound
-            assert values.std() == pytest.approx(bound / 3**0.5, rel=0.1)
-        else:
-            assert abs(values.mean()) < 0.1
-    torch.manual_seed(0)
-    full = attach(tiny_vit, EmbeddedPromptConfig(length=length, init=init))
-    sums = [p.detach().logsumexp(-1) for p in full.parameters()]
-    full.detach()
-    torch.manual_seed(0)
-    collapsed = attach(tiny_vit, EmbeddedPromptConfig(length=length, init=init, collapsed=True))
-    for ours, expected in zip(collapsed.parameters(), sums, strict=True):
-        torch.testing.assert_close(ours.detach(), expected)
-
-
 def test_one_parameter_of_tokens_by_length_in_each_layer_and_nothing_else_trains(
     tiny_vit: nn.Module,
 ) -> None:
@@ -165,99 +106,6 @@ def test_detach_restores_the_model_exactly(tiny_vit: nn.Module) -> None:
     assert torch.equal(tiny_vit(pixels), before(pixels))
 
 
-@pytest.mark.parametrize("per_head", [False, True])
-@pytest.mark.parametrize("size", [32, 48])
-def test_merging_keeps_the_output_and_leaves_one_number_per_token(
-    tiny_vit: nn.Module, per_head: bool, size: int
-) -> None:
-    pixels = torch.randn(2, 3, size, size)
-    handle = attach(tiny_vit, EmbeddedPromptConfig(length=50, init="kaiming", per_head=per_head))
-    before = tiny_vit(pixels)
-    merged = handle.merge()
-    assert all(s.shape == ((3, 17) if per_head else (17,)) for s in merged.values())
-    torch.testing.assert_close(tiny_vit(pixels), before, rtol=1e-5, atol=1e-6)
-
-
-def test_identity_start_changes_little_whatever_the_length(tiny_vit: nn.Module) -> None:
-    pixels = torch.randn(2, 3, 32, 32)
-    plain = tiny_vit(pixels)
-    change = {}
-    for init in ("identity", "zeros"):
-        handle = attach(tiny_vit, EmbeddedPromptConfig(length=100, init=init))
-        with handle.recording():
-            change[init] = (tiny_vit(pixels) - plain).norm().item()
-        mean = torch.stack([g.mean() for g in handle.gates().values()]).mean()
-        assert (mean > 0.95) if init == "identity" else (mean < 0.3)
-        handle.detach()
-    assert change["identity"] < change["zeros"] / 5
-
-
-def test_gates_are_the_share_of_the_softmax_that_the_tokens_keep(tiny_vit: nn.Module) -> None:
-    handle = attach(tiny_vit, EmbeddedPromptConfig(length=4, init="zeros"))
-    with pytest.raises(InputError, match="recording"):
-        handle.gates()
-    seen = []
-    hook = tiny_vit.blocks[0].attn.qkv.register_forward_hook(lambda m, i, o: seen.append(o))
-    with handle.recording():
-        tiny_vit(torch.randn(2, 3, 32, 32))
-    hook.remove()
-    q, k, _ = seen[0].reshape(2, 17, 3, 3, 16).permute(2, 0, 3, 1, 4)
-    total = (q @ k.transpose(-1, -2) / 4).exp().sum(-1)
-    torch.testing.assert_close(handle.gates()[0], total / (total + 4), rtol=1e-5, atol=1e-6)
-
-
-def test_prompts_follow_another_resolution_with_the_class_token_kept_apart(
-    tiny_vit: nn.Module,
-) -> None:
-    handle = attach(tiny_vit, EmbeddedPromptConfig(length=6, init="zeros"))
-    with torch.no_grad():
-        for prompt in handle.prompts.values():
-            prompt.prompt[0] = -30.0  # no gate on the class token, gate of 6 prompts elsewhere
-    with handle.recording():
-        tiny_vit(torch.randn(1, 3, 64, 64))
-    gates = handle.gates()[0]
-    assert gates.shape == (1, 3, 65)
-    assert gates[..., 0].min() > 0.999
-    assert gates[..., 1:].max() < 0.95
-
-
-@pytest.mark.parametrize("way", ["concat", "multiply_concat", "add"])
-@pytest.mark.parametrize("grid", [(6, 6), (4, 4), (3, 6)])
-def test_resizing_is_that_of_position_embeddings(way: str, grid: tuple[int, int]) -> None:
-    """timm's ``resample_abs_pos_embed``: of s, of the prompt's rows, of its rows and columns."""
-    old = (4, 4) if grid[0] == grid[1] else (2, 4)
-    config = EmbeddedPromptConfig(length=5, way=way, init="kaiming")
-    prompt = EmbeddedPrompt(config, heads=2, prefix=1, grid=old)
-    tokens = 1 + grid[0] * grid[1]
-
-    def resampled(rows: Tensor) -> Tensor:
-        return resample_abs_pos_embed(rows[None], list(grid), list(old), num_prefix_tokens=1)[0]
-
-    values = prompt.prompt
-    if way == "concat":
-        torch.testing.assert_close(
-            prompt.sink(tokens), resampled(values.exp().sum(-1).log()[:, None])[:, 0]
-        )
-    elif way == "multiply_concat":
-        torch.testing.assert_close(prompt.sized(tokens), resampled(values))
-    else:
-        torch.testing.assert_close(prompt.sized(tokens), resampled(resampled(values).mT).mT)
-
-
-def test_a_state_goes_into_another_copy_full_or_merged(tiny_vit: nn.Module) -> None:
-    twin = copy.deepcopy(tiny_vit)
-    pixels = torch.randn(2, 3, 32, 32)
-    config = EmbeddedPromptConfig(length=9, init="kaiming", layers="2-3")
-    handle, other = attach(tiny_vit, config), attach(twin, config)
-    other.load_state_dict({name: t.clone() for name, t in handle.state_dict().items()})
-    assert torch.equal(tiny_vit(pixels), twin(pixels))
-    handle.merge()
-    other.load_state_dict(handle.state_dict())
-    torch.testing.assert_close(tiny_vit(pixels), twin(pixels), rtol=1e-5, atol=1e-6)
-    with pytest.raises(InputError, match="layer"):
-        other.load_state_dict({"layer.0": torch.zeros(17)})
-
-
 def test_clear_errors(tiny_vit: nn.Module) -> None:
     with pytest.raises(InputError, match="layers 1 to 3"):
         attach(tiny_vit, EmbeddedPromptConfig(layers="2-9"))
@@ -270,33 +118,6 @@ def test_clear_errors(tiny_vit: nn.Module) -> None:
     convolutional = timm.create_model("resnet18", num_classes=0)
     with pytest.raises(InputError, match="open_clip"):
         attach(convolutional, image_size=64)
-
-
-def test_the_survey_leaves_no_trace(tiny_vit: nn.Module) -> None:
-    find_attentions(tiny_vit, 32)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_vit.modules())
-
-
-def test_compiles_in_one_graph_with_its_gradients(tiny_vit: nn.Module) -> None:
-    pixels = torch.randn(2, 3, 32, 32)
-    handle = attach(tiny_vit, EmbeddedPromptConfig(length=5, init="uniform"))
-    compiled = torch.compile(tiny_vit, fullgraph=True, backend="aot_eager")
-    outputs = [model(pixels) for model in (compiled, tiny_vit)]
-    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
-    ours, expected = (torch.autograd.grad(x.square().sum(), handle.parameters()) for x in outputs)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_merged_model_compiles_in_one_graph_and_exports_for_any_batch(
-    tiny_vit: nn.Module,
-) -> None:
-    pixels = torch.randn(5, 3, 32, 32)
-    attach(tiny_vit, EmbeddedPromptConfig(length=5, init="uniform")).merge()
-    expected = tiny_vit(pixels)
-    compiled = torch.compile(tiny_vit, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(pixels), expected, rtol=1e-5, atol=1e-6)
-    exported = torch.export.export(tiny_vit, (pixels[:2],), dynamic_shapes=ANY_BATCH).module()
-    torch.testing.assert_close(exported(pixels), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_several_adapters_are_held_and_switched(tiny_vit: nn.Module) -> None:
@@ -328,56 +149,18 @@ def test_an_adapter_follows_a_model_that_was_moved(tiny_vit: nn.Module) -> None:
     assert {p.device.type for p in tiny_vit.parameters()} == {"meta"}
 
 
-@pytest.mark.parametrize("per_head", [False, True])
-@pytest.mark.parametrize("form", ["full", "merged", "collapsed"])
-def test_prompts_of_another_grid_are_loaded(tiny_vit: nn.Module, per_head: bool, form: str) -> None:
-    """Into a model that is attached at 48 pixels, from one at 32: as they act there."""
-    config = EmbeddedPromptConfig(
-        length=4, init="kaiming", per_head=per_head, collapsed=form == "collapsed"
-    )
-    pixels, twin = torch.randn(2, 3, 48, 48), copy.deepcopy(tiny_vit)
-    handle = attach(tiny_vit, config)
-    if form == "merged":
-        handle.merge()
-    other = attach(twin, config, image_size=48)
+def test_a_state_goes_into_another_copy_full_or_merged(tiny_vit: nn.Module) -> None:
+    twin = copy.deepcopy(tiny_vit)
+    pixels = torch.randn(2, 3, 32, 32)
+    config = EmbeddedPromptConfig(length=9, init="kaiming", layers="2-3")
+    handle, other = attach(tiny_vit, config), attach(twin, config)
+    other.load_state_dict({name: t.clone() for name, t in handle.state_dict().items()})
+    assert torch.equal(tiny_vit(pixels), twin(pixels))
+    handle.merge()
     other.load_state_dict(handle.state_dict())
-    torch.testing.assert_close(twin(pixels), tiny_vit(pixels), rtol=1e-5, atol=1e-6)
-    before = other.state_dict()
-    for wrong in ([3, 12], [3, 13], [6, 17]):  # no grid, one of other proportions, other heads
-        if not per_head and wrong[-1] == 17:
-            continue
-        values = dict.fromkeys(before, torch.zeros(wrong if per_head else wrong[1:]))
-        with pytest.raises(InputError, match="grid|do not fit"):
-            other.load_state_dict(values)
-    assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in before.items())
-
-
-def test_a_refused_prompt_changes_nothing(tiny_vit: nn.Module) -> None:
-    """Of other heads: shared into one a head, and the other way."""
-    for per_head, shape in ((True, (2, 17)), (False, (3, 17)), (False, (3, 17, 4))):
-        handle = attach(tiny_vit, EmbeddedPromptConfig(length=4, per_head=per_head))
-        before = {name: tensor.clone() for name, tensor in handle.state_dict().items()}
-        with pytest.raises(InputError):
-            handle.load_state_dict(dict.fromkeys(before, torch.zeros(shape)))
-        after = handle.state_dict()
-        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-        handle.detach()
-
-
-@pytest.mark.slow
-def test_a_merged_model_runs_in_onnxruntime(tiny_vit: nn.Module, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    pixels = torch.randn(5, 3, 32, 32)
-    attach(tiny_vit, EmbeddedPromptConfig(length=30, init="kaiming")).merge()
-    expected = tiny_vit(pixels).detach()
-    file = tmp_path / "model.onnx"
-    torch.onnx.export(
-        tiny_vit, (pixels[:2],), file, dynamo=True, verbose=False, dynamic_shapes=ANY_BATCH
-    )
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {session.get_inputs()[0].name: pixels.numpy()})
-    torch.testing.assert_close(torch.from_numpy(output), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tiny_vit(pixels), twin(pixels), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="layer"):
+        other.load_state_dict({"layer.0": torch.zeros(17)})
 
 
 def test_prompts_travel_through_safetensors(tiny_vit: nn.Module, tmp_path: Path) -> None:

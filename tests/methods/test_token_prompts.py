@@ -1,0 +1,41 @@
+"""Prompts on the tokens: how they start, and where ``vp`` adds them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from adapting import disturb
+
+from medept.encoders.encoder import Encoder
+from medept.methods import adapt
+
+
+@pytest.mark.parametrize("name", ["vpt", "vp"])
+def test_prompts_of_tokens_start_as_jia_et_al_have_it(encoder: Encoder, name: str) -> None:
+    """Uniform within sqrt(6 / (3 p^2 + D)): p = 8, D = 48."""
+    bound = (6 / (3 * 8**2 + 48)) ** 0.5
+    values = torch.cat([p.detach().flatten() for p in adapt(encoder, name, 3).prompts])
+    assert values.abs().max() <= bound
+    assert float(values.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
+    for init, deviation in (("normal", 0.02), ("zeros", 0)):
+        prompts = adapt(encoder, name, 3, {"init": init}).prompts
+        values = torch.cat([p.detach().flatten() for p in prompts])
+        assert float(values.std()) == pytest.approx(deviation, rel=0.1)
+
+
+@pytest.mark.parametrize(("layers", "chosen"), [("all", [0, 1, 2]), ("1,3", [0, 2])])
+def test_added_prompts_go_into_each_chosen_block(
+    encoder: Encoder, layers: str, chosen: list[int]
+) -> None:
+    model, vit = adapt(encoder, "vp", 3, {"layers": layers}).double(), encoder.model
+    disturb(model)
+    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    features = encoder(pixels)
+    model.remove()
+    x, prompts = (
+        vit._pos_embed(vit.patch_embed(pixels)),
+        dict(zip(chosen, model.prompts, strict=True)),
+    )
+    for i, block in enumerate(vit.blocks):
+        x = block(x + prompts[i] if i in prompts else x)
+    torch.testing.assert_close(features, vit.norm(x)[:, 0])
