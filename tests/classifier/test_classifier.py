@@ -415,7 +415,7 @@ def test_linear_on_cached_views_is_linear_on_views(tiles, monkeypatch: pytest.Mo
      ({"lr": 0.0}, "lr"), ({"seed": -1}, "seed"), ({"tune": -1}, "tune"),
      ({"calibrate": "magic"}, "temperature"), ({"recipe_settings": {"magic": 1}}, "not known"),
      ({"method": "magic"}, "linear"), ({"encoder": "vit_huge_secret"}, "medept encoders"),
-     ({"encoder_weights": "x.safetensors"}, "leave --encoder-weights out")],
+     ({"encoder_weights": "x.safetensors"}, "leave encoder_weights= out")],
 )  # fmt: skip
 def test_clear_errors(tiles, changes: dict, message: str) -> None:
     images, labels = tiles

@@ -127,7 +127,7 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
         (["fit", "TABLE", "--encoder-weights", "w.pth"], "leave --encoder-weights out"),
         (
             ["fit", "TABLE", "--encoder", "vit_tiny_patch16_224", "--encoder-weights", "w.pth"],
-            "safetensors files alone",
+            "safetensors files only",
         ),
         (["fit", "TABLE", "--encoder", "vit_tinyy_patch16_224"], "such as vit_tiny_patch16_224"),
         (

@@ -88,7 +88,7 @@ def bad_weights(folder: Path, kind: str, good: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("missing", "no such file"), ("pickle", "safetensors files alone"),
+    [("missing", "no such file"), ("pickle", "safetensors files only"),
      ("truncated", "not a readable"), ("pickle renamed", "not a readable"),
      ("other model", "another model"), ("not a number", "no numbers")],
 )  # fmt: skip
@@ -207,7 +207,7 @@ def test_an_unreachable_hub_is_an_error_with_a_remedy(monkeypatch: pytest.Monkey
         raise OSError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    with pytest.raises(InputError, match=r"no route to host.*--encoder-weights"):
+    with pytest.raises(InputError, match=r"no route to host.*encoder_weights="):
         load_encoder(NAME)
 
 

@@ -1,4 +1,4 @@
-"""Image towers of open_clip, by name."""
+"""Image towers of open_clip."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from medept.errors import EncoderError
 
 
 def load_from_open_clip(name: str, weights: str | Path | None) -> Encoder:
+    """The image tower of an open_clip model; arguments and errors are :func:`load_encoder`'s.
+
+    Where a model has several pretrained weights, those that open_clip lists first are taken.
+    """
     open_clip = import_extra("open_clip", "open-clip")
     if name not in open_clip.list_models():
         raise EncoderError(f"open_clip has no model {name!r}; open_clip.list_models() names them")

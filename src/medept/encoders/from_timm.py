@@ -1,4 +1,4 @@
-"""Vision transformers of timm, by name."""
+"""Vision transformers of timm."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from medept.errors import EncoderError
 
 
 def load_from_timm(name: str, weights: str | Path | None) -> Encoder:
+    """A timm model without its classifier; arguments and errors are :func:`load_encoder`'s."""
     import timm
 
     name = name.removeprefix("timm/")
@@ -41,7 +42,7 @@ def load_from_timm(name: str, weights: str | Path | None) -> Encoder:
 
 
 def _check_tag(name: str) -> None:
-    """Refuse ``ARCHITECTURE.TAG`` where timm knows no weights by that tag."""
+    """Refuse ``ARCHITECTURE.TAG`` if timm knows no weights by that tag."""
     import timm
 
     try:

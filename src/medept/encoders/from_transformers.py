@@ -1,4 +1,4 @@
-"""Vision models of transformers, by name or from a local folder."""
+"""Vision models of transformers, from the hub or a local folder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from medept.errors import EncoderError
 
 
 def load_from_transformers(name: str, weights: str | Path | None) -> Encoder:
+    """A vision model of transformers; arguments and errors are :func:`load_encoder`'s.
+
+    Of a model of images and texts, the vision part.
+    """
     transformers = import_extra("transformers", "transformers")
     local = Path(name).is_dir()
     try:
@@ -45,7 +49,7 @@ def load_from_transformers(name: str, weights: str | Path | None) -> Encoder:
 
 
 def _preprocessing(processor: dict[str, Any], side: int) -> Preprocessing:
-    """What a processor of transformers does, to images of the model's own size."""
+    """What an image processor of transformers does, for images of ``side`` pixels."""
     shortest = (processor.get("size") or {}).get("shortest_edge")
     cropped = (processor.get("crop_size") or {}).get("height")
     resample = processor.get("resample")
@@ -59,13 +63,12 @@ def _preprocessing(processor: dict[str, Any], side: int) -> Preprocessing:
 
 
 def _leave_out_pooler(model: Any, missing: Collection[str]) -> None:
-    """Take away a pooler that the checkpoint has no weights of: it is drawn anew at each load.
+    """Remove a pooler if the checkpoint has no weights for it: transformers would draw some.
 
-    Features are then the class token behind the final norm, which such a model's own classifier
-    reads.
+    Features are then the class token after the final norm, which the model's own classifier reads.
 
     Raises:
-        ValueError: if weights of another part are missing, which are drawn likewise.
+        ValueError: if weights of another part are missing, and would be drawn at random too.
     """
     others = sorted(name for name in missing if not name.startswith("pooler."))
     if others:

@@ -1,6 +1,6 @@
-"""What the libraries call the parts of a transformer block, and how they are changed for a while.
+"""The layers of an encoder's blocks, whichever library it is from: their names, and changes.
 
-Each change is undone when the stack that is handed in is closed.
+Changes are undone when the stack that is passed in is closed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class SplitProjection(nn.Module):
-    """A fused (3 D' x D) projection as three linear layers on views of its weights."""
+    """A fused projection to query, key and value as three linear layers that share its weights.
+
+    >>> fused = nn.Linear(4, 12)
+    >>> tokens = torch.ones(1, 5, 4)
+    >>> torch.allclose(SplitProjection(fused)(tokens), fused(tokens), atol=1e-6)
+    True
+    """
 
     q_proj: nn.Linear
     k_proj: nn.Linear
@@ -42,7 +48,7 @@ class SplitProjection(nn.Module):
 
 
 def split_projections(encoder: Encoder, stack: ExitStack) -> None:
-    """Give every attention three layers for query, key and value where it has one for them all."""
+    """Replace an attention's fused projection ``qkv`` by a :class:`SplitProjection`, everywhere."""
     for site in encoder.sites:
         fused = getattr(site.module, "qkv", None)
         if isinstance(fused, nn.Linear):
@@ -54,7 +60,12 @@ def split_projections(encoder: Encoder, stack: ExitStack) -> None:
 
 
 def projections(encoder: Encoder, *kinds: tuple[str, ...]) -> list[str]:
-    """Names of the layers of these kinds (:data:`QUERY`, ...) in every attention."""
+    """Names of the projections of these kinds in every attention.
+
+    Args:
+        encoder: whose projections are separate, or split.
+        kinds: ``QUERY``, ``KEY``, ``VALUE`` or ``OUTPUT`` of :mod:`medept.encoders.patching`.
+    """
     wanted = {name for kind in kinds for name in kind}
     return [
         f"{site.name}.{name}"
@@ -65,7 +76,7 @@ def projections(encoder: Encoder, *kinds: tuple[str, ...]) -> list[str]:
 
 
 def last_mlp_layers(encoder: Encoder) -> list[str]:
-    """Names of the linear layers that bring each MLP's hidden activations back to the width."""
+    """Names of the last linear layer of each MLP, which projects back to the width of tokens."""
     names = {module: name for name, module in encoder.model.named_modules()}
     return [
         names[[m for m in mlp.modules() if isinstance(m, nn.Linear)][-1]] for mlp in encoder.mlps
@@ -78,9 +89,9 @@ def norms(encoder: Encoder) -> list[str]:
 
 
 def add_prefix_tokens(sites: Iterable[AttentionSite], count: int, stack: ExitStack) -> None:
-    """Tell attentions of ``count`` tokens more that have no place on the grid.
+    """Tell attentions that ``count`` more tokens have no place on the grid.
 
-    Rotary embeddings leave them alone.
+    Rotary embeddings then leave them as they are.
     """
     for site in sites:
         before = getattr(site.module, "num_prefix_tokens", None)

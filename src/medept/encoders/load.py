@@ -1,9 +1,4 @@
-"""Encoders by name: which library they are from, and where their weights are.
-
-``embedded`` (ships inside medept), any timm vision transformer (``vit_base_patch16_224``), a
-transformers model (``transformers:google/vit-base-patch16-224`` or a local folder), or an open_clip
-tower (``open_clip:ViT-B-16``). Weights come from the hub, or from a local safetensors file.
-"""
+"""Encoders by name: the one that ships inside medept, and those of three libraries."""
 
 from __future__ import annotations
 
@@ -32,14 +27,21 @@ def load_encoder(
     """Load an encoder by name.
 
     Args:
-        name: ``embedded``, a timm name, ``transformers:NAME`` or ``open_clip:NAME``.
-        weights: a local safetensors file; ``"random"`` for untrained weights, the same at each
-            call; by default those that ship with medept (``embedded``) or those of the hub.
-        image_size: pixels a side, where it should differ from the encoder's own; position
-            embeddings are interpolated.
+        name: ``embedded``, which ships inside medept; a vision transformer of timm, such as
+            ``vit_base_patch16_224``; of transformers, such as
+            ``transformers:google/vit-base-patch16-224`` or ``transformers:FOLDER``; or an image
+            tower of open_clip, such as ``open_clip:ViT-B-16``.
+        weights: a local safetensors file; ``"random"`` for untrained weights, the same in every
+            call; by default those that ship with medept (``embedded``) or those on the hub.
+        image_size: pixels a side, if not the encoder's own; position embeddings are interpolated.
 
     Raises:
-        InputError: if the name is unknown, the weights cannot be had or do not fit.
+        EncoderError: if the name is unknown, or the weights cannot be downloaded or do not fit.
+        ResourceError: if the library is not installed.
+
+    >>> encoder = load_encoder("embedded", image_size=96)
+    >>> encoder.width, len(encoder.blocks), encoder.preprocessing.size
+    (192, 8, (96, 96))
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -61,12 +63,16 @@ def _load(name: str, weights: str | Path | None) -> Encoder:
 
 
 def resized(encoder: Encoder, image_size: int) -> Encoder:
-    """The same encoder for another input size; its position embeddings are interpolated."""
+    """The same encoder for another input size, with its position embeddings interpolated.
+
+    Raises:
+        EncoderError: if it takes no other size, or not this one.
+    """
     model = encoder.model
     if not hasattr(model, "set_input_size"):
         raise EncoderError(
             f"the encoder {encoder.name!r} takes {encoder.preprocessing.size[0]} pixels only: "
-            "leave the image size out"
+            "leave image_size= out"
         )
     try:
         model.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
@@ -85,11 +91,8 @@ def _load_embedded(weights: str | Path | None) -> Encoder:
     from medept.encoders import embedded
 
     if weights is not None:
-        raise EncoderError(
-            "the encoder 'embedded' has its own weights: leave --encoder-weights out"
-        )
+        raise EncoderError("the encoder 'embedded' has its own weights: leave encoder_weights= out")
     model, config = embedded.load()
     transform = dict(config["transform"])
     size = transform.pop("input_size")
-    encoder = Encoder(model, EMBEDDED, Preprocessing(size=(size, size), **as_tuples(transform)))
-    return encoder
+    return Encoder(model, EMBEDDED, Preprocessing(size=(size, size), **as_tuples(transform)))

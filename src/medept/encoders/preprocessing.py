@@ -15,7 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes an encoder's input."""
+    """How an image becomes an encoder's input.
+
+    Attributes:
+        size: (height, width) in pixels.
+        mean: of each channel, subtracted from values between 0 and 1.
+        std: of each channel, by which the difference is divided.
+        interpolation: ``bicubic``, ``bilinear``, ``nearest`` or another name that timm knows.
+        crop_pct: the part of the resized image that the centre crop keeps along each side.
+
+    >>> from PIL import Image
+    >>> square = Preprocessing(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+    >>> white = square.evaluation()(Image.new("RGB", (50, 40), "white"))
+    >>> white.shape, white.mean().item()
+    (torch.Size([3, 32, 32]), 1.0)
+    """
 
     size: tuple[int, int]
     mean: tuple[float, ...]
@@ -24,7 +38,10 @@ class Preprocessing:
     crop_pct: float = 1.0
 
     def evaluation(self) -> Callable[[Image.Image], Tensor]:
-        """RGB image -> normalised (3, H, W): resize, centre crop (timm's evaluation transform)."""
+        """The evaluation view: RGB image -> normalised (3, H, W), resized and centre-cropped.
+
+        It is timm's evaluation transform.
+        """
         from timm.data import create_transform
 
         return create_transform(
@@ -37,9 +54,10 @@ class Preprocessing:
         )
 
     def training(self, crop_scale: float) -> Callable[[Image.Image], Callable[[], Tensor]]:
-        """RGB image -> a random resized crop, flipped half of the time, that is drawn.
+        """Random views: RGB image -> a function that makes the view (3, H, W), normalised.
 
-        Called, what was drawn is made: normalised (3, H, W).
+        The first call draws a random resized crop, flipped half of the time; the second makes it,
+        and uses no random numbers.
 
         Args:
             crop_scale: the smallest part of the image's area that a crop may have.

@@ -1,4 +1,4 @@
-"""Checks and hashes of named tensors."""
+"""Tensors by name: are they finite, and what is their hash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 def is_finite(state: dict[str, Tensor]) -> bool:
-    """Whether all numbers are neither infinite nor NaN."""
+    """Whether no number is infinite or NaN.
+
+    >>> is_finite({"weight": torch.tensor([1.0, torch.nan])})
+    False
+    """
     return all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 

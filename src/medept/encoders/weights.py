@@ -1,4 +1,4 @@
-"""Weights of an encoder: a local safetensors file, or the hub; never a pickle."""
+"""Weights of an encoder: from a local safetensors file or from the hub, never from a pickle."""
 
 from __future__ import annotations
 
@@ -13,25 +13,40 @@ from medept.encoders.tensors import is_finite
 from medept.errors import EncoderError, ResourceError
 
 RANDOM = "random"
+"""In place of a file: untrained weights."""
 
 
 def download_weights(encoder: str, repository: str | None, stem: str) -> str:
-    """The path of STEM.safetensors, downloaded; a repository that has pickles alone is refused."""
+    """Download ``STEM.safetensors`` from the Hugging Face hub; returns its path.
+
+    Args:
+        encoder: its name, for messages.
+        repository: ``OWNER/NAME`` on the hub; None if there is none.
+        stem: the file's name without its suffix.
+
+    Raises:
+        EncoderError: if the file cannot be downloaded, or the repository has pickles alone.
+    """
     from huggingface_hub import hf_hub_download
 
-    remedy = "Give a local file with --encoder-weights FILE.safetensors"
+    remedy = "Give a local file, encoder_weights=FILE.safetensors"
     if not repository:
         raise EncoderError(f"the hub has no weights of {encoder!r}. {remedy}")
     try:
         return hf_hub_download(repository, f"{stem}.safetensors")
-    except Exception as error:  # of the network, the hub or the disk: the remedy is the same
+    except Exception as error:  # network, hub or disk: the remedy is the same
         raise EncoderError(
-            f"{stem}.safetensors of {encoder!r} could not be had from {repository} on the hub "
-            f"({error}). {remedy}, or use the encoder 'embedded'"
+            f"{stem}.safetensors of {encoder!r} could not be downloaded from {repository} on the "
+            f"hub ({error}). {remedy}, or use the encoder 'embedded'"
         ) from error
 
 
 def import_extra(module: str, extra: str) -> Any:
+    """Import a library that comes with an extra of medept.
+
+    Raises:
+        ResourceError: if it is not installed.
+    """
     try:
         return import_module(module)
     except ImportError as error:
@@ -41,20 +56,26 @@ def import_extra(module: str, extra: str) -> Any:
 
 
 def as_tuples(transform: dict[str, Any]) -> dict[str, Any]:
+    """The same values, with tuples in place of lists.
+
+    >>> as_tuples({"mean": [0.5, 0.5, 0.5], "crop_pct": 0.9})
+    {'mean': (0.5, 0.5, 0.5), 'crop_pct': 0.9}
+    """
     return {k: tuple(v) if isinstance(v, list) else v for k, v in transform.items()}
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
-    """Load a safetensors file into ``model``; a classifier in the file is left out.
+    """Load a safetensors file into ``model``, without a classifier that the file may hold.
 
     Raises:
-        InputError: if the file is missing, no safetensors file, or made for another model.
+        EncoderError: if the file is missing, is no safetensors file, holds NaN or infinity, or
+            belongs to another model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if file.suffix != ".safetensors":
-        raise EncoderError(f"{file}: weights are read from .safetensors files alone")
+        raise EncoderError(f"{file}: weights are read from .safetensors files only")
     try:
         state = load_file(file)
     except FileNotFoundError as error:

@@ -1,8 +1,7 @@
-"""Where a fit that was killed goes on: after its last trial or epoch, to the same final weights.
+"""Checkpoints: a fit that was killed resumes after its last trial or epoch, to the same weights.
 
-Epochs in which the head is trained alone are made again: they take seconds.
-
-In float16, whose loss is scaled by a factor that is not kept, they are nearly the same.
+Epochs in which the head is trained alone are repeated; they take seconds. In float16 the weights
+are nearly the same: the factor that scales the loss is not saved.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from torch import Tensor, nn
 from medept.files import write_tensors, write_text
 from medept.progress import is_main_process
 
-ANOTHER = "%s is of another fit (other images, settings or precision): this one begins anew"
+_OTHER_FIT = "%s is of another fit (other images, settings or precision): this one begins anew"
 
-TRIALS = ".trials.json"
-"""In place of a checkpoint's suffix."""
+_TRIALS_SUFFIX = ".trials.json"
+"""Replaces the checkpoint's suffix."""
 
 logger = logging.getLogger(__name__)
 
 
 def remove_checkpoint(file: Path) -> None:
-    """The fit is finished: remove its checkpoint, and that of its search."""
-    for one in (file, file.with_suffix(TRIALS)):
+    """Remove the checkpoint of a finished fit, and that of its search, if there are any."""
+    for one in (file, file.with_suffix(_TRIALS_SUFFIX)):
         one.unlink(missing_ok=True)
 
 
@@ -39,38 +38,53 @@ def _digest(key: Any) -> str:
 
 
 class Trials:
-    """A JSON file, beside a checkpoint, of the losses of a search's trials.
+    """The losses of a search's trials, in a JSON file beside the checkpoint.
 
-    A search proposes the same each time: one that was killed looks its first losses up. Arguments
-    are those of :class:`Checkpoint`.
+    A search proposes the same parameters each time, so one that was killed looks up its first
+    losses and goes on. Trials that failed are not kept; they are tried again.
+
+    Args:
+        checkpoint: the fit's checkpoint file.
+        key: as for :class:`Checkpoint`.
+
+    Attributes:
+        losses: by the trial's number, from 0.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Trials(Path(folder) / "fit.safetensors", "this fit").add(0, 0.25)
+    ...     again = Trials(Path(folder) / "fit.safetensors", "this fit").losses
+    ...     other = Trials(Path(folder) / "fit.safetensors", "another fit").losses
+    >>> again, other
+    ({0: 0.25}, {})
     """
 
     def __init__(self, checkpoint: Path, key: Any) -> None:
-        self.file, self.key = checkpoint.with_suffix(TRIALS), _digest(key)
+        self.file, self.key = checkpoint.with_suffix(_TRIALS_SUFFIX), _digest(key)
         self.losses: dict[int, float] = {}
-        """By the trial's number; those that came to nothing are tried again."""
         try:
             found = json.loads(self.file.read_text(encoding="utf-8"))
             if found["key"] == self.key:
                 self.losses = {int(number): loss for number, loss in found["losses"].items()}
             else:
-                logger.info(ANOTHER, self.file)
+                logger.info(_OTHER_FIT, self.file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
 
     def add(self, number: int, loss: float) -> None:
-        """Keep one more."""
+        """Add a trial's loss, and write the file."""
         self.losses[number] = loss
         if is_main_process():
             write_text(self.file, json.dumps({"key": self.key, "losses": self.losses}) + "\n")
 
 
 class Checkpoint:
-    """A safetensors file with all that changes from epoch to epoch.
+    """A safetensors file with everything that changes from epoch to epoch.
 
     Args:
-        file: where it is kept.
-        key: what determines the run; a file of another run is left alone until it is overwritten.
+        file: where to write it.
+        key: all that determines the fit, as JSON can write it. A file with another key is not read,
+            and is overwritten after the next epoch.
     """
 
     def __init__(self, file: Path, key: Any) -> None:
@@ -83,7 +97,14 @@ class Checkpoint:
         order: torch.Generator,
         history: list[dict[str, Any]],
     ) -> None:
-        """Write the state after an epoch, whole or not at all."""
+        """Write the state after an epoch. The file appears whole or not at all.
+
+        Args:
+            parameters: what is trained.
+            optimizer: with its state of each parameter.
+            order: the generator of the order of images.
+            history: the learning curve so far.
+        """
         tensors = {"order": order.get_state()}
         for i, parameter in enumerate(parameters):
             tensors[f"{i}.value"] = parameter.detach()
@@ -98,14 +119,18 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         order: torch.Generator,
     ) -> list[dict[str, Any]]:
-        """Put the state back, if there is one of this run; returns the history so far."""
+        """Put the state back in place, if the file has one of this fit.
+
+        Returns:
+            the learning curve so far; empty if there was nothing to restore.
+        """
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(self.file, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("key") != self.key:
-                    logger.info(ANOTHER, self.file)
+                    logger.info(_OTHER_FIT, self.file)
                     return []
                 tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (FileNotFoundError, SafetensorError, OSError):

@@ -12,35 +12,71 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from medept.errors import ResourceError
+from medept.errors import ResourceError, SettingsError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-"""What a precision is called in accelerate."""
+ACCELERATE_NAMES = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+"""What accelerate calls each precision."""
 
-PRECISIONS = ("auto", *MIXED)
+PRECISIONS = ("auto", *ACCELERATE_NAMES)
 
-_ONE_AT_A_TIME = Lock()
-"""Threads make accelerators in turn: what is set for one is in place of accelerate's, of all."""
+_CREATION_LOCK = Lock()
+"""Serialises accelerator creation, because accelerate's settings are process-global."""
 
 
 def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
-    """An accelerator on ``device``: ``auto``, ``cpu``, ``cuda`` (the first of several) or ``mps``.
+    """An accelerator: where to compute, and in what precision.
 
-    ``precision`` ``auto`` is bfloat16 on a CPU or CUDA GPU that is found to be faster in it, and
-    float32 elsewhere. The encoder runs in this precision under autocast; prompts, head and whatever
-    else is trained stay in float32.
+    The encoder runs in this precision under autocast; prompts, head and whatever else is trained
+    stay in float32.
+
+    Args:
+        device: ``cpu``, ``cuda`` (the first of several GPUs), ``mps``, or ``auto``: a GPU if there
+            is one.
+        precision: ``float32``, ``bfloat16``, ``float16`` (on CUDA), or ``auto``: bfloat16 on a CPU
+            or CUDA GPU that is measured to be faster in it (:func:`fast_bfloat16`), else float32.
 
     Raises:
-        InputError: if the device is not there or does not offer the precision.
+        SettingsError: if the precision is unknown.
+        ResourceError: if the device is not there, or does not offer the precision.
+
+    >>> accelerator = make_accelerator("cpu", "bfloat16")
+    >>> accelerator.device.type, precision_of(accelerator)
+    ('cpu', 'bfloat16')
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
 
     if precision not in PRECISIONS:
-        raise ResourceError(f"precision {precision!r}: use one of {', '.join(PRECISIONS)}")
+        raise SettingsError(f"precision {precision!r}: use one of {', '.join(PRECISIONS)}")
+    kind = _find_device(device)
+    if precision == "float16" and kind != "cuda":
+        raise ResourceError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
+    with _CREATION_LOCK:
+        # accelerate keeps its first settings for the life of the process unless they are reset
+        AcceleratorState._reset_state()
+        if PartialState._shared_state:
+            state = PartialState()
+            if state.device.type != kind and state.num_processes == 1:
+                PartialState._reset_state()
+        if precision == "auto":
+            several = PartialState(cpu=kind == "cpu").num_processes > 1
+            is_fast = _fast_bfloat16_of_first_process if several else fast_bfloat16
+            precision = "bfloat16" if kind != "mps" and is_fast(kind) else "float32"
+        accelerator = Accelerator(mixed_precision=ACCELERATE_NAMES[precision], cpu=kind == "cpu")
+        # its own copy of the settings, which accelerate lets all accelerators share
+        accelerator.state.__dict__ = dict(vars(accelerator.state))
+    return accelerator
+
+
+def _find_device(device: str) -> str:
+    """``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        ResourceError: if the device is not there.
+    """
     present = {
         "auto": True,
         "cpu": True,
@@ -54,32 +90,20 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
             f"device {device!r} is not available here: use one of {available}{which}"
         )
     best = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
-    kind = best if device == "auto" else device
-    if precision == "float16" and kind != "cuda":
-        raise ResourceError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
-    with _ONE_AT_A_TIME:
-        # accelerate keeps the first settings for the life of the process unless told to forget them
-        AcceleratorState._reset_state()
-        if PartialState._shared_state:
-            state = PartialState()
-            if state.device.type != kind and state.num_processes == 1:
-                PartialState._reset_state()
-        if precision == "auto":
-            several = PartialState(cpu=kind == "cpu").num_processes > 1
-            found = _first_finds_bfloat16_fast if several else fast_bfloat16
-            precision = "bfloat16" if kind != "mps" and found(kind) else "float32"
-        accelerator = Accelerator(mixed_precision=MIXED[precision], cpu=kind == "cpu")
-        accelerator.state.__dict__ = dict(vars(accelerator.state))  # which all would share
-    return accelerator
+    return best if device == "auto" else device
 
 
 def precision_of(accelerator: Accelerator) -> str:
-    """What an accelerator computes in: one of :data:`PRECISIONS`, and not ``auto``."""
-    return next(name for name, mixed in MIXED.items() if mixed == accelerator.mixed_precision)
+    """The precision an accelerator computes in: ``float32``, ``bfloat16`` or ``float16``."""
+    names = {theirs: ours for ours, theirs in ACCELERATE_NAMES.items()}
+    return names[accelerator.mixed_precision]
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes that this process holds: in main memory, or on a GPU, of which a new peak begins."""
+    """Bytes of memory in use: on the CPU by this process, on a GPU by its tensors.
+
+    On a GPU, the peak is measured anew from here on.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
@@ -87,7 +111,7 @@ def memory_in_use(device: torch.device) -> int:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes; 0 where it cannot be asked."""
+    """The most main memory that this process has used so far, in bytes; 0 on Windows."""
     try:
         import resource
     except ImportError:  # Windows
@@ -97,10 +121,10 @@ def peak_memory() -> int:
 
 
 @cache
-def _first_finds_bfloat16_fast(kind: str) -> bool:
-    """What :func:`fast_bfloat16` is for the first process, in all: what they measure may differ.
+def _fast_bfloat16_of_first_process(kind: str) -> bool:
+    """:func:`fast_bfloat16` as the first process measures it, for all of them: they may differ.
 
-    All have to ask once; afterwards each may by itself.
+    Every process has to call it once; the result is then known.
     """
     from accelerate.utils import broadcast_object_list
 
@@ -110,13 +134,13 @@ def _first_finds_bfloat16_fast(kind: str) -> bool:
 
 @cache
 def fast_bfloat16(kind: str) -> bool:
-    """Whether ``cpu`` or ``cuda`` multiplies matrices in bfloat16 half as fast again as in float32.
+    """Whether ``cpu`` or ``cuda`` multiplies matrices in bfloat16 at 1.5 times float32's speed.
 
-    It is measured: one layer's product of a ViT-B, some twenty times, on a GPU of a whole batch; a
-    few hundredths of a second, once. GPUs that have no bfloat16 emulate it, which is slow.
+    Measured once, in a few hundredths of a second: one layer's product of a ViT-B, ten times in
+    each type, on a GPU for a whole batch. GPUs without bfloat16 emulate it, which is slow.
     """
     seconds, rows, device = {}, 256, kind
-    if kind == "cuda":  # that of this process, of those that `accelerate launch` began
+    if kind == "cuda":  # this process's GPU, if `accelerate launch` began several
         rows = 8192
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     for dtype in (torch.float32, torch.bfloat16):

@@ -1,7 +1,7 @@
-"""How training is done: optimiser, learning rates, epochs, views. Two recipes, all settable.
+"""How a method is trained: optimiser, learning rates, epochs, views. Two recipes, all settable.
 
-``paper`` trains every method alike, as Zu et al. compared them. ``medept`` takes the optimiser and
-the rates of each method's own paper, which the method states.
+``paper`` trains every method alike, as Zu et al. compared them. ``medept`` trains each method with
+the optimiser and the rates of its own paper; the method states them.
 """
 
 from __future__ import annotations
@@ -20,27 +20,31 @@ class Recipe(BaseModel):
 
     Args:
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
-        lr: peak learning rate of the head, from which it falls to 0 along a cosine: once during
-            ``head_first``, and once after it.
-        encoder_lr: learning rate of what is trained inside the encoder (prompts), likewise.
-        warmup: part of the steps of each in which the rates climb, in a line from 0, to their
-            highest.
+        lr: peak learning rate of the head; it falls to 0 along a cosine, once during
+            ``head_first`` and once after it.
+        encoder_lr: peak learning rate of what is trained inside the encoder (prompts, say).
+        warmup: the part of these steps in which the rates first climb from 0 to their peak.
         weight_decay: of the head.
-        encoder_weight_decay: of what is trained inside the encoder; for prompts, a pull to 0.
+        encoder_weight_decay: of what is trained inside the encoder; it pulls prompts to 0.
         epochs: passes over the support set.
-        head_first: part of them, the first, in which the head is trained alone: on features as
-            they are, which are computed once. What is trained inside the encoder afterwards does
-            not follow a head that knows nothing (Kumar et al., ICLR 2022). Where a method trains
-            nothing there, the rates still rise again and the images come in the same order again:
-            methods differ in what they put into the encoder, and in nothing else.
-        batch_size: images a step.
-        micro_batch: how many of them are computed at once, where all do not fit into memory (None:
-            all); the gradient is that of the whole batch.
+        head_first: the part of the epochs, at the start, in which the head is trained alone, on
+            features that are computed once. What is trained inside the encoder afterwards does not
+            follow a head that knows nothing (Kumar et al., ICLR 2022). A method that trains
+            nothing there goes through the rates and the order of images a second time all the
+            same: methods differ in what they put into the encoder, and in nothing else.
+        batch_size: images per step.
+        micro_batch: images that are computed at once, if a whole batch does not fit into memory
+            (None: all); the gradient is that of the whole batch.
         crop_scale: smallest part of an image's area in a random resized crop; 1 keeps whole
-            images (they are still flipped).
+            images. All are flipped at random.
         views: distinct random views per image; epoch e sees view e modulo ``views``.
         standardise: whether the head sees features standardised by the support set's mean and
-            deviation, so that ``lr`` means the same for every encoder.
+            standard deviation, so that ``lr`` means the same for every encoder.
+
+    :func:`make_recipe` makes one by name:
+
+    >>> make_recipe("medept", "ept", epochs=20).head_epochs
+    10
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +69,11 @@ class Recipe(BaseModel):
         return int(self.head_first * self.epochs)
 
     def schedule(self, done: float) -> float:
-        """A learning rate, by its highest, when ``done`` (from 0 to 1) of all steps are made."""
+        """The learning rate over its peak when ``done`` (0 to 1) of all steps have been taken.
+
+        >>> [PAPER.schedule(done) for done in (0, 0.5, 1)]
+        [1.0, 0.5, 0.0]
+        """
         if done < self.warmup:
             return done / self.warmup
         return (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup))) / 2
@@ -99,13 +107,18 @@ MEDEPT = Recipe(
     views=8,
     standardise=True,
 )
-"""The default: a head that really learns, then what is inside, at its method's own rate."""
+"""The default: the head learns first, then what is inside, at the rate of its method's paper."""
 
 RECIPES = {"medept": MEDEPT, "paper": PAPER}
 
 
 def make_recipe(name: str = "medept", method: str = "ept", /, **changes: Any) -> Recipe:
-    """A recipe by name for a method, with what ``changes`` names (and is not None) put in place.
+    """A recipe by name, for a method.
+
+    Args:
+        name: ``medept`` or ``paper``. In ``paper``, ``views`` follow ``epochs`` unless given.
+        method: the method it is for.
+        changes: values in place of the recipe's; those that are None are ignored.
 
     Raises:
         InputError: if the recipe, the method or a value is unknown or out of range.

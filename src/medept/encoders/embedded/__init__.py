@@ -40,7 +40,11 @@ def load() -> tuple[nn.Module, dict[str, Any]]:
     """The pretrained encoder in float32 and evaluation mode, and its ``encoder.json``.
 
     Raises:
-        InputError: if the weight file is not the one that ``encoder.json`` describes.
+        EncoderError: if the weight file is not the one that ``encoder.json`` describes.
+
+    >>> model, config = load()
+    >>> config["transform"]["input_size"], model.num_features
+    (64, 192)
     """
     from safetensors.torch import load as read_tensors
 
