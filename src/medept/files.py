@@ -68,8 +68,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     writer = partial / WRITER
     if writer.exists() and _runs_elsewhere(writer.read_text(encoding="utf-8")):
         raise DataError(
-            f"{folder}: is being written by another medept; wait for it, name another folder, or "
-            f"remove {partial} if there is none"
+            f"{folder}: is being written by another medept process; wait for it, name another "
+            f"folder, or, if none is running, remove {partial}"
         )
     shutil.rmtree(partial, ignore_errors=True)
     _make_folder(partial)

@@ -30,7 +30,7 @@ def test_episodes_are_written_for_others_and_fit_uses_them(tmp_path: Path) -> No
     support = pd.read_csv(tmp_path / "fit" / "support.csv")["image"].tolist()
     test_list = str(chosen).replace("_train_", "_test_")
     done = run(app, [*fit[:-1], str(tmp_path / "wrong"), "--episode", test_list])
-    assert f"a list of test images; give the support set, {chosen}" in str(done.exception)
+    assert f"lists test images; give the list of the support set, {chosen}" in str(done.exception)
     assert support == [line.rsplit(" ", 1)[0] for line in chosen.read_text().splitlines()]
     again = run(app, ["fit", table, "--out", str(tmp_path / "other"), "--episode", "exp9"])
     assert "medept episodes" in str(again.exception)

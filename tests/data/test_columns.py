@@ -19,7 +19,7 @@ def test_columns_of_flags_named_or_found(folder: Path) -> None:
     assert (named.classes, named.targets.tolist()) == (("fluid", "mass"), [[0, 1], [1, 0]])
     found = read_csv(folder, ",image,mass,fluid,mask\n0,a.png,1.0,0,m\n1,b.png,0.0,1,m\n")
     assert (found.classes, found.targets.tolist()) == (("mass", "fluid"), [[1, 0], [0, 1]])
-    with pytest.raises(InputError, match="--label-column"):
+    with pytest.raises(InputError, match="label_column="):
         read_csv(folder, text)  # which of the columns are labels is not for us to guess
 
 

@@ -24,21 +24,21 @@ def test_images_may_be_elsewhere_than_the_table(folder: Path, tmp_path: Path) ->
     text = f"image,label\na.png,x\n{folder / 'b.png'},y\n"
     data = read_csv(folder / "tables", text, image_root=folder)
     assert data.images == (folder / "a.png", folder / "b.png")
-    with pytest.raises(InputError, match=r"missing: a.png \(row 2\).* --image-root"):
+    with pytest.raises(InputError, match=r"missing: a.png \(row 2\).* image_root="):
         read_csv(folder / "tables", "image,label\na.png,x\nb.png,y\n")
-    with pytest.raises(InputError, match=r"row 3: .* leads out of .* --image-root"):
+    with pytest.raises(InputError, match=r"row 3: .* leads out of .* image_root="):
         read_csv(folder / "tables", text.replace("a.png", "t.csv"))
     up = "image,label\na.png,x\n../b.png,y\n"
-    with pytest.raises(InputError, match=rf"row 3: .* --image-root, such as {folder}$"):
+    with pytest.raises(InputError, match=rf"row 3: .* image_root=, such as {folder}$"):
         read_csv(folder / "tables", up)
     assert (
         read_csv(folder / "tables", up, image_root=folder).images[1].resolve() == folder / "b.png"
     )
     with pytest.raises(InputError, match=r"row 3: ../../up.png leads out"):
         read_csv(folder / "tables", up.replace("../b", "../../up"), image_root=folder)
-    with pytest.raises(InputError, match="nowhere: no such folder; check --image-root"):
+    with pytest.raises(InputError, match="nowhere: no such folder; check image_root="):
         read_csv(folder / "tables", text, image_root=folder / "nowhere")
-    with pytest.raises(InputError, match="leave --image-root out"):
+    with pytest.raises(InputError, match="leave image_root= out"):
         read_dataset(folder, image_root=folder)
 
 
@@ -71,5 +71,5 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         read_dataset(inside)
     (inside / "b.png").unlink()
     (inside / "b.png").symlink_to("b.png")
-    with pytest.raises(InputError, match=r"row 2: 'b.png' is no usable|b.png .row 2."):
+    with pytest.raises(InputError, match=r"row 2: 'b.png' is not a usable|b.png .row 2."):
         read_csv(inside, "image,label\nb.png,x\nc.png,y\n")

@@ -149,7 +149,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     path = saved(tmp_path, Image.fromarray(RAMP), "locked.png")
     monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(InputError, match=r"locked.png: may not be read; check its permissions"):
+    with pytest.raises(InputError, match=r"locked.png: permission denied; check its permissions"):
         read_image(path)
 
 

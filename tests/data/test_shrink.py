@@ -108,7 +108,7 @@ def test_one_label_an_image_stays_multilabel(tmp_path: Path) -> None:
 
 def test_bad_input_is_named(table: Path, tmp_path: Path) -> None:
     data = read_dataset(table)
-    with pytest.raises(InputError, match="--pixels 0"):
+    with pytest.raises(InputError, match="pixels=0"):
         write_shrunk(data, tmp_path / "out", pixels=0)
     (table.parent / "grey.bmp").write_bytes(b"BM nothing")
     with pytest.raises(InputError, match=r"grey\.bmp"):

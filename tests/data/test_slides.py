@@ -112,5 +112,5 @@ def test_bad_slides_and_numbers(slide: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.svs").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"bad.svs: OpenSlide cannot read"):
         write_tiles(tmp_path / "bad.svs", tmp_path / "out")
-    with pytest.raises(InputError, match="--mpp above 0"):
+    with pytest.raises(InputError, match="mpp= above 0"):
         write_tiles(slide, tmp_path / "out", mpp=0)

@@ -155,7 +155,7 @@ def test_a_group_in_train_and_test_is_refused() -> None:
 
 
 def test_a_split_without_test_rows_is_refused() -> None:
-    with pytest.raises(InputError, match="none of test"):
+    with pytest.raises(InputError, match="no test rows"):
         draw_episode(table([0, 1], [1, 2], ["train", "train"]), None)
 
 

@@ -83,7 +83,7 @@ def find_image_column(
     if name is None:
         raise DataError(
             f"{table.path}: none of its columns ({', '.join(table.columns)}) is named "
-            f"{', '.join(IMAGE_COLUMNS[:4])}...; say which one it is with --image-column"
+            f"{', '.join(IMAGE_COLUMNS[:4])}...; say which one it is with image_column="
         )
     return name
 
@@ -110,7 +110,7 @@ def _find_label_columns(
     if len(others) < 2 or not all(normalise_label(text) in ("0", "1") for text in cells):
         raise DataError(
             f"{table.path}: none of its columns ({', '.join(table.columns)}) is named "
-            f"{', '.join(LABEL_COLUMNS[:4])}...; say which one it is with --label-column, or which "
+            f"{', '.join(LABEL_COLUMNS[:4])}...; say which one it is with label_column=, or which "
             "ones, with commas between them, if they are 0 and 1"
         )
     return others

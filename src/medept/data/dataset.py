@@ -65,7 +65,7 @@ def read_dataset(
     try:
         if path.is_dir():
             if image_root is not None:
-                raise DataError(f"{path}: its images are inside it; leave --image-root out")
+                raise DataError(f"{path}: its images are inside it; leave image_root= out")
             return read_folder(path, classes, task)
         if not path.exists():
             known = " (`medept datasets` lists those known by name)" if ":" in str(path) else ""

@@ -1,4 +1,4 @@
-"""Image lists: text files with one line an image, its name and label, as few-shot challenges use.
+"""Image lists: text files with one line per image, as few-shot challenges publish them.
 
 ``a name.png 1`` gives a class index; ``a name.png 0,1,0`` or ``a name.png 0 1 0`` one number for
 each label. Names may contain spaces. An image that was drawn for several labels is listed several
@@ -62,7 +62,7 @@ def read_lines(file: Path) -> list[str]:
         ) from error
     text = "\n".join(line.strip() for line in lines).rstrip()
     if not text:
-        raise DataError(f"{file}: an empty list; it needs one line an image")
+        raise DataError(f"{file}: an empty list; it needs one line per image")
     return text.split("\n")
 
 

@@ -25,7 +25,7 @@ def read_image_names(table: Table, column: str, frame_column: str | None) -> dic
     frames = {row: normalise_label(frame) for row, frame in table.filled(frame_column).items()}
     for row, frame in frames.items():
         if not re.fullmatch(r"[1-9][0-9]{0,8}", frame):
-            raise DataError(f"{table.path}, row {row}: frame {frame!r}; frames count from 1")
+            raise DataError(f"{table.path}, row {row}: frame {frame!r}; frames are counted from 1")
     return {row: f"{name}#{frames[row]}" for row, name in names.items()}
 
 
@@ -48,7 +48,7 @@ def locate_images(
     """
     folder = table.parent if image_root is None else Path(image_root)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; check --image-root")
+        raise DataError(f"{folder}: no such folder; check image_root=")
     root = folder.resolve()
     images: list[Path] = []
     rows: dict[Path, int] = {}
@@ -57,8 +57,8 @@ def locate_images(
         image, place, exists = _locate(table, row, name, root)
         if place in rows:
             raise DataError(
-                f"{table}, rows {rows[place]} and {row}: the same image {name}; keep one row an "
-                "image (several labels are joined by |)"
+                f"{table}, rows {rows[place]} and {row}: the same image {name}; keep one row "
+                "per image (join several labels with |)"
             )
         rows[place] = row
         images.append(image)
@@ -68,7 +68,7 @@ def locate_images(
         raise DataError(
             f"{table}: {len(missing)} of {len(names)} images are missing: {', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}; paths are relative to {root}, or to the "
-            "folder given with --image-root"
+            "folder given with image_root="
         )
     return tuple(images)
 
@@ -87,13 +87,13 @@ def _locate(table: Path, row: int, name: str, root: Path) -> tuple[Path, Path, b
         exists = split_frame(place)[0].is_file()
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"{table}, row {row}: {name[:60]!r} is no usable file name; write the image's path "
+            f"{table}, row {row}: {name[:60]!r} is not a usable file name; write the image's path "
             f"relative to {root}"
         ) from error
     if not place.is_relative_to(root):
         raise DataError(
             f"{table}, row {row}: {name} leads out of {root}; give a folder that holds all "
-            f"images with --image-root{_common_folder(root, place)}"
+            f"images with image_root={_common_folder(root, place)}"
         )
     return image, place, exists
 

@@ -70,7 +70,7 @@ def read_image(source: ImageLike) -> Image.Image:
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such image; check the path") from error
     except PermissionError as error:
-        raise DataError(f"{name}: may not be read; check its permissions") from error
+        raise DataError(f"{name}: permission denied; check its permissions") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: {_too_large()}") from error
     except UnidentifiedImageError as error:
@@ -171,7 +171,9 @@ def _from_file(path: Path) -> Image.Image:
         if path.suffix.lower() in DICOM_SUFFIXES or begins_as_dicom(file):
             return Image.fromarray(read_frame(file, frame)).convert("RGB")
         if frame is not None:
-            raise DataError(f"#{frame} is a frame of a DICOM file, which this is not; drop it")
+            raise DataError(
+                f"#{frame} names a frame of a DICOM file, which this is not; leave it out"
+            )
         with Image.open(file, formats=FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise DataError(_too_large())

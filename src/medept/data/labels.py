@@ -18,7 +18,7 @@ from medept.errors import DataError
 MISSING_LABELS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})
 """What programs write into a cell without a value, in lower case."""
 
-_BIN_FIRST = "a class needs a name; cut them into classes first, or give other labels"
+_BIN_FIRST = "a class needs a name; divide them into classes first, or give other labels"
 
 
 def normalise_label(text: str) -> str:

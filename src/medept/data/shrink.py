@@ -43,7 +43,7 @@ def write_shrunk(
         DataError: if ``out`` holds anything else, or an image cannot be read.
     """
     if pixels < 1:
-        raise SettingsError(f"--pixels {pixels}: give 1 or more")
+        raise SettingsError(f"pixels={pixels}: give 1 or more")
     files = [_copy_path(name) for name in data.names]
     other = f"something else than copies of {pixels} pixels"
     claim_folder(out, "shrunk.json", {"pixels": pixels}, other)

@@ -72,12 +72,12 @@ def write_tiles(
             tissue, or ``out`` holds other tiles of that name.
     """
     if size < 1 or mpp <= 0 or not 0 <= tissue <= 1:
-        raise SettingsError("tiles need --size of 1 or more, --mpp above 0, --tissue from 0 to 1")
+        raise SettingsError("tiles need size= of 1 or more, mpp= above 0 and tissue= from 0 to 1")
     with _open(slide) as source:
         span = max(1, round(size * mpp / _resolution(slide, source, slide_mpp)))
         corners = _tissue_corners(source, span, tissue)
         if not corners:
-            raise DataError(f"{slide}: no tile of {span} pixels holds tissue; lower --tissue")
+            raise DataError(f"{slide}: no tile of {span} pixels holds tissue; lower tissue=")
         made_from = {
             "bytes": slide.stat().st_size,
             "pixels": source.dimensions,
@@ -136,7 +136,7 @@ def _resolution(slide: Path, source: Any, given: float | None) -> float:
     value = given if given is not None else float(source.properties.get("openslide.mpp-x", 0))
     if value <= 0:
         raise DataError(
-            f"{slide}: it states no resolution; give micrometres per pixel with --slide-mpp"
+            f"{slide}: states no resolution; give micrometres per pixel with slide_mpp="
         )
     return value
 

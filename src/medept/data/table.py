@@ -99,7 +99,7 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path}: cannot be read as a table ({error}); save it again") from error
     frame.columns = [str(name).strip() for name in frame.columns]
     if frame.empty:
-        raise DataError(f"{path}: no rows; the table needs one row an image")
+        raise DataError(f"{path}: no rows; the table needs one row per image")
     repeated = frame.columns[frame.columns.duplicated()]
     if len(repeated):
         raise DataError(f"{path}: two columns are named {repeated[0]!r}; rename one")

@@ -90,7 +90,7 @@ def _from_indicators(
         for row, count in zip(table.rows, positives, strict=True):
             if count != 1:
                 raise DataError(
-                    f"{table.path}, row {row}: {count} of its labels are 1; of classes it is one"
+                    f"{table.path}, row {row}: {count} of its classes are 1; exactly one must be"
                 )
         return targets.argmax(axis=1), names
     if task is None and (positives == 1).all():
@@ -108,7 +108,7 @@ def _read_indicators(table: Table, names: Sequence[str]) -> np.ndarray:
     missing = [name for name in names if name not in table.columns]
     if missing:
         raise DataError(
-            f"{table.path}: no column {missing[0]!r} for this label; add it, of 0 and 1"
+            f"{table.path}: no column {missing[0]!r} for this label; add it, with 0 and 1"
         )
     targets = np.zeros((len(table.rows), len(names)), dtype=np.uint8)
     for c, name in enumerate(names):
@@ -117,7 +117,7 @@ def _read_indicators(table: Table, names: Sequence[str]) -> np.ndarray:
             if value not in ("0", "1"):
                 raise DataError(
                     f"{table.path}, row {row}: {text!r} in column {name!r}; labels in several "
-                    "columns are 0 or 1"
+                    "columns must be 0 or 1"
                 )
             targets[i, c] = value == "1"
     return targets

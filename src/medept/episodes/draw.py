@@ -113,7 +113,7 @@ def refuse_shared_groups(groups: np.ndarray, train: np.ndarray, test: np.ndarray
         DataError: if not.
     """
     if not len(train) or not len(test):
-        raise DataError("the split column has no rows of train, or none of test; it needs both")
+        raise DataError("the split column has no train rows, or no test rows; it needs both")
     shared = set(groups[train].tolist()) & set(groups[test].tolist())
     if shared:
         raise DataError(
@@ -133,7 +133,7 @@ def rest_of_data(data: LabelledImages, groups: np.ndarray, support: np.ndarray) 
     untested = [data.classes[c] for c in np.flatnonzero(~has_label).tolist()]
     if untested:
         warnings.warn(
-            f"{_classes_have(untested)} no image left to test on, as all are learnt from: "
+            f"{_classes_have(untested)} no image left to test on, as all are in the support set: "
             f"{_first_names(untested)}",
             stacklevel=3,
         )
@@ -170,8 +170,8 @@ def _draw_shots(
     if fewer:
         asked = shots if shots >= 1 else f"{shots:.0%}"
         warnings.warn(
-            f"{_classes_have(fewer)} fewer shots than the {asked} asked for (those drawn of those "
-            f"there are): {_first_names(fewer)}",
+            f"{_classes_have(fewer)} fewer shots than the {asked} asked for (drawn of "
+            f"available): {_first_names(fewer)}",
             stacklevel=3,
         )
     return np.flatnonzero(support)

@@ -76,7 +76,9 @@ def read_episode(data: LabelledImages, file: Path) -> Episode:
     """
     support_file = file.with_name(file.name.replace("_test_", "_train_"))
     if support_file != file and support_file.is_file():
-        raise DataError(f"{file}: a list of test images; give the support set, {support_file}")
+        raise DataError(
+            f"{file}: lists test images; give the list of the support set, {support_file}"
+        )
     support, groups = _read_rows(data, file), group_of_each(data)
     test_file = file.with_name(file.name.replace("_train_", "_test_"))
     if test_file != file and test_file.is_file():

@@ -54,7 +54,7 @@ def _owner(path: Path) -> str | None:
         with path.open("rb") as file:
             data = read_attributes(file, tuple(_ID_ATTRIBUTES))
     except OSError as error:
-        raise DataError(f"{path}: may not be read; check its permissions") from error
+        raise DataError(f"{path}: permission denied; check its permissions") from error
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
     for attribute, kind in _ID_ATTRIBUTES.items():

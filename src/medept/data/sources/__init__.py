@@ -34,7 +34,7 @@ def named_source(text: str | Path) -> tuple[Source, Path] | None:
         return None
     folder = Path(place)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {name} is read from the one it unpacks to")
+        raise DataError(f"{folder}: no such folder; give the one that {name} unpacks to")
     return SOURCES[name], SOURCES[name].home(folder)
 
 
@@ -78,6 +78,6 @@ def official_list(text: str | Path, shots: int | float | None, episode: str) -> 
         return Path(episode)
     found = named_source(text)
     if found is None:
-        raise DataError(f"{episode}: no such list of a support set; `medept episodes` writes them")
+        raise DataError(f"{episode}: no such file; `medept episodes` writes lists of support sets")
     source, folder = found
     return source.official_list(folder, shots, episode)

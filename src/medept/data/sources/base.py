@@ -40,7 +40,7 @@ class Source:
         Raises:
             DataError: if the data set has none, or not this one.
         """
-        raise DataError(f"{self.name} has no official support sets: leave --episode out")
+        raise DataError(f"{self.name} has no official support sets: leave episode= out")
 
 
 def require(folder: Path, files: Sequence[Path], origin: str) -> None:

@@ -113,8 +113,8 @@ class MedFMC(Source):
             file = folder / f"{self.task}_{shots}-shot_train_{episode}.txt"
         else:
             raise DataError(
-                f"{self.name} has official support sets of 1, 5 and 10 shots (--episode exp1 to "
-                "exp5), and of 20% (--episode official)"
+                f"{self.name} has official support sets of 1, 5 and 10 shots (episode=exp1 to "
+                "exp5), and of 20% (episode=official)"
             )
         require(folder, [file], ORIGIN)
         return file
