@@ -86,7 +86,7 @@ def test_nothing_of_the_users_is_overwritten(
 ) -> None:
     before = table.read_bytes()
     assert run("shrink", table, "--out", table.parent) == 2
-    assert "holds something else" in capsys.readouterr().err
+    assert "holds something other than copies" in capsys.readouterr().err
     assert table.read_bytes() == before
     assert run("shrink", table, "--out", tmp_path / "out", "--pixels", 10) == 0
     assert run("shrink", table, "--out", tmp_path / "out", "--pixels", 20) == 2, "of another size"

@@ -63,9 +63,9 @@ def test_another_slide_of_the_same_name_is_refused(slide: Path, tmp_path: Path) 
     said = {"resolution": (40000, 40000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(slide, other, tile=(128, 128), photometric="rgb", **said)
     before = (tmp_path / "out" / "s1.csv").read_bytes()
-    with pytest.raises(InputError, match=r"s1: holds something other than such tiles"):
+    with pytest.raises(InputError, match=r"s1: holds something other than these tiles"):
         write_tiles(moved, tmp_path / "out", size=32, mpp=0.5)
-    with pytest.raises(InputError, match=r"s1: holds something other than such tiles of .*s1.tif"):
+    with pytest.raises(InputError, match=r"s1: holds something other than these tiles of .*s1.tif"):
         write_tiles(slide, tmp_path / "out", size=64, mpp=0.5)
     assert (tmp_path / "out" / "s1.csv").read_bytes() == before
 

@@ -51,7 +51,7 @@ def find_columns(
     Raises:
         DataError: if a column that is needed or named is not there, or one is named for two uses.
     """
-    reserved = {image, group, label, *_split_names(label)}
+    reserved = {image, group, label, *_comma_separated(label)}
     images = find_image_column(table, image, reserved)
     others = {
         "group": _find(table, group, GROUP_COLUMNS, reserved),
@@ -97,7 +97,7 @@ def _find_label_columns(
     table: Table, given: str | None, taken: Collection[str | None]
 ) -> tuple[str, ...]:
     if given is not None and given not in table.columns:
-        return tuple(_require(table, name) for name in _split_names(given))
+        return tuple(_require(table, name) for name in _comma_separated(given))
     name = _find(table, given, LABEL_COLUMNS, taken)
     if name is not None:
         return (name,)
@@ -135,7 +135,7 @@ def _require(table: Table, name: str) -> str:
     return name
 
 
-def _split_names(names: str | None) -> list[str]:
+def _comma_separated(names: str | None) -> list[str]:
     return [] if names is None else [name.strip() for name in names.split(",")]
 
 
@@ -165,7 +165,7 @@ def log_columns(table: Table, columns: Columns) -> None:
             warnings.warn(
                 f"{table.path}: column {name!r} looks like a split, and is not read; rename it "
                 "'split' to test on its test rows alone",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

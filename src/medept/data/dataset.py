@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medept.data.columns import find_columns, log_columns, read_groups, read_splits
+from medept.data.columns import Columns, find_columns, log_columns, read_groups, read_splits
 from medept.data.dicom.patients import dicom_groups
 from medept.data.folders import read_folder
 from medept.data.image_paths import locate_images, read_image_names
 from medept.data.labelled_images import LabelledImages, Task
-from medept.data.table import read_table
+from medept.data.table import Table, read_table
 from medept.data.targets import read_targets
 from medept.errors import DataError
 
@@ -74,8 +74,18 @@ def read_dataset(
         raise DataError(f"{path}: cannot be read ({error.strerror}); check it") from error
     table = read_table(path)
     columns = find_columns(table, image_column, label_column, group_column)
+    return _read_labelled_table(table, columns, image_root, classes, task)
+
+
+def _read_labelled_table(
+    table: Table,
+    columns: Columns,
+    image_root: str | Path | None,
+    classes: Sequence[str] | None,
+    task: Task | None,
+) -> LabelledImages:
     names = read_image_names(table, columns.image, columns.frame)
-    images = locate_images(path, names, image_root)
+    images = locate_images(table.path, names, image_root)
     log_columns(table, columns)
     targets, found = read_targets(table, columns.labels, classes, task)
     return LabelledImages(

@@ -45,7 +45,7 @@ def write_shrunk(
     if pixels < 1:
         raise SettingsError(f"pixels={pixels}: give 1 or more")
     files = [_copy_path(name) for name in data.names]
-    other = f"something else than copies of {pixels} pixels"
+    other = f"something other than copies of {pixels} pixels"
     claim_folder(out, "shrunk.json", {"pixels": pixels}, other)
 
     def write(number: int) -> None:

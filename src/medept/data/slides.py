@@ -84,7 +84,7 @@ def write_tiles(
             "tiles": [size, span, tissue],
             "quickhash": source.properties.get("openslide.quickhash-1"),
         }
-        other = f"something other than such tiles of {slide}"
+        other = f"something other than these tiles of {slide}"
         claim_folder(out / slide.stem, "slide.json", made_from, other)
         level = source.get_best_level_for_downsample(span / size + 1e-6)
         rows = []

@@ -98,7 +98,7 @@ def _from_indicators(
             f"{table.path}: each image has just one of {', '.join(names)}; they are taken as "
             "labels, of which it may have several. If they are classes, write their names "
             "into one column",
-            stacklevel=4,
+            stacklevel=5,
         )
     return targets, names
 
