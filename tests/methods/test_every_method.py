@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from adapting import TRAINED
 from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 
@@ -18,7 +19,6 @@ from medept.analysis.model_features import extract_features
 from medept.data.labelled_images import LabelledImages
 from medept.encoders.load import load_encoder
 from medept.methods import METHODS
-from medept.methods.features import FeatureMethod
 
 RANDOM = np.random.default_rng(0)
 IMAGES = [RANDOM.integers(0, 255, (32, 32, 3)).astype(np.uint8) for _ in range(8)]
@@ -26,7 +26,6 @@ TARGETS = {
     "classes": np.array(["a", "b"] * 4),
     "labels": np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 1]] * 2),
 }
-TRAINED = [name for name, method in METHODS.items() if not issubclass(method, FeatureMethod)]
 
 
 @pytest.fixture(scope="module")

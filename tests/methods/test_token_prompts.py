@@ -1,10 +1,9 @@
-"""Prompts on the tokens: how they start, and where ``vp`` adds them."""
+"""How prompts on tokens start."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from adapting import disturb
 
 from medept.encoders.encoder import Encoder
 from medept.methods import adapt
@@ -21,21 +20,3 @@ def test_prompts_of_tokens_start_as_jia_et_al_have_it(encoder: Encoder, name: st
         prompts = adapt(encoder, name, 3, {"init": init}).prompts
         values = torch.cat([p.detach().flatten() for p in prompts])
         assert float(values.std()) == pytest.approx(deviation, rel=0.1)
-
-
-@pytest.mark.parametrize(("layers", "chosen"), [("all", [0, 1, 2]), ("1,3", [0, 2])])
-def test_added_prompts_go_into_each_chosen_block(
-    encoder: Encoder, layers: str, chosen: list[int]
-) -> None:
-    model, vit = adapt(encoder, "vp", 3, {"layers": layers}).double(), encoder.model
-    disturb(model)
-    pixels = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    features = encoder(pixels)
-    model.remove()
-    x, prompts = (
-        vit._pos_embed(vit.patch_embed(pixels)),
-        dict(zip(chosen, model.prompts, strict=True)),
-    )
-    for i, block in enumerate(vit.blocks):
-        x = block(x + prompts[i] if i in prompts else x)
-    torch.testing.assert_close(features, vit.norm(x)[:, 0])

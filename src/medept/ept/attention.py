@@ -20,12 +20,12 @@ the fraction is the ordinary softmax times exp(z_i) / (exp(z_i) + exp(s_i)), so 
 
 EPT is therefore ordinary attention times one *gate* for each head and token, and s_i is an
 attention *sink*: a logit that takes its share of the softmax and gives no value for it. Prompts of
-any length L are worth one number per token, s_i. And any attention kernel that returns z beside its
-output computes EPT exactly, forwards and backwards, without a matrix of T x (T + L) weights: see
-:mod:`medept.ept.kernels`.
+any length L collapse into one number per token, s_i. And any attention kernel that returns z beside
+its output computes EPT exactly, forwards and backwards, without a matrix of T x (T + L) weights:
+see :mod:`medept.ept.kernels`.
 
-This is the way ``concat``. :func:`prompted_attention` has the paper's three others too (its Figure
-5), of which ``multiply_concat`` is a sink again.
+This is the way ``concat`` of embedding a prompt. The paper's Figure 5 has three more
+(:data:`WAYS`), of which ``multiply_concat`` is a sink again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,14 @@ from medept.ept.operands import Operands, learns, logits, precise, prepare
 
 Way = Literal["concat", "multiply_concat", "add", "multiply"]
 WAYS: tuple[Way, ...] = get_args(Way)
-"""How a prompt enters the logits: see :func:`prompted_attention`."""
+"""How a prompt P enters the logits u:
+
+- ``concat``: L more logits in each row (equation 5).
+- ``multiply_concat``: the same, with row i of the prompt multiplied by max_j u_ij - min_j u_ij over
+  the keys that are not masked. Holds :data:`KEYS_AT_ONCE` columns of logits in memory.
+- ``add``: u + P, where L is the number of keys. Holds all logits in memory.
+- ``multiply``: u * P, likewise; a float mask is added to the product.
+"""
 
 Kernel = Literal["auto", "formula", "fused", "extra_key"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
@@ -79,14 +86,7 @@ def prompted_attention(
         k: keys (B, H, S, d).
         v: values (B, H, S, e).
         prompt: (T, L), shared by the heads, or (H, T, L); in units of the logits u.
-        way: how the prompt enters the logits.
-
-            - ``concat``: L more logits in each row (equation 5).
-            - ``multiply_concat``: the same, with row i of the prompt multiplied by
-              max_j u_ij - min_j u_ij over the keys that are not masked. Needs :data:`KEYS_AT_ONCE`
-              columns of logits in memory.
-            - ``add``: u + P, with L = S. Needs all of the logits in memory, as does the next.
-            - ``multiply``: u * P, with L = S; a float mask is added to the product.
+        way: how the prompt enters the logits, one of :data:`WAYS`.
         attn_mask: as in ``torch.nn.functional.scaled_dot_product_attention``. A float mask masks a
             key by -inf or by the lowest number of its dtype.
         dropout_p: the same; it acts on the softmax over keys and prompt together.
@@ -96,9 +96,8 @@ def prompted_attention(
         kernel: one of :data:`KERNELS`, for the two ways that are sinks.
 
     Raises:
-        ValueError: for an unknown way or kernel, for shapes that do not fit together, for
-            ``attn_mask`` together with ``is_causal``, and for dropout or a learnt mask with the
-            kernel ``fused``, which has neither.
+        ValueError: for an unknown way or kernel, shapes that do not fit together, ``attn_mask``
+            with ``is_causal``, and dropout or a learnt mask with the kernel ``fused``.
     """
     if way not in WAYS:
         raise ValueError(f"way {way!r} is not one of {WAYS}")
