@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import sys
@@ -58,3 +59,22 @@ def test_parameters_of_the_library_are_named_as_options(
     assert console.with_options(message, verb) == shown
     monkeypatch.setattr(sys, "argv", ["medept", *filter(None, ["-h", verb])])
     assert console.with_options(message) == shown
+
+
+def test_errors_and_warnings_of_the_library_name_parameters_not_options() -> None:
+    """Messages that are raised, warned or logged; a command in backticks is another matter."""
+    package = Path(console.__file__).parents[1]
+    for file in sorted(package.rglob("*.py")):
+        if file.is_relative_to(package / "cli"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                said = [
+                    part.value
+                    for part in ast.walk(node)
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                ]
+                name = ast.unparse(node.func).rpartition(".")[2]
+                if name.endswith("Error") or name in ("warn", "warning", "info"):
+                    message = re.sub("`[^`]*`", "", " ".join(said))
+                    assert not re.search(r"(?<!\w)--[a-z]", message), f"{file}: {message}"

@@ -111,7 +111,7 @@ def test_a_tag_that_timm_does_not_know() -> None:
 
 
 def test_a_size_that_does_not_fit(weights: Path) -> None:
-    with pytest.raises(InputError, match="image size"):
+    with pytest.raises(InputError, match="image_size="):
         load_encoder(NAME, weights=weights, image_size=8)
 
 

@@ -88,7 +88,7 @@ def test_patients_with_every_class_leave_one_to_test_on() -> None:
 
 @pytest.mark.parametrize("shots", [0, -1])
 def test_fewer_than_one_shot_is_refused(shots: int) -> None:
-    with pytest.raises(InputError, match=f"{shots} shots: ask for 1"):
+    with pytest.raises(InputError, match=f"shots={shots}: give at least 1"):
         draw_episode(table([0, 1], None), shots)
 
 

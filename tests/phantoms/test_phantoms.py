@@ -262,12 +262,12 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch) -> None:
     ("arguments", "message"),
     [
         ({"task": "liver"}, "'liver'.*colon, chest, endo"),
-        ({"patients": 1}, "patients is 1.*at least 2"),
-        ({"images_per_patient": 0}, "images_per_patient is 0"),
-        ({"size": 31}, "size is 31.*at least 32"),
-        ({"difficulty": 1.1}, "difficulty is 1.1.*between 0 and 1"),
-        ({"difficulty": float("nan")}, "difficulty is nan"),
-        ({"seed": -1}, "seed is -1"),
+        ({"patients": 1}, "patients=1:.*at least 2"),
+        ({"images_per_patient": 0}, "images_per_patient=0"),
+        ({"size": 31}, "size=31:.*at least 32"),
+        ({"difficulty": 1.1}, "difficulty=1.1:.*between 0 and 1"),
+        ({"difficulty": float("nan")}, "difficulty=nan"),
+        ({"seed": -1}, "seed=-1"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:

@@ -152,7 +152,7 @@ def _trained(
     if not is_finite(model.trained_state()):
         if checkpoint and accelerator.is_main_process:
             remove_checkpoint(checkpoint.file)
-        raise SettingsError("training diverged: give a smaller lr (--lr) or encoder_lr")
+        raise SettingsError("training diverged: give a smaller lr= or encoder_lr=")
     return replace(fitted, history=history)
 
 

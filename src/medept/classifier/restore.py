@@ -43,7 +43,7 @@ def restore(
     if weights not in (None, RANDOM) and not Path(weights).exists():
         raise EncoderError(
             f"{folder}: its encoder's weights, {weights}, are not there; say where they are "
-            "now with --encoder-weights (encoder_weights=)"
+            "now with encoder_weights="
         )
     size = info.encoder.preprocessing.size
     encoder = load_encoder(info.encoder.name, weights=weights)
@@ -83,7 +83,7 @@ def restored_model(
         raise EncoderError(
             f"{where}: this adapter was trained on other weights of {encoder.name!r} "
             f"(SHA-256 {info.encoder.sha256[:12]}..., here {encoder.fingerprint[:12]}...): "
-            "give the right file with --encoder-weights"
+            "give the right file with encoder_weights="
         )
     encoder.preprocessing = info.encoder.preprocessing  # the library's own may have changed since
     if accelerator is not None and precision_of(accelerator) == "bfloat16":

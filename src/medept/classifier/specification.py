@@ -52,7 +52,7 @@ class Specification:
         if self.calibrate not in KINDS:
             raise SettingsError(f"calibrate={self.calibrate!r}: use one of {', '.join(KINDS)}")
         if not 0 <= self.seed < 2**32:
-            raise SettingsError(f"seed {self.seed}: give a whole number from 0 to {2**32 - 1}")
+            raise SettingsError(f"seed={self.seed}: give a whole number from 0 to {2**32 - 1}")
         if self.tune < 0:
             raise SettingsError(f"tune={self.tune}: give the number of trials, or 0 for none")
         read_settings(self.method, self.settings)
@@ -103,6 +103,7 @@ def given_rates(method: str, lr: float | None, encoder_lr: float | None) -> dict
     for name, value in given.items():
         if value is not None and name not in rates:
             raise SettingsError(
-                f"{method} has no {name}: it learns by " + (", ".join(rates) or "no rate at all")
+                f"{method} has no {name}=: it learns by "
+                + (", ".join(f"{rate}=" for rate in rates) or "no rate at all")
             )
     return {name: value for name, value in given.items() if value is not None}

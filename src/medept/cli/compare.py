@@ -12,7 +12,14 @@ import typer
 from rich.table import Table
 
 from medept.cli.app import COMPARE, app
-from medept.cli.console import notes, print_json, progress_bars, results, resumable
+from medept.cli.console import (
+    notes,
+    print_json,
+    progress_bars,
+    results,
+    resumable,
+    with_options,
+)
 from medept.cli.options import (
     Columns,
     ImageSize,
@@ -146,10 +153,11 @@ def bench(
         )
     if len(failed):
         first = failed.iloc[0]
+        reason = with_options(first["error"].splitlines()[-1])
         notes.print(
             f"{len(failed)} of {len(rows)} runs failed, the first of them {first['label']} on "
-            f"{first['data']}: {first['error'].splitlines()[-1]}\nTracebacks are in the "
-            f"column `error` of {out}/results.parquet. --retry runs them again.",
+            f"{first['data']}: {reason}\nTracebacks are in the column `error` of "
+            f"{out}/results.parquet. --retry runs them again.",
             markup=False,
         )
         raise typer.Exit(1)

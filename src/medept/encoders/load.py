@@ -81,7 +81,7 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
         if is_out_of_memory(error):
             raise
         raise EncoderError(
-            f"image size {image_size} does not fit {encoder.name!r}: {error}"
+            f"image_size={image_size} does not fit {encoder.name!r}: {error}"
         ) from error
     values = asdict(encoder.preprocessing) | {"size": (image_size, image_size)}
     return Encoder(model, encoder.name, Preprocessing(**values))

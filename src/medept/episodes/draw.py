@@ -49,7 +49,7 @@ def parse_shots(text: str | int) -> int | float | None:
             return int(number)
         if int(number) < 100:
             return int(number) / 100
-    raise SettingsError(f"shots {text}: give a whole number from 1, a share such as 20%, or `all`")
+    raise SettingsError(f"shots={text}: give a whole number from 1, a share such as 20%, or `all`")
 
 
 def draw_episode(data: LabelledImages, shots: int | float | None, seed: int = 0) -> Episode:
@@ -81,7 +81,7 @@ def draw_episode(data: LabelledImages, shots: int | float | None, seed: int = 0)
     """
     if shots is not None and not (0 < shots < 1 or shots == int(shots) >= 1):
         raise SettingsError(
-            f"{shots} shots: ask for 1 at least, for a share such as 20%, or for all"
+            f"shots={shots}: give at least 1, a share between 0 and 1, or None for all"
         )
     groups = group_of_each(data)
     if data.splits is None:

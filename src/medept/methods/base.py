@@ -56,7 +56,7 @@ class AdaptedEncoder(nn.Module):
         summary: what is trained, in a few words.
         recipe: what the method changes in the default recipe: its paper's optimiser and rates.
         rates: which learning rates matter to it.
-        search: the values of its settings that ``--tune`` chooses from, including the defaults.
+        search: the values of its settings that a search chooses from, including the defaults.
         alters_features: whether the method may change features, be it by prompts that stay as they
             were drawn. If not, they are the plain encoder's, and all such methods can share them.
         Settings: the class of its settings.

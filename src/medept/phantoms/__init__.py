@@ -134,11 +134,11 @@ def _check_arguments(
     least |= {"size": (size, 32), "seed": (seed, 0)}
     for name, (value, minimum) in least.items():
         if value < minimum:
-            raise SettingsError(f"{name} is {value}; it must be at least {minimum}")
+            raise SettingsError(f"{name}={value}: it must be at least {minimum}")
     if size > 4096:
-        raise SettingsError(f"size is {size}; it must be at most 4096")
+        raise SettingsError(f"size={size}: it must be at most 4096")
     if not 0.0 <= difficulty <= 1.0:
-        raise SettingsError(f"difficulty is {difficulty}; it must be between 0 and 1")
+        raise SettingsError(f"difficulty={difficulty}: it must be between 0 and 1")
 
 
 def _stream(seed: int, task: str, *key: int) -> np.random.Generator:

@@ -50,10 +50,10 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerat
     from accelerate.state import AcceleratorState, PartialState
 
     if precision not in PRECISIONS:
-        raise SettingsError(f"precision {precision!r}: use one of {', '.join(PRECISIONS)}")
+        raise SettingsError(f"precision={precision!r}: use one of {', '.join(PRECISIONS)}")
     kind = _find_device(device)
     if precision == "float16" and kind != "cuda":
-        raise ResourceError("precision 'float16' needs a CUDA device: use float32 or bfloat16")
+        raise ResourceError("precision='float16' needs a CUDA device: use float32 or bfloat16")
     with _CREATION_LOCK:
         # accelerate keeps its first settings for the life of the process unless they are reset
         AcceleratorState._reset_state()
@@ -87,7 +87,7 @@ def _find_device(device: str) -> str:
         available = ", ".join(name for name, there in present.items() if there)
         which = " (the variable CUDA_VISIBLE_DEVICES chooses a GPU)" if ":" in device else ""
         raise ResourceError(
-            f"device {device!r} is not available here: use one of {available}{which}"
+            f"device={device!r} is not available here: use one of {available}{which}"
         )
     best = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
     return best if device == "auto" else device

@@ -42,7 +42,7 @@ def evaluate_unseen(
     """
     if out is not None and not (folder / layout.SUPPORT).is_file():
         raise DataError(
-            f"{folder / layout.SUPPORT} is missing, and a report needs it: leave --out out, or "
+            f"{folder / layout.SUPPORT} is missing, and a report needs it: leave out= out, or "
             "give the folder that medept fit wrote"
         )
     data = exclude_training_images(data, [folder])

@@ -154,7 +154,7 @@ def _say_what_is_unused(data: LabelledImages) -> None:
 
 def _why_no_test(shots: int | float | None, episode: Path | None) -> str:
     if shots is None and episode is None:
-        return "give --shots K, or a table with a `split` column"
+        return "give shots=K, or a table with a `split` column"
     return "every image, or another of its group, is a support image"
 
 

@@ -54,7 +54,8 @@ def open_dataset(text: str | Path, **columns: Any) -> LabelledImages:
     source, folder = found
     given = [name for name, value in columns.items() if name.endswith(("column", "root")) and value]
     if given:
-        raise DataError(f"{source.name} has its own columns: leave out {', '.join(given)}")
+        named = ", ".join(f"{name}=" for name in given)
+        raise DataError(f"{source.name} has its own columns: leave out {named}")
     data, classes = source.read(folder), columns.get("classes")
     if classes is not None and tuple(classes) != data.classes:
         raise DataError(
