@@ -23,13 +23,15 @@ from medept.checks.findings import (
     constant_images,
     doubted_labels,
     duplicate_images,
+    files_left_out,
     predictive_sizes,
     shared_groups,
     unreadable_images,
     unusable_masks,
 )
 from medept.checks.label_errors import find_label_errors
-from medept.data.images import FORMATS, ImageLike, read_images
+from medept.data.formats import FORMATS
+from medept.data.images import ImageLike, read_images
 from medept.data.labelled_images import LabelledImages
 from medept.errors import InputError
 from medept.progress import Progress, silent
@@ -101,6 +103,7 @@ def check_dataset(
     scan = _scan_images(data.images, extractor, progress, near=True)
     findings = [
         *unreadable_images(scan.errors),
+        *files_left_out(data),
         *shared_groups(data),
         *duplicate_images(data, exact_duplicates(scan.fingerprints), "exact"),
         *duplicate_images(data, near_duplicates(scan.fingerprints), "near"),

@@ -76,6 +76,21 @@ def unreadable_images(errors: dict[int, str]) -> list[Finding]:
     )
 
 
+def files_left_out(data: LabelledImages) -> list[Finding]:
+    """Files in the folder that are none of the images: masks, other formats and so on."""
+    if not data.left_out:
+        return []
+    return [
+        Finding(
+            "left-out",
+            f"Files that are not used: {data.left_out}",
+            "Nothing to do, unless some of them are images of yours: save those in a format that "
+            "is read, or name them in a table.",
+            (),
+        )
+    ]
+
+
 def _noted(kind: str, title: str, advice: str, notes: dict[int, str]) -> list[Finding]:
     """One finding about the rows of ``notes``, or none if there are no rows."""
     rows = tuple((row,) for row in notes)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medept.data.columns import Columns, find_columns, log_columns, read_groups, read_splits
 from medept.data.dicom.patients import dicom_groups
+from medept.data.folder_images import warn_of_companions
 from medept.data.folders import read_folder
 from medept.data.image_paths import locate_images, read_image_names
 from medept.data.labelled_images import LabelledImages, Task
@@ -86,6 +87,7 @@ def _read_labelled_table(
 ) -> LabelledImages:
     names = read_image_names(table, columns.image, columns.frame)
     images = locate_images(table.path, names, image_root)
+    warn_of_companions(table.path, images)
     log_columns(table, columns)
     targets, found = read_targets(table, columns.labels, classes, task)
     return LabelledImages(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medept.data.columns import find_frame_column, find_image_column
 from medept.data.dicom.files import split_frame
-from medept.data.folders import images_below
+from medept.data.folder_images import images_below, report_images, warn_of_companions
 from medept.data.image_paths import locate_images, read_image_names
 from medept.data.table import TABLE_SUFFIXES, read_table
 from medept.errors import DataError
@@ -35,9 +35,10 @@ def find_images(
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = images_below(path, path)
+            inside, left = images_below(path, path)
             if not inside:
-                raise DataError(f"{path}: no image in this folder")
+                raise DataError(f"{path}: no image in this folder{f' (but {left})' * bool(left)}")
+            report_images(path, inside, left)
             found += inside
         elif not split_frame(path)[0].exists():
             raise DataError(f"{path}: no such file or folder")
@@ -54,4 +55,6 @@ def _images_of_table(
     table = read_table(path)
     column = find_image_column(table, image_column)
     names = read_image_names(table, column, find_frame_column(table, {image_column}))
-    return locate_images(path, names, image_root)
+    images = locate_images(path, names, image_root)
+    warn_of_companions(path, images)
+    return images

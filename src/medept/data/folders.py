@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from medept.data.companions import image_and_mask_folders, is_system_folder
 from medept.data.dicom.patients import dicom_groups
-from medept.data.images import is_image
+from medept.data.folder_images import LeftOut, images_below, report_images
 from medept.data.labelled_images import SPLIT_NAMES, LabelledImages, Task
 from medept.data.labels import class_names, natural_key
 from medept.errors import DataError
@@ -33,7 +33,8 @@ def read_folder(
     """
     parts = _split_folders(folder)
     roots = parts or {"": folder}
-    found = {part: _images_by_class(root) for part, root in roots.items()}
+    left = LeftOut()
+    found = {part: _images_by_class(root, left) for part, root in roots.items()}
     present = sorted({name for by_class in found.values() for name in by_class}, key=natural_key)
     names = class_names(folder, present, classes)
     for part, by_class in found.items():
@@ -48,6 +49,7 @@ def read_folder(
         for path in paths
     ]
     images = tuple(path for path, _, _ in rows)
+    report_images(folder, images, left)
     indices = np.array([index for _, index, _ in rows], dtype=np.int64)
     return LabelledImages(
         images=images,
@@ -56,12 +58,13 @@ def read_folder(
         classes=names,
         groups=dicom_groups(images),
         splits=np.array([part for _, _, part in rows]) if parts else None,
+        left_out=str(left),
     )
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
     """``train``, ``val`` and ``test`` in a folder, by their usual names; none if it has classes."""
-    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not is_system_folder(p.name))
     found = {
         SPLIT_NAMES[sub.name.lower()]: sub for sub in inside if sub.name.lower() in SPLIT_NAMES
     }
@@ -74,9 +77,9 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _images_by_class(folder: Path) -> dict[str, list[Path]]:
-    """The images of each class, classes that are numbers in numerical order."""
-    inside = [p for p in folder.iterdir() if not p.name.startswith(".")]
+def _images_by_class(folder: Path, left: LeftOut) -> dict[str, list[Path]]:
+    """The images of each class, classes that are numbers in numerical order; counts the others."""
+    inside = [p for p in folder.iterdir() if not is_system_folder(p.name)]
     subfolders = sorted((p for p in inside if p.is_dir()), key=lambda p: natural_key(p.name))
     tables = sorted(p for p in inside if p.suffix.lower() in (".csv", ".tsv", ".parquet"))
     if not subfolders:
@@ -84,10 +87,23 @@ def _images_by_class(folder: Path) -> dict[str, list[Path]]:
             f"{folder}: no subfolders; put the images of each class into a folder named after it, "
             "or give a table"
         )
-    found = {sub.name: images_below(folder, sub) for sub in subfolders}
-    empty = [name for name, images in found.items() if not images]
-    if empty:
-        raise DataError(f"{folder / empty[0]}: no image in this folder; fill or remove it")
+    found = {}
+    for sub in subfolders:
+        found[sub.name], others = images_below(folder, sub)
+        if not found[sub.name]:
+            raise DataError(
+                f"{sub}: no image in this folder{f' (but {others})' * bool(others)}; fill or "
+                "remove it"
+            )
+        left.update(others)
+    stems = {name: {image.stem for image in images} for name, images in found.items()}
+    if pair := image_and_mask_folders(stems):
+        warnings.warn(
+            f"{folder}: the class {pair[1]} holds files of the same names as the class {pair[0]}: "
+            "are they masks of its pictures, and no class? If so, give a folder with a subfolder "
+            "per class, or a table",
+            stacklevel=5,
+        )
     if tables:
         warnings.warn(
             f"{folder}: its subfolders are taken as the classes {', '.join(found)}; to read "
@@ -95,27 +111,3 @@ def _images_by_class(folder: Path) -> dict[str, list[Path]]:
             stacklevel=5,
         )
     return found
-
-
-def images_below(root: Path, folder: Path) -> list[Path]:
-    """The images in ``folder`` and its subfolders, without hidden ones, sorted by path.
-
-    Raises:
-        DataError: if one is a broken link, a link that leads out of ``root``, or has a name that is
-            not text.
-    """
-    images = sorted(
-        p
-        for p in folder.rglob("*")
-        if is_image(p)
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-        and not p.is_dir()
-    )
-    for image in images:
-        if not image.is_file():
-            raise DataError(f"{image}: a broken link or a device; remove it or put the image here")
-        if not image.resolve().is_relative_to(root.resolve()):
-            raise DataError(f"{image}: a link that leads out of {root}; copy the image instead")
-        if any(unicodedata.category(c) == "Cs" for c in image.name):  # a lone surrogate
-            raise DataError(f"{str(image)!r}: its name is not UTF-8 text; rename it")
-    return images

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from medept.data.dicom.files import DICOM_SUFFIXES, split_frame
-from medept.data.images import IMAGE_SUFFIXES
+from medept.data.formats import IMAGE_SUFFIXES
 from medept.data.labels import normalise_label
 from medept.data.table import Table
 from medept.errors import DataError

@@ -17,8 +17,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medept.data.dicom.files import DICOM_SUFFIXES, begins_as_dicom, is_dicom, split_frame
+from medept.data.dicom.files import DICOM_SUFFIXES, begins_as_dicom, split_frame
 from medept.data.dicom.frames import read_frame
+from medept.data.formats import FORMATS, format_of, register_heif
 from medept.data.threads import available_threads, prefetch
 from medept.errors import DataError, InputError
 
@@ -27,12 +28,6 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
 P = TypeVar("P", bound=ImageLike)
 T = TypeVar("T")
-
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm"}
-)
-FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM")
-"""What Pillow may open, whatever the suffix says. EPS is not among them: it can run a program."""
 
 MEMORY_FOR_DECODED_IMAGES = 2**30
 """Bytes of decoded images that are kept; other images are decoded again when they are needed."""
@@ -155,11 +150,6 @@ def _name(source: ImageLike) -> str:
     )
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file in a folder is taken for an image: by its suffix, or because it is DICOM."""
-    return path.suffix.lower() in IMAGE_SUFFIXES or is_dicom(path)
-
-
 def _from_file(path: Path) -> Image.Image:
     path, frame = split_frame(path)
     if path.exists() and not path.is_file():  # reading from a pipe could wait for ever
@@ -174,7 +164,12 @@ def _from_file(path: Path) -> Image.Image:
             raise DataError(
                 f"#{frame} names a frame of a DICOM file, which this is not; leave it out"
             )
-        with Image.open(file, formats=FORMATS) as image:
+        formats = FORMATS
+        if format_of(file.read(64)) == "HEIF":
+            register_heif()
+            formats += ("HEIF",)
+        file.seek(0)
+        with Image.open(file, formats=formats) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise DataError(_too_large())
             return _to_rgb(image)

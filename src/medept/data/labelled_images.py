@@ -31,6 +31,7 @@ class LabelledImages:
         groups: (n,) ids of patients, studies or lesions; None where each image is on its own.
         splits: (n,) ``train``, ``val`` or ``test``; None where no split is given.
         masks: one for each image, of its size and white where the object is; None without masks.
+        left_out: files of the folder that are none of the images, in words: how many of what.
 
     Raises:
         DataError: if the lengths differ, or targets do not match the classes.
@@ -55,6 +56,7 @@ class LabelledImages:
     groups: np.ndarray | None = None
     splits: np.ndarray | None = None
     masks: tuple[ImageLike, ...] | None = None
+    left_out: str = ""
 
     def __post_init__(self) -> None:
         n, count = len(self.images), len(self.classes)

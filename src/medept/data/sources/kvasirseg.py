@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medept.data.folders import images_below
+from medept.data.folder_images import images_below
 from medept.data.labelled_images import LabelledImages
 from medept.data.sources.base import Source
 from medept.errors import DataError
@@ -45,7 +45,7 @@ class KvasirSEG(Source):
 
 
 def _by_stem(folder: Path, part: str) -> dict[str, Path]:
-    found = {file.stem: file for file in images_below(folder, folder / part)}
+    found = {file.stem: file for file in images_below(folder, folder / part)[0]}
     if not found:
         raise DataError(f"{folder}: no images in its folder {part}. {ORIGIN}")
     return found
