@@ -17,9 +17,11 @@ from medept import FewShotClassifier
 from medept.analysis.analyse import analyse
 from medept.data import images
 from medept.data.dataset import read_dataset
+from medept.data.labelled_images import LabelledImages
+from medept.episodes.draw import draw_episode
 from medept.errors import InputError
+from medept.fits.tables import write_support
 from medept.phantoms import make_phantoms, write_phantoms
-from medept.workflows.fit import fit
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,15 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     table = write_phantoms(data, folder / "data")
     for method, seed in (("ept", 0), ("ept", 1), ("linear", 0)):
         classifier = FewShotClassifier(method=method, seed=seed, epochs=2, calibrate="none")
-        fit(data, folder / f"{method}-{seed}", classifier, shots=2)
+        fit_and_save(classifier, data, folder / f"{method}-{seed}")
     return folder, table
+
+
+def fit_and_save(classifier: FewShotClassifier, data: LabelledImages, folder: Path) -> None:
+    """An adapter of two shots with its support set: all that an analysis needs of a fit."""
+    support = data.subset(draw_episode(data, 2, seed=classifier.seed).support)
+    classifier.fit(support.images, support.labels, groups=support.groups).save(folder)
+    write_support(folder, support)
 
 
 def test_analyse_compares_models_on_images_that_none_was_fitted_to(
@@ -121,7 +130,7 @@ def test_encoders_of_one_name_are_told_apart(fitted: tuple[Path, Path], tmp_path
     name = {"encoder": "vit_tiny_patch16_224", "encoder_weights": weights, "calibrate": "none"}
     for size in (32, 48):
         classifier = FewShotClassifier(method="prototype", image_size=size, **name)
-        fit(read_dataset(table), tmp_path / str(size), classifier, shots=2)
+        fit_and_save(classifier, read_dataset(table), tmp_path / str(size))
     models = [str(tmp_path / str(size)) for size in (32, 48)]
     assert run("analyse", *models, str(table), "--out", str(tmp_path / "o")) == 0
     of = [f" vit_tiny_patch16_224, {size} pixels" for size in (32, 48)]

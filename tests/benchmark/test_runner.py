@@ -28,12 +28,10 @@ from medept.phantoms import make_phantoms, write_phantoms
 ray = pytest.importorskip("ray")
 
 
-@pytest.mark.usefixtures("shared_ray")
-def test_work_is_shared_and_what_fails_is_a_row(
-    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real scheduler with stand-ins for the work, which write down that they were called."""
-    log, out = tmp_path / "log", tmp_path / "out"
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in which stand-ins for the work write down that they were called."""
+    log = tmp_path / "log"
 
     def note(text: str) -> None:
         with log.open("a") as file:
@@ -58,6 +56,15 @@ def test_work_is_shared_and_what_fails_is_a_row(
     monkeypatch.setattr(runner, "frozen_features", encode)
     monkeypatch.setattr(runner, "do_run", work)
     monkeypatch.setattr(runner, "SECONDS_BETWEEN_TABLES", 0.0)
+    return log
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_work_is_shared_and_what_fails_is_a_row(
+    suite_file: Path, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real scheduler with stand-ins for the work."""
+    out = tmp_path / "out"
     seen: list[tuple[str, int, int]] = []
     readable: list[int] = []
 

@@ -164,7 +164,7 @@ def test_a_method_may_change_any_part_of_the_recipe(suite_file: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("epochs", "patients"), [(1, 8), pytest.param(20, 20, marks=pytest.mark.long)]
+    ("epochs", "patients"), [(1, 6), pytest.param(20, 20, marks=pytest.mark.long)]
 )
 def test_a_row_of_table_1_at_its_real_size(epochs: int, patients: int) -> None:
     """EPT on ViT-B/16 at 224 pixels, 1 shot, the paper's recipe; random weights."""
