@@ -68,7 +68,7 @@ def test_a_row_does_its_run_again(tmp_path: Path) -> None:
     data = decode(one.source.read())
     assert all(isinstance(image, np.ndarray) for image in data.images)
     assert data.groups is not None
-    features = frozen_features(data, one.encoder, one.precision)
+    features = frozen_features(data, one)
     row = do_run(one, data, features)
     assert row["error"] == ""
     assert row["support"] + row["test"] <= 12
@@ -102,7 +102,7 @@ def test_a_row_is_what_the_classifier_itself_predicts(
     recipe = {"epochs": 2}
     one = first_run(methods={method: {"method": method, "settings": settings, "recipe": recipe}})
     data = one.source.read()
-    row = do_run(one, data, frozen_features(data, one.encoder, one.precision))
+    row = do_run(one, data, frozen_features(data, one))
     assert row["error"] == ""
     test = data.subset(draw_episode(data, one.shots, seed=one.episode).test)
     found = evaluate(kept[0].predict_proba(test.images), test.targets, classes=data.classes)
@@ -142,7 +142,7 @@ def test_an_image_that_cannot_be_read_fails_the_runs_that_need_it(
     run = first_run(data={"colon": str(table)}, methods={"prototype": None}, shots=["all"])
     data = run.source.read()
     Path(str(data.images[-1])).write_bytes(b"no image")
-    features = frozen_features(data, run.encoder, run.precision)
+    features = frozen_features(data, run)
     assert np.isnan(features).any(axis=1).tolist() == [False] * 7 + [True]
     error = do_run(run, data, features)["error"]
     assert error == "" if split == "val" else f"{rows.image.iloc[-1]}: not an image" in error
@@ -155,7 +155,7 @@ def test_a_method_may_change_any_part_of_the_recipe(suite_file: Path) -> None:
     )
     one = suite.runs()[0]
     data = one.source.read()
-    row = do_run(one, data, frozen_features(data, one.encoder, one.precision))
+    row = do_run(one, data, frozen_features(data, one))
     assert row["error"] == ""
     del changes["recipe"]
     assert json.loads(row["recipe"]) == make_recipe("paper", "linear", **changes).model_dump()

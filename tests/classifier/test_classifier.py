@@ -41,7 +41,7 @@ def tiles() -> tuple[list[np.ndarray], np.ndarray]:
 
 def quick(**changes: object) -> FewShotClassifier:
     """Few epochs, in float32 on every CPU: some are faster in bfloat16, which `auto` would take."""
-    usual = {"epochs": 2, "device": "cpu", "precision": "float32"}
+    usual = {"method": "ept", "epochs": 2, "device": "cpu", "precision": "float32"}
     return FewShotClassifier(**(usual | changes))  # type: ignore[arg-type]
 
 

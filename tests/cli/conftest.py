@@ -33,8 +33,8 @@ def own_table(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fitted(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fit by EPT to two patients of each class; only to be read."""
     out = tmp_path_factory.mktemp("fits") / "ept"
-    run("fit", table, "--out", out, "--shots", "2", "--epochs", "2", "--device", "cpu",
-        "--precision", "float32")  # fmt: skip
+    run("fit", table, "--out", out, "--shots", "2", "--method", "ept", "--epochs", "2",
+        "--device", "cpu", "--precision", "float32")  # fmt: skip
     return out
 
 

@@ -76,7 +76,7 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
     data = make_phantoms("endo", patients=10, images_per_patient=2, size=64)
     table = write_phantoms(data, tmp_path / "endo")
     out = tmp_path / "fit"
-    assert run("fit", table, "--out", out, "--shots", 1, "--epochs", 1) == 0
+    assert run("fit", table, "--out", out, "--shots", 1, "--method", "ept", "--epochs", 1) == 0
     rows = pd.read_csv(table, keep_default_na=False)
     alone = table.parent / "alone.csv"
     rows[~rows.label.str.contains("|", regex=False)].to_csv(alone, index=False)
@@ -94,15 +94,15 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
         (["fit", "TABLE", "--method", "magic"], "use one of"),
         (["fit", "TABLE", "--recipe", "magic"], "medept, paper"),
         (["fit", "TABLE", "--encoder", "magic_net"], "medept encoders"),
-        (["fit", "TABLE", "--epochs", "0"], "epochs"),
+        (["fit", "TABLE", "--method", "ept", "--epochs", "0"], "epochs"),
         (["fit", "TABLE", "--device", "cuda:9"], "not available|device"),
         (["fit", "TABLE", "--precision", "float7"], "float32"),
         (["fit", "TABLE", "--label-column", "colour"], "no column 'colour'"),
-        (["fit", "TABLE", "--set", "length"], "NAME=VALUE"),
-        (["fit", "TABLE", "--set", "size=3"], "settings are"),
-        (["fit", "TABLE", "--prompt-length", "0"], "at least 1"),
-        (["fit", "TABLE", "--set", "layers=99"], "layers 1 to"),
-        (["fit", "TABLE", "--set", "=3"], "NAME=VALUE"),
+        (["fit", "TABLE", "--method", "ept", "--set", "length"], "NAME=VALUE"),
+        (["fit", "TABLE", "--method", "ept", "--set", "size=3"], "settings are"),
+        (["fit", "TABLE", "--method", "ept", "--prompt-length", "0"], "at least 1"),
+        (["fit", "TABLE", "--method", "ept", "--set", "layers=99"], "layers 1 to"),
+        (["fit", "TABLE", "--method", "ept", "--set", "=3"], "NAME=VALUE"),
         (["fit", "TABLE", "--set-recipe", "magic=3"], "magic: not known .*optimizer"),
         (["fit", "TABLE", "--method", "linear", "--prompt-length", "9"], "has no setting length"),
         (["fit", "TABLE", "--shots", "-1"], "--shots -1: give a whole number"),
@@ -110,15 +110,18 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
         (["fit", "TABLE", "--seed", "-1"], "--seed -1: give a whole number from 0"),
         (["fit", "TABLE", "--seed", str(10**20)], "give a whole number from 0"),
         (["fit", "TABLE", "--tune", "-1"], "--tune -1: give the number of trials"),
-        (["fit", "TABLE", "--lr", "0"], "lr: .*greater than 0"),
-        (["fit", "TABLE", "--lr", "inf"], "lr: .*less than"),
+        (["fit", "TABLE", "--method", "ept", "--lr", "0"], "lr: .*greater than 0"),
+        (["fit", "TABLE", "--method", "ept", "--lr", "inf"], "lr: .*less than"),
         (
             ["fit", "TABLE", "--method", "linear", "--encoder-lr", "1"],
             "linear has no --encoder-lr: it learns by --lr",
         ),
         (["fit", "TABLE", "--method", "probe", "--lr", "1"], "probe has no --lr.*no rate at all"),
         (["fit", "TABLE", "--method", "mlp-2", "--set", "k=4"], "its name says k=2"),
-        (["fit", "TABLE", "--set", "length=3", "--set", "length=9"], "give one of them"),
+        (
+            ["fit", "TABLE", "--method", "ept", "--set", "length=3", "--set", "length=9"],
+            "give one of them",
+        ),
         (["fit", "TABLE", "--episode", "exp1"], "exp1: no such list"),
         (
             ["fit", "TABLE", "--group-column", "label", "--label-column", "label"],
@@ -196,7 +199,7 @@ def test_a_damaged_image_is_named_and_nothing_is_written(
     victim = tmp_path / "d" / "patient-001_0.png"
     victim.write_bytes(victim.read_bytes()[:300])
     refuse(capsys, ["fit", str(tmp_path / "d" / "labels.csv"), "--out", str(tmp_path / "o"),
-                    "--shots", "1", "--epochs", "1"], "patient-001_0.png: damaged")  # fmt: skip
+                    "--shots", "1"], "patient-001_0.png: damaged")  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
@@ -306,7 +309,7 @@ def test_killed_halfway_it_leaves_nothing_half_written_and_goes_on(
 ) -> None:
     out, checkpoint = tmp_path / "o", tmp_path / ".o.checkpoint.safetensors"
     arguments = ["fit", str(table), "--out", str(out), "--shots", "2", "--epochs", "10",
-                 "--calibrate", "none", "--device", "cpu"]  # fmt: skip
+                 "--method", "ept", "--calibrate", "none", "--device", "cpu"]  # fmt: skip
     process = subprocess.Popen([sys.executable, "-m", "medept", *arguments],
                                stderr=subprocess.DEVNULL)  # fmt: skip
     try:

@@ -68,7 +68,7 @@ def test_nothing_is_sent_anywhere(
     monkeypatch.setattr(socket.socket, "connect", refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     out = tmp_path / "fit"
-    assert run("fit", table, "--out", out, "--shots", 2, "--epochs", 1) == 0
+    assert run("fit", table, "--out", out, "--shots", 2, "--method", "ept", "--epochs", 1) == 0
     assert run("predict", out, table, "--out", tmp_path / "p.csv") == 0
 
 

@@ -35,7 +35,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     place = tmp_path_factory.mktemp(request.param)
     data = make_phantoms(request.param, patients=24, images_per_patient=2, size=48)
     write_phantoms(data, place / "data")
-    fit(data, place / "fit", FewShotClassifier(epochs=2), shots=2)
+    fit(data, place / "fit", FewShotClassifier(method="ept", epochs=2), shots=2)
     return place / "fit"
 
 

@@ -26,7 +26,7 @@ def test_each_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return decode(path)
 
     monkeypatch.setattr(images, "_from_file", counted)
-    classifier = FewShotClassifier(epochs=1, device="cpu", precision="float32")
+    classifier = FewShotClassifier(method="ept", epochs=1, device="cpu", precision="float32")
     fit(read_dataset(table), tmp_path / "fit", classifier, shots=2)
     assert (tmp_path / "fit" / "report.html").exists()
     assert set(decodes) == {Path(name).name for name in read_dataset(table).names}

@@ -122,7 +122,7 @@ def analyse_fit(
     """
     data = _draw(data, limit, classifier.seed)
     try:
-        found = extract_features([classifier], [classifier.method], data)
+        found = extract_features([classifier], [classifier.info().method], data)
         compared = [replace(x, score=main_score(evaluation) if x.score else {}) for x in found]
     except InputError as reason:
         logger.info("features are not analysed: %s", reason)

@@ -109,12 +109,14 @@ def extract_features(
             yield pretrained[key]
         if isinstance(model, FeatureExtractor):
             continue
+        if model.info().others:
+            raise DataError(f"{source}: features are looked at for one encoder, not for several")
         changed = model.model_.alters_features
         features = model.embed(data.images) if changed else pretrained[key].features
         probabilities = model.predict_proba_of_features(features)
         found = evaluate(probabilities, data.targets, classes=data.classes, resamples=0)
         yield ModelFeatures(
-            model.method + suffix,
+            model.info().method + suffix,
             source,
             features,
             feature_distribution(features, data.targets, data.classes),
@@ -161,10 +163,14 @@ def _encoder(model: Model) -> FeatureExtractor:
     """Its encoder without adapter, on the same device and in the same precision."""
     if isinstance(model, FeatureExtractor):
         return model
+    info = model.info()
     return FeatureExtractor.load(
-        model.encoder,
-        weights=model.encoder_weights,
+        info.encoder.name,
+        weights=info.encoder_weights,
         image_size=model.model_.encoder.preprocessing.size[0],
+        readout=info.encoder.readout,
+        symmetry=info.symmetry,
+        tta=info.tta,
         device=model.device,
         precision=model.precision,
     )

@@ -97,6 +97,7 @@ class EncoderSpec(_Frozen):
         name: as for ``medept fit``.
         weights: a file, ``random``, or None for the encoder's own.
         image_size: pixels a side; None for the encoder's own.
+        readout: as for ``medept fit``, and so are ``symmetry`` and ``tta``.
 
     >>> EncoderSpec(name="vit_tiny_patch16_224", weights="weights/mine.safetensors").title
     'vit_tiny_patch16_224, mine.safetensors'
@@ -105,6 +106,9 @@ class EncoderSpec(_Frozen):
     name: str = EMBEDDED
     weights: str | None = None
     image_size: int | None = None
+    readout: str = "auto"
+    symmetry: str = "auto"
+    tta: int | None = None
 
     @property
     def title(self) -> str:
@@ -115,7 +119,9 @@ class EncoderSpec(_Frozen):
         else:
             file = Path(str(self.weights)).name
             weights = "" if file.split(".")[0] == self.name else f", {file}"
-        return self.name + weights + size
+        views = "" if self.tta is None else f", {self.tta} views"
+        given = [f", {name}" for name in (self.readout, self.symmetry) if name != "auto"]
+        return self.name + weights + size + "".join(given) + views
 
     def with_absolute_paths(self, folder: Path) -> EncoderSpec:
         """The same with an absolute path of its weights.

@@ -20,7 +20,7 @@ from medept.benchmark.cluster import check_room, ray_session
 from medept.benchmark.results import read_rows, write_results, write_row, write_suite
 from medept.benchmark.run import DataSpec, Run, content_hash
 from medept.benchmark.suite import Suite
-from medept.benchmark.worker import decode, do_run, frozen_features, run_columns
+from medept.benchmark.worker import decode, do_run, features_key, frozen_features, run_columns
 from medept.data.labelled_images import LabelledImages
 from medept.errors import ResourceError
 from medept.progress import Progress, silent
@@ -160,7 +160,7 @@ class _Tasks:
         """References to the decoded data set and its frozen features."""
         decoded, encoded = _keys(run)
         data = self._once(decoded, self._decode, self._data[run.source])
-        return data, self._once(encoded, self._encode, data, run.encoder, run.precision)
+        return data, self._once(encoded, self._encode, data, run)
 
     def _once(self, key: Any, task: Any, *arguments: Any) -> Any:
         """A reference to the result of a task, which is started the first time it is asked for."""
@@ -180,4 +180,4 @@ class _Tasks:
 
 def _keys(run: Run) -> tuple[Any, Any]:
     """Keys of a run's decoded data set and of its frozen features."""
-    return run.source, (run.source, run.encoder, run.precision)
+    return run.source, features_key(run)

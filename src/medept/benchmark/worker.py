@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medept.benchmark.run import EncoderSpec, Run
+from medept.benchmark.run import Run
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import decode_images, read_image, read_images
 from medept.data.labelled_images import LabelledImages
@@ -28,7 +28,6 @@ from medept.errors import DataError
 from medept.evaluation import evaluate
 from medept.fits.adapter import current_versions
 from medept.training.device import peak_memory
-from medept.training.extractor import FeatureExtractor
 
 DECODED = 4 * 2**30
 """Bytes of decoded images per data set that runs share; each run decodes what is beyond them."""
@@ -42,14 +41,12 @@ def decode(data: LabelledImages) -> LabelledImages:
     return replace(data, images=decode_images(data.images, DECODED))
 
 
-def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) -> np.ndarray:
-    """Features (n, D) of the frozen encoder, shared by all methods that do not alter them.
+def frozen_features(data: LabelledImages, run: Run) -> np.ndarray:
+    """Features (n, D) of a run's frozen encoder, for all methods that leave them as they are.
 
     The features of an image that cannot be read are NaN.
     """
-    extractor = FeatureExtractor.load(
-        encoder.name, weights=encoder.weights, image_size=encoder.image_size, precision=precision
-    )
+    extractor = classifier_of(run).specification().extractor()
     try:
         return extractor.features(data.images)
     except DataError:
@@ -61,13 +58,30 @@ def frozen_features(data: LabelledImages, encoder: EncoderSpec, precision: str) 
     return features
 
 
-def _classifier(encoder: EncoderSpec, **options: Any) -> FewShotClassifier:
+def features_key(run: Run) -> tuple[Any, ...]:
+    """What determines :func:`frozen_features`: runs with the same key share them."""
+    at_once = classifier_of(run).specification().fitted_at_once
+    return run.source, run.encoder, run.precision, at_once
+
+
+def classifier_of(run: Run) -> FewShotClassifier:
+    """The unfitted classifier of a run."""
+    recipe, changes = run.method.recipe_within(run.recipe)
     return FewShotClassifier(
-        encoder.name,
-        encoder_weights=encoder.weights,
-        image_size=encoder.image_size,
+        run.encoder.name,
+        run.method.method,
+        encoder_weights=run.encoder.weights,
+        image_size=run.encoder.image_size,
+        readout=run.encoder.readout,
+        symmetry=run.encoder.symmetry,
+        tta=run.encoder.tta,
+        settings=run.method.settings,
+        recipe=recipe,
+        recipe_settings=changes,
+        precision=run.precision,
+        tune=run.tune,
+        seed=run.seed,
         calibrate="none",
-        **options,
     )
 
 
@@ -106,17 +120,7 @@ def run_columns(run: Run) -> dict[str, Any]:
 
 
 def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
-    recipe, changes = run.method.recipe_within(run.recipe)
-    classifier = _classifier(
-        run.encoder,
-        method=run.method.method,
-        settings=run.method.settings,
-        recipe=recipe,
-        recipe_settings=changes,
-        precision=run.precision,
-        tune=run.tune,
-        seed=run.seed,
-    )
+    classifier = classifier_of(run)
     episode = _episode(run, data)
     if not len(episode.test):
         raise DataError(

@@ -15,7 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 from medept.classifier.fitted import Fitted, Task
 from medept.classifier.fitting import fit
 from medept.classifier.restore import in_precision, restore, restored_model
-from medept.classifier.specification import Specification, given_rates
+from medept.classifier.several import (
+    Weights,
+    joined_states,
+    logits_of_probabilities,
+    pair_weights,
+)
+from medept.classifier.specification import Specification, chosen_method, given_changes
 from medept.classifier.support import SupportSet, as_list
 from medept.data.images import ImageLike
 from medept.encoders.load import EMBEDDED
@@ -26,6 +32,7 @@ from medept.fits.adapter import AdapterInfo, save_adapter
 from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
 from medept.training.cache import TensorCache
+from medept.training.checkpoint import checkpoint_of
 from medept.training.inference import encode_images, logits_of_features, predict_logits
 from medept.training.recipes import Recipe
 
@@ -38,10 +45,22 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         encoder: a name for :func:`medept.load_encoder` (default: the one that ships inside
-            medept).
-        method: how it is adapted; ``medept methods`` lists them.
-        encoder_weights: a local safetensors file, ``"random"``, or None for the encoder's own.
+            medept), or several, whose probabilities are averaged.
+        method: how it is adapted; ``medept methods`` lists them. ``auto``: the one measured to be
+            most accurate, ``ridge``; in the recipe ``paper`` it is ``ept``.
+        encoder_weights: a local safetensors file, ``"random"``, or None for the encoder's own; of
+            several encoders one for each, or for each but ``embedded``.
         image_size: pixels a side; None for the encoder's own.
+        readout: what is read of the encoder: ``pooled``, or PARTS[:BLOCKS] such as ``class:last-4``
+            (:mod:`medept.encoders.readout`); ``auto``: for methods on frozen features the class
+            token and the spread of the patches of every block, else ``pooled``.
+        symmetry: views of an image that mean the same: ``none``, ``flip`` (left to right),
+            ``flips``, ``turns``, or ``all`` eight; with ``+corners`` as many corners of the image
+            enlarged by a quarter. Training sees them, and a prediction averages over them.
+            ``auto``: for methods on frozen features ``all+corners`` (flips, if the input is not
+            square), else ``flip`` in training alone.
+        tta: how many of these views a prediction averages over; None for all. Its cost is in
+            proportion.
         settings: the method's settings, such as ``{"length": 100, "layers": "9-12"}`` for ``ept``.
         recipe: ``medept`` or ``paper``; the next four replace one of its values each.
         epochs: passes over the support set.
@@ -74,11 +93,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        encoder: str = EMBEDDED,
-        method: str = "ept",
+        encoder: str | Sequence[str] = EMBEDDED,
+        method: str = "auto",
         *,
-        encoder_weights: str | Path | None = None,
+        encoder_weights: Weights | Sequence[Weights] = None,
         image_size: int | None = None,
+        readout: str = "auto",
+        symmetry: str = "auto",
+        tta: int | None = None,
         settings: dict[str, Any] | None = None,
         recipe: str = "medept",
         epochs: int | None = None,
@@ -97,6 +119,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.method = method
         self.encoder_weights = encoder_weights
         self.image_size = image_size
+        self.readout = readout
+        self.symmetry = symmetry
+        self.tta = tta
         self.settings = settings
         self.recipe = recipe
         self.epochs = epochs
@@ -136,7 +161,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: if an image cannot be read, or the labels leave nothing to learn.
         """
-        spec = self._specification()
+        members = self._members()
+        if len(members) > 1:
+            self.__dict__.pop("members_", None)
+            for i, member in enumerate(members):
+                file = checkpoint_of(Path(checkpoint), i) if checkpoint else None
+                member.fit(X, y, groups=groups, classes=classes, checkpoint=file)
+            self.members_ = members
+            return self
+        spec = self.specification()
         with TensorCache() as cache:
             support = SupportSet.read(X, y, groups, classes, cache)
             file = Path(checkpoint) if checkpoint else None
@@ -175,11 +208,20 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return members
 
     def logits(self, X: Sequence[ImageLike]) -> np.ndarray:
-        """Logits (n, C), before any calibration."""
-        spec = self._specification()
+        """Logits (n, C), before any calibration; of several encoders, of their mean probability."""
+        if hasattr(self, "members_"):
+            return logits_of_probabilities(self.predict_proba(X), self.task_)
+        spec = self.specification()
         accelerator = spec.accelerator()
         model = self._model_on(accelerator, spec)
-        return predict_logits(model, as_list(X), accelerator, progress=self._report)
+        return predict_logits(
+            model,
+            as_list(X),
+            accelerator,
+            symmetry=self._state.symmetry,
+            tta=self.tta or self._state.tta,
+            progress=self._report,
+        )
 
     def decision_function(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Logits (n, C); for two classes, by how much the second's exceeds the first's (n,)."""
@@ -189,10 +231,18 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Probabilities (n, C): a row sums to 1, but for multi-label data."""
+        if hasattr(self, "members_"):
+            images = as_list(X)
+            return np.mean([member.predict_proba(images) for member in self.members_], axis=0)
         return self.calibration_.probabilities(self.logits(X), self.task_)
 
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
         """Probabilities (n, C) from features (n, D) that :meth:`embed` gave."""
+        if hasattr(self, "members_"):
+            widths = [member.model_.encoder.width for member in self.members_]
+            parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
+            each = zip(self.members_, parts, strict=True)
+            return np.mean([one.predict_proba_of_features(part) for one, part in each], axis=0)
         logits = logits_of_features(self.model_, features)
         return self.calibration_.probabilities(logits, self.task_)
 
@@ -202,28 +252,43 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         return predicted if self.task_ == "multilabel" else self.classes_[predicted]
 
     def embed(self, X: Sequence[ImageLike]) -> np.ndarray:
-        """Features (n, D) of the encoder: as adapted once fitted, and as it came before."""
-        spec = self._specification()
-        accelerator = spec.accelerator()
-        if hasattr(self, "fitted_"):
-            encoder = self._model_on(accelerator, spec).encoder
-        else:
-            encoder = spec.load_frozen_encoder()
-        return encode_images(encoder, as_list(X), accelerator, progress=self._report)
+        """Features (n, D) of the encoder: as adapted once fitted, and as it came before.
+
+        They are the mean over the views that a prediction averages over; those of several encoders
+        stand side by side.
+        """
+        members = getattr(self, "members_", None) or self._members()
+        if len(members) > 1:
+            images = as_list(X)
+            return np.concatenate([member.embed(images) for member in members], axis=1)
+        spec = self.specification()
+        if not hasattr(self, "fitted_"):
+            return spec.extractor().features(as_list(X), self._report)
+        accelerator, state = spec.accelerator(), self._state
+        return encode_images(
+            self._model_on(accelerator, spec).encoder,
+            as_list(X),
+            accelerator,
+            symmetry=state.symmetry,
+            tta=self.tta or state.tta,
+            progress=self._report,
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter (``adapter.safetensors``, ``adapter.json``) into ``folder``.
 
         The latter has the path of ``encoder_weights`` as it was given.
         """
-        save_adapter(Path(folder), self.model_.trained_state(), self.info())
+        members = getattr(self, "members_", [self])
+        state = joined_states([member.model_.trained_state() for member in members])
+        save_adapter(Path(folder), state, self.info())
 
     @classmethod
     def load(
         cls,
         folder: str | Path,
         *,
-        encoder_weights: str | Path | None = None,
+        encoder_weights: Weights | Sequence[Weights] = None,
         device: str = "auto",
         precision: str = "auto",
         progress: Progress | None = None,
@@ -239,16 +304,27 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             InputError: if the adapter is damaged, or the encoder's weights are not those it was
                 trained on.
         """
-        parameters, fitted = restore(
+        members = []
+        for parameters, fitted in restore(
             Path(folder), encoder_weights=encoder_weights, device=device, precision=precision
-        )
-        self = cls(**parameters, progress=progress)
-        self.fitted_ = fitted
+        ):
+            member = cls(**parameters, progress=progress)
+            member.fitted_ = fitted
+            members.append(member)
+        if len(members) == 1:
+            return members[0]
+        encoders = [member.encoder for member in members]
+        weights = [member.encoder_weights for member in members]
+        each = {"encoder": encoders, "encoder_weights": weights}
+        self = cls(**members[0].get_params(deep=False) | each)
+        self.members_ = members
         return self
 
     def info(self) -> AdapterInfo:
         """What ``adapter.json`` says."""
-        return self._state.info()
+        info = self._state.info()
+        others = [member.info() for member in getattr(self, "members_", [])[1:]]
+        return info.model_copy(update={"others": others}) if others else info
 
     @property
     def classes_(self) -> np.ndarray:
@@ -288,22 +364,39 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def _state(self) -> Fitted:
+        """The fitted state; of several encoders that of the first."""
+        if hasattr(self, "members_"):
+            return self.members_[0]._state
         check_is_fitted(self, "fitted_")
         return self.fitted_
+
+    def _members(self) -> list[FewShotClassifier]:
+        """A classifier for each encoder; this one, if there is one only."""
+        pairs = pair_weights(self.encoder, self.encoder_weights)
+        if len(pairs) == 1 and isinstance(self.encoder, str):
+            return [self]
+        mine = self.get_params(deep=False)
+        return [type(self)(**mine | {"encoder": e, "encoder_weights": w}) for e, w in pairs]
 
     @property
     def _report(self) -> Progress:
         return self.progress or silent
 
-    def _specification(self) -> Specification:
+    def specification(self) -> Specification:
         """The parameters, checked."""
-        changes = given_rates(self.method, self.lr, self.encoder_lr)
-        counts = {"epochs": self.epochs, "batch_size": self.batch_size}
-        changes |= {name: value for name, value in counts.items() if value is not None}
+        method = chosen_method(self.method, self.recipe)
+        changes = given_changes(
+            method,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            encoder_lr=self.encoder_lr,
+        )
+        ((encoder, weights),) = pair_weights(self.encoder, self.encoder_weights)
         return Specification(
-            encoder=self.encoder,
-            method=self.method,
-            encoder_weights=self.encoder_weights,
+            encoder=encoder,
+            method=method,
+            encoder_weights=weights,
             image_size=self.image_size,
             settings=self.settings or {},
             recipe=self.recipe,
@@ -313,6 +406,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             device=self.device,
             precision=self.precision,
             calibrate=self.calibrate,
+            readout=self.readout,
+            symmetry=self.symmetry,
+            tta=self.tta,
         )
 
     def _model_on(self, accelerator: Accelerator, spec: Specification) -> AdaptedEncoder:
@@ -337,7 +433,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         super().__setstate__(state)
         if adapter is None:
             return
-        spec = self._specification()
+        spec = self.specification()
         try:
             accelerator = spec.accelerator()
         except InputError:  # its device is not here; another may be set

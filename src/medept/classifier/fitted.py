@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medept.encoders.symmetry import Symmetry
 from medept.evaluation.calibration import Calibration
 from medept.fits.adapter import LABEL_TYPES, AdapterInfo, EncoderIdentity, current_versions
 from medept.methods import AdaptedEncoder
@@ -28,6 +29,8 @@ class Fitted:
         seed: of initial values and of the order of images.
         views_seed: of the random views.
         precision: ``float32``, ``bfloat16`` or ``float16``, in which it was trained.
+        symmetry: the flips and turns that it was trained on.
+        tta: how many of these views a prediction averages over.
         support_images: how many it was trained on.
         encoder_weights: the local file of the encoder's weights, if there was one.
         calibration: how logits become probabilities.
@@ -42,6 +45,8 @@ class Fitted:
     seed: int
     views_seed: int
     precision: str
+    symmetry: Symmetry
+    tta: int
     support_images: int
     encoder_weights: str | Path | None = None
     calibration: Calibration = field(default_factory=Calibration)
@@ -59,6 +64,8 @@ class Fitted:
             seed=info.seed,
             views_seed=info.views_seed,
             precision=info.precision,
+            symmetry=Symmetry(info.symmetry),
+            tta=info.tta,
             support_images=info.support_images,
             encoder_weights=info.encoder_weights,
             calibration=info.calibration,
@@ -79,6 +86,8 @@ class Fitted:
             seed=self.seed,
             views_seed=self.views_seed,
             precision=self.precision,
+            symmetry=self.symmetry.name,
+            tta=self.tta,
             calibration=self.calibration,
             trainable_parameters=self.model.trainable_count(),
             support_images=self.support_images,

@@ -98,11 +98,12 @@ def held_out_logits(
     with quietly():
         fitted = _trained(spec, support, rows, _untrained(spec, support, rows))
         model, accelerator = fitted.model, spec.accelerator()
-        views = support.views(model.encoder, fitted.recipe, spec.seed).subset(held_out)
+        views = support.views(fitted).subset(held_out)
+        symmetry, tta = fitted.symmetry, fitted.tta
         if model.alters_features:
-            return predict_logits(model, views, accelerator)
-        features = frozen_features(model, views, accelerator, support.cache)
-        return logits_of_features(model, features)
+            return predict_logits(model, views, accelerator, symmetry=symmetry, tta=tta)
+        features = frozen_features(model, views, accelerator, support.cache, symmetry=symmetry)
+        return logits_of_features(model, features[:, :tta].mean(axis=1))
 
 
 def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fitted:
@@ -111,7 +112,7 @@ def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fi
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.seed)
         model = adapt(encoder, spec.method, len(support.classes), spec.settings)
-    recipe = spec.make_recipe()
+    recipe, symmetry = spec.make_recipe(), spec.chosen_symmetry(encoder)
     return Fitted(
         model=model.to(accelerator.device),
         task=support.task,
@@ -119,8 +120,10 @@ def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fi
         method=spec.method,
         recipe=recipe,
         seed=spec.seed,
-        views_seed=support.views(encoder, recipe, spec.seed).seed,
+        views_seed=support.views_seed(spec.seed),
         precision=precision_of(accelerator),
+        symmetry=symmetry,
+        tta=spec.chosen_tta(symmetry),
         support_images=len(rows),
         encoder_weights=spec.encoder_weights,
     )
@@ -138,13 +141,14 @@ def _trained(
     model, accelerator = fitted.model, spec.accelerator()
     history = train(
         model,
-        support.views(model.encoder, fitted.recipe, spec.seed).subset(rows),
+        support.views(fitted).subset(rows),
         support.targets[rows],
         fitted.recipe,
         accelerator,
         groups=support.groups[rows],
         seed=spec.seed,
         progress=progress,
+        symmetry=fitted.symmetry,
         checkpoint=checkpoint,
         cache=support.cache,
     )
@@ -219,10 +223,18 @@ def _say_the_cost(
 ) -> None:
     """Estimate what the fit will take, and say it before it begins."""
     model, accelerator = fitted.model, spec.accelerator()
-    views = support.views(model.encoder, fitted.recipe, spec.seed)
+    views = support.views(fitted)
     each = [*trials, folds] if folds else trials
     with quietly():
-        cost = estimate_cost(model, views, fitted.recipe, accelerator, each)
+        cost = estimate_cost(
+            model,
+            views,
+            fitted.recipe,
+            accelerator,
+            each,
+            symmetry=len(fitted.symmetry),
+            tta=fitted.tta,
+        )
     processes = accelerator.num_processes
     logger.info(
         "%s: %s trained parameters beside %s frozen ones; %d support images%s%s%s%s; about %s",

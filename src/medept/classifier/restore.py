@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor
 
 from medept.classifier.fitted import Fitted
+from medept.classifier.several import Weights, pair_weights, split_state
 from medept.classifier.specification import Specification
 from medept.encoders.encoder import Encoder
 from medept.encoders.load import load_encoder
+from medept.encoders.readout import Readout
 from medept.encoders.weights import RANDOM
 from medept.errors import EncoderError, InputError
 from medept.fits.adapter import AdapterInfo, load_adapter
@@ -24,14 +27,32 @@ if TYPE_CHECKING:
 
 
 def restore(
-    folder: Path, *, encoder_weights: str | Path | None, device: str, precision: str
-) -> tuple[dict[str, Any], Fitted]:
-    """The classifier's parameters, and its fitted state, from a saved adapter.
+    folder: Path, *, encoder_weights: Weights | Sequence[Weights], device: str, precision: str
+) -> list[tuple[dict[str, Any], Fitted]]:
+    """A classifier's parameters and its fitted state, from a saved adapter: one for each encoder.
 
     Raises:
         InputError: as :meth:`medept.FewShotClassifier.load`.
     """
-    state, info = load_adapter(folder)
+    state, whole = load_adapter(folder)
+    infos = [whole.model_copy(update={"others": []}), *whole.others]
+    names = [info.encoder.name for info in infos]
+    given = pair_weights(names, encoder_weights) if encoder_weights else None
+    restored = []
+    for i, (part, info) in enumerate(zip(split_state(state, len(infos)), infos, strict=True)):
+        weights = (given[i][1] if given else None) or info.encoder_weights
+        restored.append(_restore_one(folder, part, info, weights, device, precision))
+    return restored
+
+
+def _restore_one(
+    folder: Path,
+    state: dict[str, Tensor],
+    info: AdapterInfo,
+    weights: Weights,
+    device: str,
+    precision: str,
+) -> tuple[dict[str, Any], Fitted]:
     try:
         read_settings(info.method, info.settings)
         make_recipe(**info.recipe)
@@ -39,7 +60,6 @@ def restore(
         raise EncoderError(
             f"{folder}: it was fitted by another version of medept ({error}); fit again"
         ) from error
-    weights = encoder_weights or info.encoder_weights
     if weights not in (None, RANDOM) and not Path(weights).exists():
         raise EncoderError(
             f"{folder}: its encoder's weights, {weights}, are not there; say where they are "
@@ -60,6 +80,9 @@ def restore(
         "settings": info.settings,
         "recipe_settings": info.recipe,
         "calibrate": "temperature" if info.calibration.note else info.calibration.kind,
+        "readout": info.encoder.readout,
+        "symmetry": info.symmetry,
+        "tta": info.tta,
         "seed": info.seed,
         "device": device,
         "precision": precision,
@@ -86,6 +109,7 @@ def restored_model(
             "give the right file with encoder_weights="
         )
     encoder.preprocessing = info.encoder.preprocessing  # the library's own may have changed since
+    encoder.read_as(Readout.parse(info.encoder.readout))
     if accelerator is not None and precision_of(accelerator) == "bfloat16":
         encoder.cast_to_bfloat16(except_for=trained_of(encoder, info.method, info.settings))
     with torch.random.fork_rng(devices=[]):  # initial values, all of which are replaced

@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from medept.encoders.encoder import Encoder
 from medept.encoders.load import EMBEDDED, load_encoder
+from medept.encoders.readout import Readout, default_readout
+from medept.encoders.symmetry import Symmetry
 from medept.errors import SettingsError
 from medept.evaluation.calibration import KINDS, Kind
 from medept.methods import find_method, read_settings, trained_of
+from medept.methods.features import FeatureMethod
 from medept.training.device import make_accelerator, precision_of
+from medept.training.extractor import FeatureExtractor
 from medept.training.recipes import Recipe, make_recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+MOST_ACCURATE = "ridge"
+"""The method that ``auto`` is, for any number of shots and classes: no other was measured to be
+more accurate on support sets that had no part in the choice (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Specification:
     """
 
     encoder: str = EMBEDDED
-    method: str = "ept"
+    method: str = MOST_ACCURATE
     encoder_weights: str | Path | None = None
     image_size: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -47,12 +56,17 @@ class Specification:
     device: str = "auto"
     precision: str = "auto"
     calibrate: Kind = "temperature"
+    readout: str = "auto"
+    symmetry: str = "auto"
+    tta: int | None = None
 
     def __post_init__(self) -> None:
         if self.calibrate not in KINDS:
             raise SettingsError(f"calibrate={self.calibrate!r}: use one of {', '.join(KINDS)}")
         if not 0 <= self.seed < 2**32:
             raise SettingsError(f"seed={self.seed}: give a whole number from 0 to {2**32 - 1}")
+        if self.tta is not None and self.tta < 1:
+            raise SettingsError(f"tta={self.tta}: give the number of views, 1 for the image alone")
         if self.tune < 0:
             raise SettingsError(f"tune={self.tune}: give the number of trials, or 0 for none")
         read_settings(self.method, self.settings)
@@ -79,31 +93,88 @@ class Specification:
         """The encoder as it came, in float32."""
         return load_encoder(self.encoder, weights=self.encoder_weights, image_size=self.image_size)
 
+    @property
+    def fitted_at_once(self) -> bool:
+        """Whether the method is fitted to frozen features, and not trained in epochs."""
+        return issubclass(find_method(self.method), FeatureMethod)
+
+    def chosen_readout(self, encoder: Encoder) -> Readout:
+        """The readout that was given; by default the best for frozen features, else ``pooled``."""
+        if self.readout != "auto":
+            return Readout.parse(self.readout)
+        return default_readout(encoder) if self.fitted_at_once else Readout()
+
+    def chosen_symmetry(self, encoder: Encoder) -> Symmetry:
+        """The symmetry that was given; by default the best for frozen features, else ``flip``.
+
+        Raises:
+            SettingsError: if the encoder's input cannot be turned as that asks for.
+        """
+        height, width = encoder.preprocessing.size
+        best = "all+corners" if height == width else "flips+corners"
+        usual = best if self.fitted_at_once else "flip"
+        symmetry = Symmetry(usual if self.symmetry == "auto" else self.symmetry)
+        symmetry.check(encoder.preprocessing.size)
+        return symmetry
+
+    def chosen_tta(self, symmetry: Symmetry) -> int:
+        """How many views a prediction averages over: all, where the symmetry was chosen for it."""
+        averaged = self.fitted_at_once or self.symmetry != "auto"
+        usual = len(symmetry) if averaged else 1
+        return min(self.tta or usual, len(symmetry))
+
     def load_frozen_encoder(self) -> Encoder:
         """The encoder in the precision that it computes in, but for what the method may train."""
         encoder = self.load_encoder()
+        encoder.read_as(self.chosen_readout(encoder))
         trained = trained_of(encoder, self.method, self.settings)
         search_may_train_others = trained and self.tune
         if precision_of(self.accelerator()) == "bfloat16" and not search_may_train_others:
             encoder.cast_to_bfloat16(except_for=trained)
         return encoder
 
+    def extractor(self) -> FeatureExtractor:
+        """The frozen encoder, ready to give the features that the method is fitted to."""
+        encoder, accelerator = self.load_frozen_encoder(), self.accelerator()
+        symmetry = self.chosen_symmetry(encoder)
+        tta = self.chosen_tta(symmetry)
+        return FeatureExtractor(encoder.to(accelerator.device), accelerator, symmetry, tta)
 
-def given_rates(method: str, lr: float | None, encoder_lr: float | None) -> dict[str, float]:
-    """The learning rates that were given, by name.
+
+def chosen_method(method: str, recipe: str) -> str:
+    """The method that was asked for; ``auto`` is the most accurate, or the recipe's own.
+
+    >>> chosen_method("auto", "medept"), chosen_method("auto", "paper"), chosen_method("lora", "")
+    ('ridge', 'ept', 'lora')
+    """
+    if method != "auto":
+        return method
+    return "ept" if recipe == "paper" else MOST_ACCURATE
+
+
+def given_changes(
+    method: str,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    encoder_lr: float | None = None,
+) -> dict[str, float]:
+    """What was given in place of the recipe's values, by name.
 
     Raises:
         SettingsError: if the method does not learn by one of them.
 
-    >>> given_rates("linear", 0.1, None)
+    >>> given_changes("linear", lr=0.1)
     {'lr': 0.1}
     """
+    values = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "encoder_lr": encoder_lr}
+    given = {name: value for name, value in values.items() if value is not None}
     rates = find_method(method).rates
-    given = {"lr": lr, "encoder_lr": encoder_lr}
-    for name, value in given.items():
-        if value is not None and name not in rates:
+    for name in ("lr", "encoder_lr"):
+        if name in given and name not in rates:
             raise SettingsError(
                 f"{method} has no {name}=: it learns by "
                 + (", ".join(f"{rate}=" for rate in rates) or "no rate at all")
             )
-    return {name: value for name, value in given.items() if value is not None}
+    return given

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from medept.classifier.fitted import Task
+from medept.classifier.fitted import Fitted, Task
 from medept.classifier.specification import Specification
 from medept.data.image_hashes import image_key
 from medept.data.images import ImageLike
@@ -19,7 +19,6 @@ from medept.data.labels import encode_labels
 from medept.encoders.encoder import Encoder
 from medept.errors import DataError
 from medept.training.cache import TensorCache
-from medept.training.recipes import Recipe
 from medept.training.views import Views
 
 
@@ -41,6 +40,7 @@ class SupportSet:
     groups: np.ndarray
     cache: TensorCache
     _views: Views | None = None
+    _views_seed: int | None = None
     _encoder: Encoder | None = None
 
     @classmethod
@@ -74,11 +74,21 @@ class SupportSet:
         """Whether an image has one class, or any number of labels."""
         return "multiclass" if self.targets.ndim == 1 else "multilabel"
 
-    def views(self, encoder: Encoder, recipe: Recipe, seed: int) -> Views:
-        """Views of all images: those of the first fit, which the others share."""
+    def views_seed(self, seed: int) -> int:
+        """The seed of the random views: that of the first fit, which the others share."""
+        if self._views_seed is None:
+            self._views_seed = seed
+        return self._views_seed
+
+    def views(self, fitted: Fitted) -> Views:
+        """Views of all images, which all fits share."""
         if self._views is None:
             self._views = Views(
-                self.images, encoder.preprocessing, crop_scale=recipe.crop_scale, seed=seed
+                self.images,
+                fitted.model.encoder.preprocessing,
+                crop_scale=fitted.recipe.crop_scale,
+                symmetry=fitted.symmetry,
+                seed=fitted.views_seed,
             )
         return self._views
 

@@ -11,13 +11,15 @@ import typer
 from medept.cli.app import ADAPT, app
 from medept.cli.console import notes, print_json, print_metrics, progress_bars, resumable
 from medept.cli.options import (
+    ENCODER,
     Columns,
     Device,
-    EncoderName,
     ImageSize,
     Json,
     Precision,
-    Weights,
+    ReadoutName,
+    SymmetryName,
+    TestViews,
     read_settings,
     with_columns,
 )
@@ -72,15 +74,36 @@ def fit(
     ] = 0,
     *,
     columns: Columns,
-    encoder: EncoderName = "embedded",
-    encoder_weights: Weights = None,
+    encoder: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            help="`embedded`, a timm name (`medept encoders`), transformers:NAME or "
+            "open_clip:NAME. Give it again for a second encoder: their probabilities are averaged.",
+            rich_help_panel=ENCODER,
+        ),
+    ] = ["embedded"],  # noqa: B006, typer copies it
+    encoder_weights: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Local .safetensors file; default: the encoder's own, or those of the hub. With "
+            "several encoders one for each, or for each but `embedded`.",
+            rich_help_panel=ENCODER,
+        ),
+    ] = None,
     image_size: ImageSize = None,
+    readout: ReadoutName = "auto",
+    symmetry: SymmetryName = "auto",
+    tta: TestViews = None,
     method: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="Method: `medept methods` lists them.", rich_help_panel=METHOD
+            metavar="NAME",
+            help="Method: `medept methods` lists them; auto takes the most accurate one.",
+            rich_help_panel=METHOD,
         ),
-    ] = "ept",
+    ] = "auto",
     prompt_length: Annotated[
         int | None,
         typer.Option(
@@ -185,10 +208,13 @@ def fit(
     table = open_dataset(data, **columns)
     with resumable(), progress_bars() as report:
         classifier = FewShotClassifier(
-            encoder,
+            encoder if len(encoder) > 1 else encoder[0],
             method,
             encoder_weights=encoder_weights,
             image_size=image_size,
+            readout=readout,
+            symmetry=symmetry,
+            tta=tta,
             settings=chosen_settings,
             recipe=recipe,
             epochs=epochs,

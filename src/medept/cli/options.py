@@ -49,6 +49,39 @@ ImageSize = Annotated[
         rich_help_panel=ENCODER,
     ),
 ]
+ReadoutName = Annotated[
+    str,
+    typer.Option(
+        "--readout",
+        metavar="PARTS[:BLOCKS]",
+        help="What is read of the encoder: class, mean and std (of the patch tokens), joined by +, "
+        "of the blocks last-N or all, such as class+std:all; or pooled, what its own classifier "
+        "reads. auto: class+std:all for methods on frozen features, else pooled.",
+        rich_help_panel=ENCODER,
+    ),
+]
+SymmetryName = Annotated[
+    str,
+    typer.Option(
+        "--symmetry",
+        metavar="NAME",
+        help="Views that mean the same: none, flip (left to right), flips, turns (quarter turns), "
+        "all (eight); with +corners as many corners of the enlarged image. Training sees them, and "
+        "a prediction is their mean. auto: all+corners for methods on frozen features, else flip. "
+        "For images with an upright position try flips+corners.",
+        rich_help_panel=ENCODER,
+    ),
+]
+TestViews = Annotated[
+    int | None,
+    typer.Option(
+        "--tta",
+        metavar="N",
+        help="Views that a prediction is the mean of, at most; 1 is the fastest. Default: all of "
+        "the symmetry.",
+        rich_help_panel=ENCODER,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

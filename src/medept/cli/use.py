@@ -21,7 +21,9 @@ from medept.cli.options import (
     ImageSize,
     Json,
     Precision,
+    ReadoutName,
     SubmissionFormat,
+    TestViews,
     Weights,
     with_columns,
 )
@@ -55,6 +57,7 @@ def predict(
     ] = "test_WithoutLabel.txt",
     image_column: ImageColumn = None,
     image_root: ImageRoot = None,
+    tta: TestViews = None,
     encoder_weights: Weights = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -70,7 +73,7 @@ def predict(
     if form is not None and len(images) > 1:
         raise SettingsError(f"{images[1]}: a submission is of one data set, medfmc-TASK:FOLDER")
     with progress_bars() as report:
-        classifier = _load(adapter, encoder_weights, device, precision, report)
+        classifier = _load(adapter, encoder_weights, device, precision, report, tta)
         if form is None:
             found = find_images(images, image_column, image_root)
             table = predict_images(classifier, found, out, skip_unreadable=skip_unreadable)
@@ -99,6 +102,7 @@ def evaluate(
     form: SubmissionFormat = None,
     *,
     columns: Columns,
+    tta: TestViews = None,
     encoder_weights: Weights = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -128,7 +132,7 @@ def evaluate(
     if len(data) > 1:
         raise SettingsError(f"{data[1]}: one table or folder is evaluated at a time")
     with progress_bars() as report:
-        classifier = _load(adapter, encoder_weights, device, precision, report)
+        classifier = _load(adapter, encoder_weights, device, precision, report, tta)
         table = open_dataset(
             data[0],
             **columns,
@@ -165,6 +169,7 @@ def embed(
     encoder: EncoderName = "embedded",
     encoder_weights: Weights = None,
     image_size: ImageSize = None,
+    readout: ReadoutName = "pooled",
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: Json = False,
@@ -186,6 +191,7 @@ def embed(
                 encoder,
                 weights=encoder_weights,
                 image_size=image_size,
+                readout=readout,
                 device=device,
                 precision=precision,
             )
@@ -256,9 +262,17 @@ def _plain(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _load(folder: Path, weights: Path | None, device: str, precision: str, report: Report) -> Any:
+def _load(
+    folder: Path,
+    weights: Path | None,
+    device: str,
+    precision: str,
+    report: Report,
+    tta: int | None = None,
+) -> Any:
     from medept.classifier.classifier import FewShotClassifier
 
-    return FewShotClassifier.load(
+    classifier = FewShotClassifier.load(
         folder, encoder_weights=weights, device=device, precision=precision, progress=report
     )
+    return classifier.set_params(tta=tta or classifier.tta)

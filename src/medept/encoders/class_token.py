@@ -11,19 +11,15 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from threading import RLock
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medept.encoders.patching import FUSED, OUTPUT, QUERY, replace_forward
+from medept.encoders.patching import CHANGING_MODULES, FUSED, OUTPUT, QUERY, replace_forward
 from medept.encoders.shortcuts import if_suited, is_close, noise
 from medept.ept.divert import Divert
-
-_PATCHING_LOCK = RLock()
-"""Held while modules compute by other code than their own: threads take turns."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def _verified(
     features: Callable[[Tensor], Tensor], last: LastBlock, pixels: Tensor
 ) -> LastBlock | None:
     with ExitStack() as stack:
-        stack.enter_context(_PATCHING_LOCK)
+        stack.enter_context(CHANGING_MODULES)
         stack.callback(last.block.register_forward_hook(_spoil_other_rows).remove)
         if features(pixels).isnan().any():
             return None
@@ -84,7 +80,7 @@ def class_token_only(last: LastBlock | None, unread: Collection[nn.Module] = ())
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(_PATCHING_LOCK)
+        stack.enter_context(CHANGING_MODULES)
         prompt = getattr(last.attention, "embedded_prompt", None)
         if prompt is None:
             replace_forward(last.attention, _diverted(last.attention.forward), stack)

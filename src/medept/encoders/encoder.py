@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medept.encoders.class_token import LastBlock, class_token_only, find_last_block
 from medept.encoders.preprocessing import Preprocessing
+from medept.encoders.readout import Readout
 from medept.encoders.tensors import fingerprint
 from medept.ept.sites import AttentionSite, find_attentions
 from medept.errors import EncoderError
@@ -36,6 +37,7 @@ class Encoder(nn.Module):
         preprocessing: its input size and normalisation.
 
     Attributes:
+        readout: what is read of it (:meth:`read_as`); at first what its own classifier would read.
         in_bfloat16: whether its matrices are stored in bfloat16 (:meth:`cast_to_bfloat16`).
         unread: projections whose output nothing reads, while a cached prefix is in use
             (:mod:`medept.encoders.shortcuts`).
@@ -56,18 +58,33 @@ class Encoder(nn.Module):
     def __init__(self, model: nn.Module, name: str, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.model, self.name, self.preprocessing = model, name, preprocessing
+        self.readout = Readout()
         self.model.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) -> features (B, D): what the model's own classifier would read.
+        """Pixels (B, 3, H, W) -> features (B, D): what its readout says.
 
         They are float32 (or float64), in whatever lower precision the encoder computes.
         """
         with self.autocast(), class_token_only(self._last_block, self.unread):
             return self._whole_forward(pixels)
 
+    def read_as(self, readout: Readout) -> Encoder:
+        """Let its features be what ``readout`` says; returns the encoder.
+
+        Raises:
+            EncoderError: if that cannot be read of this encoder.
+        """
+        readout.check(self)
+        self.readout = readout
+        for found in ("_last_block", "width"):  # which depend on what is read
+            self.__dict__.pop(found, None)
+        return self
+
     def _whole_forward(self, pixels: Tensor) -> Tensor:
         """:meth:`forward` without the shortcut in the last block."""
+        if self.readout.parts:
+            return self.readout.read(self, pixels)
         output = self.model(pixels)
         if not isinstance(output, Tensor):
             pooled = getattr(output, "pooler_output", None)
@@ -181,6 +198,7 @@ class Encoder(nn.Module):
             "sha256": self.fingerprint,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "preprocessing": asdict(self.preprocessing),
+            "readout": str(self.readout),
         }
 
     @cached_property

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from threading import RLock
 
 from torch import Tensor, nn
+
+CHANGING_MODULES = RLock()
+"""Held while modules compute by other code than their own: threads take turns."""
 
 FUSED = ("qkv",)
 """Names of an attention's layer that makes query, key and value at once."""

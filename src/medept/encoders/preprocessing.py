@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,14 +53,22 @@ class Preprocessing:
             crop_pct=self.crop_pct,
         )
 
-    def training(self, crop_scale: float) -> Callable[[Image.Image], Callable[[], Tensor]]:
+    def enlarged(self, factor: float) -> Preprocessing:
+        """The same, for an input that is so many times as large."""
+        height, width = (round(factor * side) for side in self.size)
+        return replace(self, size=(height, width))
+
+    def training(
+        self, crop_scale: float, turn: Callable[[float, Tensor], Tensor]
+    ) -> Callable[[Image.Image], Callable[[], Tensor]]:
         """Random views: RGB image -> a function that makes the view (3, H, W), normalised.
 
-        The first call draws a random resized crop, flipped half of the time; the second makes it,
+        The first call draws a random resized crop, turned at random; the second makes it,
         and uses no random numbers.
 
         Args:
             crop_scale: the smallest part of the image's area that a crop may have.
+            turn: what becomes of a crop (3, H, W), by a number that is drawn from [0, 1).
         """
         from torchvision.transforms import v2
 
@@ -69,15 +77,16 @@ class Preprocessing:
             scale=(crop_scale, 1.0),
             interpolation=v2.InterpolationMode(self.interpolation),
         )
-        to_tensor = [
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(self.mean, self.std),
-        ]
+        to_tensor = v2.Compose(
+            [
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(self.mean, self.std),
+            ]
+        )
 
         def draw(image: Image.Image) -> Callable[[], Tensor]:
-            where, flipped = crop.make_params([image]), bool(torch.rand(1) < 0.5)
-            flip = [v2.functional.horizontal_flip] if flipped else []
-            return lambda: v2.Compose([*flip, *to_tensor])(crop.transform(image, where))
+            where, number = crop.make_params([image]), float(torch.rand(1))
+            return lambda: turn(number, to_tensor(crop.transform(image, where)))
 
         return draw

@@ -38,6 +38,7 @@ class EncoderIdentity(BaseModel):
     sha256: str
     parameters: int
     preprocessing: Preprocessing
+    readout: str = "pooled"
 
 
 class AdapterInfo(BaseModel):
@@ -57,10 +58,13 @@ class AdapterInfo(BaseModel):
     seed: int
     views_seed: int
     precision: str
+    symmetry: str = "flip"
+    tta: int = 1
     calibration: Calibration = Calibration()
     trainable_parameters: int
     support_images: int
     versions: dict[str, str]
+    others: list[AdapterInfo] = []
 
     def labels(self) -> np.ndarray:
         """The classes (C,), in the type that they had in the training data."""

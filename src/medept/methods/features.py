@@ -13,10 +13,25 @@ from medept.methods.base import AdaptedEncoder
 
 
 class FeatureMethod(AdaptedEncoder):
-    """A method that is fitted to features directly, to one view of each support image."""
+    """A method that is fitted to features at once, in a few views of each support image."""
 
     rates: ClassVar[tuple[str, ...]] = ()
     alters_features = False
+
+    def fit_views(
+        self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None
+    ) -> None:
+        """Fit the head to V views of each image, every view a sample of its own.
+
+        Args:
+            features: (n, V, D).
+            targets: (n,) class indices, or (n, C) of 0 and 1.
+            groups: (n,) ids that cross-validation keeps together; None: each image is its own.
+        """
+        count, views, width = features.shape
+        groups = np.arange(count) if groups is None else groups
+        rows = np.repeat(np.arange(count), views)
+        self.fit_features(features.reshape(-1, width), targets[rows], groups[rows])
 
     def fit_features(
         self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None

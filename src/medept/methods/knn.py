@@ -57,6 +57,12 @@ class Neighbours(FeatureMethod):
     def make_head(self, width: int, classes: int) -> NeighbourHead:
         return NeighbourHead(self.settings.k, self.settings.temperature)
 
+    def fit_views(
+        self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None
+    ) -> None:
+        """Store the mean of each image's views: several views of one image are one neighbour."""
+        self.fit_features(features.mean(axis=1), targets, groups)
+
     def fit_features(
         self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None
     ) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,21 @@ _TRIALS_SUFFIX = ".trials.json"
 logger = logging.getLogger(__name__)
 
 
+def checkpoint_of(file: Path, member: int) -> Path:
+    """The checkpoint of one of several encoders: the first has the file itself.
+
+    >>> checkpoint_of(Path("fit.safetensors"), 1).name
+    'fit.encoder-2.safetensors'
+    """
+    return file.with_stem(f"{file.stem}.encoder-{member + 1}") if member else file
+
+
 def remove_checkpoint(file: Path) -> None:
-    """Remove the checkpoint of a finished fit, and that of its search, if there are any."""
-    for one in (file, file.with_suffix(_TRIALS_SUFFIX)):
-        one.unlink(missing_ok=True)
+    """Remove the checkpoints of a finished fit, and those of its search, if there are any."""
+    others = file.parent.glob(f"{escape(file.stem)}.encoder-*{file.suffix}")
+    for checkpoint in (file, *others):
+        for one in (checkpoint, checkpoint.with_suffix(_TRIALS_SUFFIX)):
+            one.unlink(missing_ok=True)
 
 
 def _digest(key: Any) -> str:

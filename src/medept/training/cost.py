@@ -79,6 +79,9 @@ def estimate_cost(
     recipe: Recipe,
     accelerator: Accelerator,
     folds: Sequence[int] = (),
+    *,
+    symmetry: int = 1,
+    tta: int = 1,
 ) -> Cost:
     """The cost of training on all images of ``views``: once, and once for each fold without it.
 
@@ -90,6 +93,8 @@ def estimate_cost(
         recipe: how it will be trained.
         accelerator: where, and in what precision.
         folds: the number of folds of each cross-validation.
+        symmetry: views of an image that a method learns from that is fitted at once.
+        tta: views that a prediction averages over.
 
     Raises:
         InputError: if the first image cannot be read.
@@ -103,8 +108,8 @@ def estimate_cost(
     largest, forward = _timed(lambda: _largest_output(encoder, pixels, accelerator))
     encoding = AT_ONCE * largest * EVALUATION_BATCH // tried
     if isinstance(model, FeatureMethod):
-        once = images / tried * forward  # folds share the features
-        return Cost(once, forward / tried, in_use, memory + encoding, 0)
+        once = images / tried * symmetry * forward  # folds share the features
+        return Cost(once, tta * forward / tried, in_use, memory + encoding, 0)
     plan = make_plan(model, recipe, accelerator, fits=1 + sum(folds))
     count = min(recipe.views, recipe.epochs)
     activations: Activations = [pixels]
@@ -116,10 +121,11 @@ def estimate_cost(
     with plan.entry.resumed():
         saved, step = _timed(lambda: _step(model, plan.entry, activations, accelerator))
     step /= accelerator.num_processes  # they share it
-    seconds = _seconds(model, recipe, folds, forward, step, once)
+    held_out = (tta * len(folds) if model.alters_features else symmetry * bool(folds)) * forward
+    seconds = _seconds(model, recipe, folds, forward, step, once) + held_out
     moments = 3 if recipe.optimizer == "adamw" else 2  # with the gradient
     memory += max(encoding, saved * batch // tried + 4 * moments * model.trainable_count())
-    return Cost(images / tried * seconds, forward / tried, in_use, memory, stored)
+    return Cost(images / tried * seconds, tta * forward / tried, in_use, memory, stored)
 
 
 def _seconds(
@@ -130,7 +136,7 @@ def _seconds(
     step: float,
     once: float,
 ) -> float:
-    """Seconds of the fit and its folds, for as many images as were tried.
+    """Seconds of training the fit and its folds, for as many images as were tried.
 
     Args:
         forward: seconds of a whole forward pass over them.
@@ -144,9 +150,8 @@ def _seconds(
         head_first = head_epochs * step
     fit = head_first + other_epochs * step
     others = sum(parts - 1 for parts in folds)  # each fold trains on all images but its own part
-    evaluated = len(folds) if model.alters_features else bool(folds)
     count = min(recipe.views, recipe.epochs)
-    return count * once + (1 + others) * fit + evaluated * forward
+    return count * once + (1 + others) * fit
 
 
 @torch.no_grad()

@@ -16,9 +16,11 @@ from torch import Tensor
 from medept.data.images import ImageLike
 from medept.encoders.encoder import Encoder
 from medept.encoders.load import EMBEDDED, load_encoder
+from medept.encoders.readout import Readout, default_readout
+from medept.encoders.symmetry import Symmetry
 from medept.progress import Progress, silent
 from medept.training.device import make_accelerator, precision_of
-from medept.training.inference import encode_images
+from medept.training.inference import AS_IT_IS, encode_images
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 class FeatureExtractor:
     """An encoder as it came, on its device and in its precision.
 
+    Features are the mean over the first ``tta`` views of ``symmetry``.
+
     >>> extractor = FeatureExtractor.load("embedded", device="cpu", precision="float32")
     >>> extractor.features([np.zeros((64, 64, 3), np.uint8)]).shape
     (1, 192)
@@ -35,6 +39,8 @@ class FeatureExtractor:
 
     encoder: Encoder
     accelerator: Accelerator
+    symmetry: Symmetry = AS_IT_IS
+    tta: int | None = None
 
     @classmethod
     def load(
@@ -43,6 +49,9 @@ class FeatureExtractor:
         *,
         weights: str | Path | None = None,
         image_size: int | None = None,
+        readout: str = "pooled",
+        symmetry: str = "none",
+        tta: int | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> FeatureExtractor:
@@ -50,6 +59,9 @@ class FeatureExtractor:
 
         Args:
             name: as for :func:`medept.load_encoder`, and so are ``weights`` and ``image_size``.
+            readout: what is read of it (:mod:`medept.encoders.readout`); ``auto``: the best.
+            symmetry: over whose views features are averaged (:mod:`medept.encoders.symmetry`).
+            tta: over how many of these, at most; None for all.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             precision: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
 
@@ -58,9 +70,11 @@ class FeatureExtractor:
         """
         accelerator = make_accelerator(device, precision)
         encoder = load_encoder(name, weights=weights, image_size=image_size)
+        chosen = default_readout(encoder) if readout == "auto" else Readout.parse(readout)
+        encoder.read_as(chosen)
         if precision_of(accelerator) == "bfloat16":
             encoder.cast_to_bfloat16()
-        return cls(encoder.to(accelerator.device), accelerator)
+        return cls(encoder.to(accelerator.device), accelerator, Symmetry(symmetry), tta)
 
     def identity(self) -> dict[str, Any]:
         """Name, preprocessing and the hash of the weights."""
@@ -87,4 +101,11 @@ class FeatureExtractor:
         Raises:
             DataError: if an image cannot be read.
         """
-        return encode_images(self.encoder, images, self.accelerator, progress=progress)
+        return encode_images(
+            self.encoder,
+            images,
+            self.accelerator,
+            symmetry=self.symmetry,
+            tta=self.tta,
+            progress=progress,
+        )

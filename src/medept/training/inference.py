@@ -20,6 +20,7 @@ from medept.data.images import ImageLike, read_image
 from medept.data.threads import available_threads, prefetch
 from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
+from medept.encoders.symmetry import Symmetry
 from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
 from medept.training.cache import Activations, CacheKey, TensorCache
@@ -33,6 +34,8 @@ T = TypeVar("T")
 EVALUATION_BATCH = 32
 """Images that are computed at once, where no gradients are needed."""
 
+AS_IT_IS = Symmetry("none")
+
 Images = Sequence[ImageLike] | Views
 
 
@@ -41,6 +44,8 @@ def encode_images(
     images: Images,
     accelerator: Accelerator,
     *,
+    symmetry: Symmetry = AS_IT_IS,
+    tta: int | None = None,
     progress: Progress = silent,
 ) -> np.ndarray:
     """Features (n, D), float32, of every image, by the encoder as it is now.
@@ -49,6 +54,8 @@ def encode_images(
         encoder: is moved to the accelerator's device.
         images: paths, PIL images or arrays; or views, of which the evaluation views are taken.
         accelerator: where to compute, and in what precision.
+        symmetry: over whose views of each image features are averaged.
+        tta: over how many of these, at most; None for all.
         progress: called with ``"reading"``, the images done, and all of them.
 
     Raises:
@@ -60,7 +67,8 @@ def encode_images(
     >>> encode_images(load_encoder(), [black, black], make_accelerator("cpu", "float32")).shape
     (2, 192)
     """
-    return _outputs(encoder, encoder.preprocessing, images, accelerator, progress)
+    features = partial(_mean_over_views, encoder, symmetry, tta)
+    return _outputs(encoder, features, images, accelerator, progress, symmetry)
 
 
 def predict_logits(
@@ -68,9 +76,13 @@ def predict_logits(
     images: Images,
     accelerator: Accelerator,
     *,
+    symmetry: Symmetry = AS_IT_IS,
+    tta: int | None = None,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Logits (n, C), float32, of every image. Arguments and errors are :func:`encode_images`'s.
+    """Logits (n, C), float32, of every image, from its mean features over a symmetry's views.
+
+    Arguments and errors are :func:`encode_images`'s.
 
     >>> from medept.encoders.load import load_encoder
     >>> from medept.methods import adapt
@@ -80,7 +92,11 @@ def predict_logits(
     >>> predict_logits(model, [black], make_accelerator("cpu", "float32")).shape
     (1, 3)
     """
-    return _outputs(model, model.encoder.preprocessing, images, accelerator, progress)
+
+    def logits(pixels: Tensor) -> Tensor:
+        return model.logits(_mean_over_views(model.encoder, symmetry, tta, pixels))
+
+    return _outputs(model, logits, images, accelerator, progress, symmetry)
 
 
 @torch.inference_mode()
@@ -94,19 +110,22 @@ def logits_of_features(model: AdaptedEncoder, features: np.ndarray) -> np.ndarra
 
 
 def pixel_batches(
-    images: Images, preprocessing: Preprocessing, size: int = EVALUATION_BATCH
+    images: Images,
+    preprocessing: Preprocessing,
+    size: int = EVALUATION_BATCH,
+    symmetry: Symmetry = AS_IT_IS,
 ) -> Iterator[Tensor]:
     """Batches (B, 3, H, W), B at most ``size``, of images as an encoder is evaluated on them.
 
-    They are decoded in threads, at most two batches ahead.
+    They are decoded in threads, at most two batches ahead; with corner views (B, 5, 3, H, W).
 
     Raises:
         InputError: if an image cannot be read; the message names it.
     """
     if isinstance(images, Views):
-        prepare = images.evaluation_view
+        prepare = images.prepared if symmetry.corners else images.evaluation_view
     else:
-        prepare = partial(_prepare, images, preprocessing.evaluation())
+        prepare = partial(_prepare, images, symmetry.preparation(preprocessing))
     rows = range(len(images))
     return _batched(prefetch(prepare, rows, threads=available_threads(), limit=2 * size), size)
 
@@ -128,8 +147,10 @@ def frozen_features(
     accelerator: Accelerator,
     cache: TensorCache,
     progress: Progress = silent,
+    *,
+    symmetry: Symmetry = AS_IT_IS,
 ) -> np.ndarray:
-    """Features (n, D) of the images' evaluation views, by the encoder as it came.
+    """Features (n, V, D) of the images' V views of a symmetry, by the encoder as it came.
 
     Those of the whole set that ``views`` are a subset of are cached.
 
@@ -139,20 +160,30 @@ def frozen_features(
         accelerator: where to compute, and in what precision.
         cache: shared by fits to subsets of the same images.
         progress: as for :func:`encode_images`.
+        symmetry: whose views are encoded.
     """
     sha256, precision = model.encoder_identity["sha256"], accelerator.mixed_precision
     key = CacheKey("frozen features", sha256, precision)
     whole = views.whole()
-    batches = _features(model, whole, accelerator, progress)
+    batches = _features_of_views(model, whole, accelerator, progress, symmetry)
     (features,) = cache.get(key, len(whole), batches)
     return features[views.indices].numpy()
 
 
-def _features(
-    model: AdaptedEncoder, views: Views, accelerator: Accelerator, progress: Progress
+def _features_of_views(
+    model: AdaptedEncoder,
+    views: Views,
+    accelerator: Accelerator,
+    progress: Progress,
+    symmetry: Symmetry,
 ) -> Iterator[Activations]:
-    """All features in one batch, computed when it is asked for."""
-    yield [torch.as_tensor(encode_images(model.encoder, views, accelerator, progress=progress))]
+    """Features (n, V, D) in one batch, computed when it is asked for."""
+
+    def every_view(pixels: Tensor) -> Tensor:
+        return torch.stack([model.encoder(view) for view in symmetry.views(pixels)], dim=1)
+
+    features = _outputs(model.encoder, every_view, views, accelerator, progress, symmetry)
+    yield [torch.as_tensor(features)]
 
 
 def encode_views(
@@ -174,19 +205,29 @@ def encode_views(
         progress("encoding", done, total)
 
 
+def _mean_over_views(
+    encoder: Encoder, symmetry: Symmetry, count: int | None, pixels: Tensor
+) -> Tensor:
+    """The mean features (B, D) of the views of prepared pixels."""
+    views = [encoder(view) for view in symmetry.views(pixels, count)]
+    return views[0] if len(views) == 1 else torch.stack(views).mean(dim=0)
+
+
 def _outputs(
     model: Encoder | AdaptedEncoder,
-    preprocessing: Preprocessing,
+    function: Callable[[Tensor], Tensor],
     images: Images,
     accelerator: Accelerator,
     progress: Progress,
+    symmetry: Symmetry,
 ) -> np.ndarray:
-    """What the model makes of every image, one row each."""
+    """What a function of prepared pixels, by the model, makes of every image, one row each."""
     model.to(accelerator.device)
-    batches = pixel_batches(images, preprocessing)
+    encoder = model if isinstance(model, Encoder) else model.encoder
+    batches = pixel_batches(images, encoder.preprocessing, symmetry=symmetry)
     outputs: list[np.ndarray] = []
     done = 0
-    for output in run_batches(model, batches, accelerator):
+    for output in run_batches(function, batches, accelerator):
         outputs.append(output.float().cpu().numpy())
         done += len(output)
         progress("reading", done, len(images))

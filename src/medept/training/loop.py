@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medept.data.threads import prefetch
+from medept.encoders.symmetry import Symmetry
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
 from medept.progress import Progress, silent
 from medept.training.cache import Activations, TensorCache
 from medept.training.checkpoint import Checkpoint
-from medept.training.inference import EVALUATION_BATCH, frozen_features
+from medept.training.inference import AS_IT_IS, EVALUATION_BATCH, frozen_features
 from medept.training.inputs import FeatureInputs, Inputs, open_inputs
 from medept.training.processes import average_gradients, copy_from_first, own_rows
 from medept.training.recipes import Recipe
@@ -47,6 +48,7 @@ def train(
     groups: np.ndarray | None = None,
     seed: int = 0,
     progress: Progress = silent,
+    symmetry: Symmetry = AS_IT_IS,
     checkpoint: Checkpoint | None = None,
     cache: TensorCache | None = None,
 ) -> History:
@@ -67,6 +69,7 @@ def train(
         groups: (n,) ids, for methods that cross-validate within the support set.
         seed: determines the order of images; ``views`` have a seed of their own.
         progress: called with what is done.
+        symmetry: whose views a method learns from that is fitted at once.
         checkpoint: where to resume from, and where to write the state after each epoch.
         cache: tensors that fits to other subsets of the same images share; None for a cache that
             ends with this fit.
@@ -91,8 +94,10 @@ def train(
     with ExitStack() as stack:
         cache = cache or stack.enter_context(TensorCache())
         if isinstance(model, FeatureMethod):
-            features = frozen_features(model, views, accelerator, cache, progress)
-            model.fit_features(features, targets, groups)
+            features = frozen_features(
+                model, views, accelerator, cache, progress, symmetry=symmetry
+            )
+            model.fit_views(features, targets, groups)
             return []
         opened = open_inputs(model, views, recipe, accelerator, cache, progress)
         inputs = stack.enter_context(opened)

@@ -17,10 +17,13 @@ from torch import Tensor
 
 from medept.data.images import MEMORY_FOR_DECODED_IMAGES, ImageLike, read_image
 from medept.encoders.preprocessing import Preprocessing
+from medept.encoders.symmetry import Symmetry
 
 CUT_FROM = 2.0
 """Random views of a large image are cut from a reduced copy, in which the smallest crop still has
 this many times the encoder's pixels a side. At 224 pixels, a 12-megapixel image is reduced by 4."""
+
+FLIP = Symmetry("flip")
 
 _RANDOM_STATE_LOCK = Lock()
 """Held while a view is drawn: torchvision draws from the random generator of the whole process."""
@@ -36,6 +39,7 @@ class Views:
         images: paths, PIL images or arrays.
         preprocessing: the encoder's.
         crop_scale: see :class:`medept.training.recipes.Recipe`.
+        symmetry: the flips and turns of which random views are drawn.
         seed: determines all random views.
 
     Attributes:
@@ -58,13 +62,15 @@ class Views:
         preprocessing: Preprocessing,
         *,
         crop_scale: float = 1.0,
+        symmetry: Symmetry = FLIP,
         seed: int = 0,
     ) -> None:
         self._images, self.seed = images, seed
         self.indices = torch.arange(len(images))
         self._decoded = _DecodedImages()
         self._evaluation = preprocessing.evaluation()
-        self._training = preprocessing.training(crop_scale)
+        self._preparation = symmetry.preparation(preprocessing)
+        self._training = preprocessing.training(crop_scale, symmetry.random)
         self._least_size = [CUT_FROM * side / crop_scale**0.5 for side in preprocessing.size]
 
     def __len__(self) -> int:
@@ -94,6 +100,10 @@ class Views:
             InputError: if the image cannot be read; so do the other views.
         """
         return self._evaluation(self._read(int(self.indices[row]), may_reduce=False))
+
+    def prepared(self, row: int) -> Tensor:
+        """What the views of the symmetry are made of: :meth:`Symmetry.preparation` of the image."""
+        return self._preparation(self._read(int(self.indices[row]), may_reduce=False))
 
     def random_view(self, row: int, view: int) -> Tensor:
         """Random view number ``view`` of the image: (3, H, W)."""
