@@ -60,8 +60,8 @@ def frozen_features(data: LabelledImages, run: Run) -> np.ndarray:
 
 def features_key(run: Run) -> tuple[Any, ...]:
     """What determines :func:`frozen_features`: runs with the same key share them."""
-    at_once = classifier_of(run).specification().fitted_at_once
-    return run.source, run.encoder, run.precision, at_once
+    every_block = classifier_of(run).specification().reads_every_block
+    return run.source, run.encoder, run.precision, every_block
 
 
 def classifier_of(run: Run) -> FewShotClassifier:

@@ -52,13 +52,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             several encoders one for each, or for each but ``embedded``.
         image_size: pixels a side; None for the encoder's own.
         readout: what is read of the encoder: ``pooled``, or PARTS[:BLOCKS] such as ``class:last-4``
-            (:mod:`medept.encoders.readout`); ``auto``: for methods on frozen features the class
-            token and the spread of the patches of every block, else ``pooled``.
+            (:mod:`medept.encoders.readout`); ``auto``: for ``ridge`` and ``lda`` the class token
+            and the spread of the patches of every block, else ``pooled``.
         symmetry: views of an image that mean the same: ``none``, ``flip`` (left to right),
             ``flips``, ``turns``, or ``all`` eight; with ``+corners`` as many corners of the image
             enlarged by a quarter. Training sees them, and a prediction averages over them.
-            ``auto``: for methods on frozen features ``all+corners`` (flips, if the input is not
-            square), else ``flip`` in training alone.
+            ``auto``: for ``ridge`` and ``lda`` ``all+corners`` (flips, if the input is not square);
+            for trained methods ``flip``, in training alone.
         tta: how many of these views a prediction averages over; None for all. Its cost is in
             proportion.
         settings: the method's settings, such as ``{"length": 100, "layers": "9-12"}`` for ``ept``.
@@ -200,7 +200,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             InputError: as :meth:`fit`.
         """
         members = [type(self)(**(self.get_params(deep=False) | {"seed": seed})) for seed in seeds]
-        specs = [member._specification() for member in members]
+        specs = [member.specification() for member in members]
         with TensorCache() as cache:
             support = SupportSet.read(X, y, groups, classes, cache)
             for member, spec in zip(members, specs, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from medept.training.recipes import Recipe, make_recipe
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+
+logger = logging.getLogger(__name__)
 
 MOST_ACCURATE = "ridge"
 """The method that ``auto`` is, for any number of shots and classes: no other was measured to be
@@ -94,32 +97,33 @@ class Specification:
         return load_encoder(self.encoder, weights=self.encoder_weights, image_size=self.image_size)
 
     @property
-    def fitted_at_once(self) -> bool:
-        """Whether the method is fitted to frozen features, and not trained in epochs."""
-        return issubclass(find_method(self.method), FeatureMethod)
+    def reads_every_block(self) -> bool:
+        """Whether the method was measured to be best on all that a frozen encoder knows."""
+        return find_method(self.method).reads_every_block
 
     def chosen_readout(self, encoder: Encoder) -> Readout:
-        """The readout that was given; by default the best for frozen features, else ``pooled``."""
+        """The readout that was given; by default every block where the method gains by it."""
         if self.readout != "auto":
             return Readout.parse(self.readout)
-        return default_readout(encoder) if self.fitted_at_once else Readout()
+        return default_readout(encoder) if self.reads_every_block else Readout()
 
     def chosen_symmetry(self, encoder: Encoder) -> Symmetry:
-        """The symmetry that was given; by default the best for frozen features, else ``flip``.
+        """The symmetry that was given; by default all views where the method gains by them.
 
         Raises:
             SettingsError: if the encoder's input cannot be turned as that asks for.
         """
         height, width = encoder.preprocessing.size
-        best = "all+corners" if height == width else "flips+corners"
-        usual = best if self.fitted_at_once else "flip"
+        usual = "none" if issubclass(find_method(self.method), FeatureMethod) else "flip"
+        if self.reads_every_block:
+            usual = "all+corners" if height == width else "flips+corners"
         symmetry = Symmetry(usual if self.symmetry == "auto" else self.symmetry)
         symmetry.check(encoder.preprocessing.size)
         return symmetry
 
     def chosen_tta(self, symmetry: Symmetry) -> int:
         """How many views a prediction averages over: all, where the symmetry was chosen for it."""
-        averaged = self.fitted_at_once or self.symmetry != "auto"
+        averaged = self.reads_every_block or self.symmetry != "auto"
         usual = len(symmetry) if averaged else 1
         return min(self.tta or usual, len(symmetry))
 
@@ -177,4 +181,6 @@ def given_changes(
                 f"{method} has no {name}=: it learns by "
                 + (", ".join(f"{rate}=" for rate in rates) or "no rate at all")
             )
+    if given and not rates:
+        logger.warning("%s is fitted at once: %s is not used", method, ", ".join(given))
     return given

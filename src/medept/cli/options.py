@@ -56,7 +56,7 @@ ReadoutName = Annotated[
         metavar="PARTS[:BLOCKS]",
         help="What is read of the encoder: class, mean and std (of the patch tokens), joined by +, "
         "of the blocks last-N or all, such as class+std:all; or pooled, what its own classifier "
-        "reads. auto: class+std:all for methods on frozen features, else pooled.",
+        "reads. auto: class+std:all for ridge and lda, else pooled.",
         rich_help_panel=ENCODER,
     ),
 ]
@@ -67,7 +67,7 @@ SymmetryName = Annotated[
         metavar="NAME",
         help="Views that mean the same: none, flip (left to right), flips, turns (quarter turns), "
         "all (eight); with +corners as many corners of the enlarged image. Training sees them, and "
-        "a prediction is their mean. auto: all+corners for methods on frozen features, else flip. "
+        "a prediction is their mean. auto: all+corners for ridge and lda, else flip in training. "
         "For images with an upright position try flips+corners.",
         rich_help_panel=ENCODER,
     ),

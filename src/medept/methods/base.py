@@ -56,6 +56,8 @@ class AdaptedEncoder(nn.Module):
         summary: what is trained, in a few words.
         recipe: what the method changes in the default recipe: its paper's optimiser and rates.
         rates: which learning rates matter to it.
+        reads_every_block: whether it reads every block of the encoder, in every view, by default:
+            measured for each method, as it costs time (docs/results.md).
         search: the values of its settings that a search chooses from, including the defaults.
         alters_features: whether the method may change features, be it by prompts that stay as they
             were drawn. If not, they are the plain encoder's, and all such methods can share them.
@@ -66,6 +68,7 @@ class AdaptedEncoder(nn.Module):
     summary: ClassVar[str]
     recipe: ClassVar[dict[str, Any]] = {}
     rates: ClassVar[tuple[str, ...]] = ("lr", "encoder_lr")
+    reads_every_block: ClassVar[bool] = False
     search: ClassVar[dict[str, tuple[Any, ...]]] = {}
     alters_features: ClassVar[bool] = True
     Settings: ClassVar[type[MethodSettings]] = MethodSettings

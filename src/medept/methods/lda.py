@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 
@@ -17,6 +19,7 @@ class LDA(FeatureMethod):
 
     name = "lda"
     summary = "linear discriminant analysis with shrinkage, on frozen features"
+    reads_every_block: ClassVar[bool] = True
 
     def fit_features(
         self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None

@@ -27,6 +27,7 @@ class Ridge(FeatureMethod):
 
     name = "ridge"
     summary = "ridge regression onto the classes, on frozen features"
+    reads_every_block: ClassVar[bool] = True
     search: ClassVar[dict[str, tuple[float, ...]]] = {"strength": (0.03, 0.1, 0.2, 0.5, 2.0)}
     settings: Settings
 
