@@ -76,6 +76,24 @@ def test_a_patient_on_both_sides_flatters(table: Path) -> None:
     assert any({0, 8} <= set(rows) for rows in sets_of(check_table(table), flatters=True))
 
 
+def test_patients_that_may_be_one_flatter_on_two_sides_or_without_a_split(table: Path) -> None:
+    rows = pd.read_csv(table)
+    rows.loc[10, "patient"] = "P 00"  # on the side of test, and p0 on that of train
+    rows.loc[2, "patient"] = "P-1"  # on the same side as p1
+    rows.to_csv(table, index=False)
+
+    def alike() -> set[tuple[int, ...]]:
+        with pytest.warns(UserWarning, match="that may be one"):
+            found = check_table(table).findings
+        assert all(f.flatters for f in found)
+        return {rows for f in found if f.kind == "groups-alike" for rows in f.sets}
+
+    assert alike() == {(0, 1, 10)}
+    assert run("check", str(table)) == 1
+    rows.drop(columns="split").to_csv(table, index=False)
+    assert alike() == {(0, 1, 10), (2, 3)}
+
+
 def test_a_copy_with_another_label_is_told_and_within_a_patient_does_not_flatter(
     table: Path,
 ) -> None:

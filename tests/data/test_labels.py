@@ -18,6 +18,6 @@ def test_a_column_is_no_label_that_reads_as_two(folder: Path) -> None:
 
 
 def test_classes_that_may_be_one_are_said(folder: Path) -> None:
-    with pytest.warns(UserWarning, match="'Nevus' and 'nevus' are two classes"):
+    with pytest.warns(UserWarning, match="'Nevus' and 'nevus' are different classes"):
         data = read_csv(folder, "image,label\na.png,Nevus\nb.png,nevus\n")
     assert data.classes == ("Nevus", "nevus")

@@ -20,6 +20,7 @@ from medept.checks.duplicates import Fingerprint, exact_duplicates, fingerprint,
 from medept.checks.findings import (
     DoubtedLabels,
     Finding,
+    alike_groups,
     constant_images,
     doubted_labels,
     duplicate_images,
@@ -105,6 +106,7 @@ def check_dataset(
         *unreadable_images(scan.errors),
         *files_left_out(data),
         *shared_groups(data),
+        *alike_groups(data),
         *duplicate_images(data, exact_duplicates(scan.fingerprints), "exact"),
         *duplicate_images(data, near_duplicates(scan.fingerprints), "near"),
         *constant_images(scan.fingerprints),
@@ -126,7 +128,8 @@ def check_dataset(
 def quick_check(support: LabelledImages, test: LabelledImages) -> list[Finding]:
     """The findings about a support and a test set that need no encoder and little time.
 
-    These are unreadable and constant images, groups on both sides, and exact duplicates.
+    These are unreadable and constant images, groups (or those that may be one) on both sides, and
+    exact duplicates.
     """
     both = LabelledImages(
         images=support.images + test.images,
@@ -141,6 +144,7 @@ def quick_check(support: LabelledImages, test: LabelledImages) -> list[Finding]:
     scan = _scan_images(both.images, None, silent, near=False)
     return [
         *shared_groups(both),
+        *alike_groups(both),
         *duplicate_images(both, exact_duplicates(scan.fingerprints), "exact"),
         *unreadable_images(scan.errors),
         *constant_images(scan.fingerprints),

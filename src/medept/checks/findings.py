@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,8 +18,10 @@ from PIL import Image
 
 from medept.checks.duplicates import Fingerprint
 from medept.checks.label_errors import LabelErrors
+from medept.data.dicom.patients import find_alike_patients
 from medept.data.images import read_images
 from medept.data.labelled_images import LabelledImages
+from medept.data.spelling import find_alike
 from medept.errors import InputError
 
 Size = tuple[int, int]
@@ -158,6 +162,39 @@ def shared_groups(data: LabelledImages) -> list[Finding]:
             tuple(sets),
             flatters=True,
             notes=tuple(f"group {data.groups[rows[0]]}" for rows in sets),
+        )
+    ]
+
+
+def alike_groups(data: LabelledImages) -> list[Finding]:
+    """Groups that may be one patient, since their ids differ in little else than spelling.
+
+    With a split, only those that would put one patient on more than one side. Without one, all:
+    a support set may be drawn from one of them, and its test set from another.
+    """
+    if data.groups is None:
+        return []
+    files = [Path(image) for image in data.images if isinstance(image, str | PathLike)]
+    known = set(data.groups.tolist())
+    sets, notes = [], []
+    for alike in [*find_alike(known), *find_alike_patients(files)]:
+        rows = np.flatnonzero(np.isin(data.groups, alike))
+        sides = set() if data.splits is None else set(data.splits[rows].tolist())
+        if known.issuperset(alike) and len(sides) != 1:
+            sets.append(tuple(rows.tolist()))
+            notes.append(f"groups {' and '.join(alike)}")
+    if not sets:
+        return []
+    where = "" if data.splits is None else ", on more than one side of the split"
+    return [
+        Finding(
+            "groups-alike",
+            f"{_count(len(sets), 'set')} of groups that may be one{where}",
+            "Their ids differ only in case, leading zeros, spaces or dashes: write those alike "
+            "that are one patient.",
+            tuple(sets),
+            flatters=True,
+            notes=tuple(notes),
         )
     ]
 

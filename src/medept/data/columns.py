@@ -12,6 +12,7 @@ import numpy as np
 
 from medept.data.labelled_images import SPLIT_NAMES
 from medept.data.labels import normalise_label
+from medept.data.spelling import clean, find_alike, say_alike
 from medept.data.table import Table
 from medept.errors import DataError
 from medept.files import unescape_cell
@@ -49,9 +50,10 @@ def find_columns(
         label: one column, or several with commas between them.
 
     Raises:
-        DataError: if a column that is needed or named is not there, or one is named for two uses.
+        DataError: if a column that is needed or named is not there, one is named for two uses, or
+            two have the same usual name in different spellings.
     """
-    reserved = {image, group, label, *_comma_separated(label)}
+    reserved = {clean(name) for name in (image, group, label) if name} | {*_comma_separated(label)}
     images = find_image_column(table, image, reserved)
     others = {
         "group": _find(table, group, GROUP_COLUMNS, reserved),
@@ -96,7 +98,7 @@ def find_frame_column(table: Table, reserved: Collection[str | None] = ()) -> st
 def _find_label_columns(
     table: Table, given: str | None, taken: Collection[str | None]
 ) -> tuple[str, ...]:
-    if given is not None and given not in table.columns:
+    if given is not None and clean(given) not in table.columns:
         return tuple(_require(table, name) for name in _comma_separated(given))
     name = _find(table, given, LABEL_COLUMNS, taken)
     if name is not None:
@@ -125,18 +127,27 @@ def _find(
     """
     if given is not None:
         return _require(table, given)
-    found = {_plain(name): name for name in reversed(table.columns) if name not in reserved}
-    return next((found[_plain(name)] for name in usual if _plain(name) in found), None)
+    for name in usual:
+        found = [c for c in table.columns if c not in reserved and _plain(c) == _plain(name)]
+        if len(found) > 1:
+            raise DataError(
+                f"{table.path}: columns {' and '.join(map(repr, found))} are named alike; rename "
+                "those that are not to be read"
+            )
+        if found:
+            return found[0]
+    return None
 
 
 def _require(table: Table, name: str) -> str:
+    name = clean(name)
     if name not in table.columns:
         raise DataError(f"{table.path}: no column {name!r}; there are {', '.join(table.columns)}")
     return name
 
 
 def _comma_separated(names: str | None) -> list[str]:
-    return [] if names is None else [name.strip() for name in names.split(",")]
+    return [] if names is None else [clean(name) for name in names.split(",")]
 
 
 def _plain(name: str) -> str:
@@ -174,9 +185,20 @@ def read_groups(table: Table, column: str) -> np.ndarray:
 
     Raises:
         DataError: if a cell is empty.
+
+    Warns:
+        UserWarning: if some differ only in case, leading zeros, spaces or dashes.
     """
-    ids = (unescape_cell(text) for text in table.filled(column).values())
-    return np.array([normalise_label(text) or text for text in ids])
+    cells = (unescape_cell(text) for text in table.filled(column).values())
+    ids = [normalise_label(text) or text for text in cells]
+    if alike := find_alike(ids):
+        warnings.warn(
+            f"{table.path}: different patients or other groups in column {column!r} that may be "
+            f"one: {say_alike(alike)}; write those alike that are one, or its images may be both "
+            "learnt from and tested on",
+            stacklevel=3,
+        )
+    return np.array(ids)
 
 
 def read_splits(table: Table, column: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from medept.data.dicom.patients import dicom_groups
 from medept.data.folder_images import LeftOut, images_below, report_images
 from medept.data.labelled_images import SPLIT_NAMES, LabelledImages, Task
 from medept.data.labels import class_names, natural_key
+from medept.data.spelling import clean
 from medept.errors import DataError
 
 
@@ -53,7 +54,7 @@ def read_folder(
     indices = np.array([index for _, index, _ in rows], dtype=np.int64)
     return LabelledImages(
         images=images,
-        names=tuple(path.relative_to(folder).as_posix() for path in images),
+        names=tuple(clean(path.relative_to(folder).as_posix()) for path in images),
         targets=np.eye(len(names), dtype=np.uint8)[indices] if task == "multilabel" else indices,
         classes=names,
         groups=dicom_groups(images),
@@ -87,14 +88,15 @@ def _images_by_class(folder: Path, left: LeftOut) -> dict[str, list[Path]]:
             f"{folder}: no subfolders; put the images of each class into a folder named after it, "
             "or give a table"
         )
-    found = {}
+    found: dict[str, list[Path]] = {}
     for sub in subfolders:
-        found[sub.name], others = images_below(folder, sub)
-        if not found[sub.name]:
+        images, others = images_below(folder, sub)
+        if not images:
             raise DataError(
                 f"{sub}: no image in this folder{f' (but {others})' * bool(others)}; fill or "
                 "remove it"
             )
+        found.setdefault(clean(sub.name), []).extend(images)
         left.update(others)
     stems = {name: {image.stem for image in images} for name, images in found.items()}
     if pair := image_and_mask_folders(stems):

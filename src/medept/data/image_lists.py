@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medept.data.spelling import clean
 from medept.errors import DataError
 from medept.files import write_text
 
@@ -20,7 +21,7 @@ from medept.files import write_text
 def read_list(
     file: Path, classes: Sequence[str], *, multilabel: bool
 ) -> dict[int, tuple[str, np.ndarray]]:
-    """The image name and the target of each line, by line number.
+    """The image name in NFC and the target of each line, by line number.
 
     A target is a class index, shape (), or 0 and 1 for each label, shape (C,); int64.
 
@@ -42,7 +43,7 @@ def read_list(
             raise DataError(
                 f"{file}, line {number}: {line[:80]!r} is not a name, a space, and {expected}"
             )
-        rows[number] = (found[1], np.array(values if multilabel else values[0]))
+        rows[number] = (clean(found[1]), np.array(values if multilabel else values[0]))
     return rows
 
 

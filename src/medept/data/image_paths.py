@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from collections import defaultdict
+from pathlib import Path, PurePath
 
 from medept.data.dicom.files import DICOM_SUFFIXES, split_frame
 from medept.data.formats import IMAGE_SUFFIXES
 from medept.data.labels import normalise_label
+from medept.data.spelling import clean
 from medept.data.table import Table
 from medept.errors import DataError
+
+Listings = dict[Path, dict[str, list[str]]]
+"""What folders hold: by name in NFC, the names as they are on the disk."""
 
 
 def read_image_names(table: Table, column: str, frame_column: str | None) -> dict[int, str]:
@@ -51,10 +56,11 @@ def locate_images(
         raise DataError(f"{folder}: no such folder; check image_root=")
     root = folder.resolve()
     images: list[Path] = []
+    listings: Listings = {}
     rows: dict[Path, int] = {}
     missing = []
     for row, name in names.items():
-        image, place, exists = _locate(table, row, name, root)
+        image, place, exists = _locate(table, row, name, root, listings)
         if place in rows:
             raise DataError(
                 f"{table}, rows {rows[place]} and {row}: the same image {name}; keep one row "
@@ -73,18 +79,22 @@ def locate_images(
     return tuple(images)
 
 
-def _locate(table: Path, row: int, name: str, root: Path) -> tuple[Path, Path, bool]:
+def _locate(
+    table: Path, row: int, name: str, root: Path, listings: Listings
+) -> tuple[Path, Path, bool]:
     """The path of an image, the same with links resolved, and whether there is such a file.
 
     Raises:
-        DataError: if the name cannot be a path, or leads out of ``root``.
+        DataError: if the name cannot be a path, leads out of ``root``, or is that of two files.
     """
     try:
-        image = _with_suffix(root / name)
+        image = _with_suffix(_as_on_disk(root, name, listings))
         if not image.resolve().is_relative_to(root):
-            image = _with_suffix(table.parent / name)
+            image = _with_suffix(_as_on_disk(table.parent, name, listings))
         place = image.resolve()
         exists = split_frame(place)[0].is_file()
+    except DataError as error:
+        raise DataError(f"{table}, row {row}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
             f"{table}, row {row}: {name[:60]!r} is not a usable file name; write the image's path "
@@ -104,6 +114,43 @@ def _common_folder(root: Path, image: Path) -> str:
         return f", such as {Path(os.path.commonpath([root, image.parent]))}"
     except ValueError:  # on two drives
         return ""
+
+
+def _as_on_disk(folder: Path, name: str, listings: Listings) -> Path:
+    """The path in the Unicode form in which the disk holds it, which may be another than NFC.
+
+    Raises:
+        DataError: if two files or folders have the same name in different forms.
+    """
+    if name.isascii():
+        return folder / name
+    path = folder
+    for part in PurePath(name.replace("\\", "/")).parts:
+        found = [] if part.isascii() else _children(path, part, listings)
+        if len(found) > 1:
+            raise DataError(
+                f"{path / part}: there are {len(found)} of this name, in different Unicode forms; "
+                "rename or remove one"
+            )
+        path = path / (found[0] if found else part)
+    return path
+
+
+def _children(folder: Path, name: str, listings: Listings) -> list[str]:
+    """What is called ``name`` in a folder, or has it before a suffix; a frame's number is kept."""
+    if folder not in listings:
+        listings[folder] = defaultdict(list)
+        for child in folder.iterdir() if folder.is_dir() else ():
+            listings[folder][clean(child.name)].append(child.name)
+    listing = listings[folder]
+    frame = re.search("#[0-9]{1,9}$", name)
+    number = frame[0] if frame else ""
+    for wanted, rest in ((name, ""), (name.removesuffix(number), number)):
+        if found := listing.get(clean(wanted)):
+            return [child + rest for child in found]
+    added = [listing.get(clean(name) + end) for end in IMAGE_SUFFIXES | DICOM_SUFFIXES]
+    found_with_suffix = [children for children in added if children]
+    return found_with_suffix[0] if len(found_with_suffix) == 1 else []
 
 
 def _with_suffix(path: Path) -> Path:

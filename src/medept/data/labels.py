@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medept.data.spelling import clean, find_alike
 from medept.errors import DataError
 
 MISSING_LABELS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})
@@ -61,10 +62,10 @@ def class_names(
             or they are measurements.
 
     Warns:
-        UserWarning: if two differ only in case or spaces.
+        UserWarning: if some differ only in case, leading zeros, spaces or dashes.
     """
     if classes is not None:
-        return tuple(classes)
+        return tuple(map(clean, classes))
     if len(set(found)) < len(found):
         raise DataError(f"{source}: a label is named twice in {', '.join(found)}; name it once")
     for name in found:
@@ -89,16 +90,12 @@ def class_names(
 
 
 def _warn_of_similar(source: Path, names: Sequence[str]) -> None:
-    seen: dict[str, str] = {}
-    for name in names:
-        plain = "".join(name.casefold().split())
-        if plain in seen:
-            warnings.warn(
-                f"{source}: {seen[plain]!r} and {name!r} are two classes; if they are meant to be "
-                "one, write them alike",
-                stacklevel=2,
-            )
-        seen[plain] = name
+    for alike in find_alike(names):
+        warnings.warn(
+            f"{source}: {' and '.join(map(repr, alike))} are different classes; if they are "
+            "meant to be one, write them alike",
+            stacklevel=2,
+        )
 
 
 def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -132,6 +129,7 @@ def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndar
     if len(missing):
         raise DataError(f"label {missing[0]} (from 0) is missing: give one, or drop the image")
     found, targets = np.unique(_of_one_type(labels), return_inverse=True)
+    _refuse_second_spellings(found)
     if len(found) < 2:
         raise DataError(f"all labels are {str(found[0])!r}: at least two classes are needed")
     if classes is None:
@@ -142,6 +140,17 @@ def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndar
         raise DataError(f"labels {unknown} are not among the classes given, {list(classes)}")
     codes = np.array([index[name] for name in found.tolist()], dtype=np.int64)
     return codes[targets], np.asarray(classes)
+
+
+def _refuse_second_spellings(found: np.ndarray) -> None:
+    seen: dict[str, str] = {}
+    for name in found.tolist() if found.dtype.kind == "U" else []:
+        other = seen.setdefault(clean(name), name)
+        if other != name:
+            raise DataError(
+                f"labels {other!r} and {name!r} differ only in spaces at their ends or in Unicode "
+                "form; write them alike"
+            )
 
 
 def _encode_indicators(

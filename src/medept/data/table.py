@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medept.data.spelling import clean
 from medept.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -34,11 +35,11 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns, without spaces at their ends."""
+        """Names of the columns, in NFC and without spaces at their ends."""
         return list(self.frame.columns)
 
     def texts(self, column: str) -> dict[int, str]:
-        """The cells of a column as text, by row number; empty cells are ``""``.
+        """The cells of a column as text in NFC, by row number; empty cells are ``""``.
 
         Raises:
             DataError: if a cell holds a file or a list.
@@ -70,7 +71,7 @@ class Table:
 def _text(value: Any) -> str:
     if pd.isna(value):
         return ""
-    return str(int(value) if isinstance(value, bool | np.bool_) else value).strip()
+    return clean(str(int(value) if isinstance(value, bool | np.bool_) else value))
 
 
 def read_table(path: Path) -> Table:
@@ -97,7 +98,7 @@ def read_table(path: Path) -> Table:
         ) from error
     except Exception as error:  # a damaged Parquet file may raise anything
         raise DataError(f"{path}: cannot be read as a table ({error}); save it again") from error
-    frame.columns = [str(name).strip() for name in frame.columns]
+    frame.columns = [clean(str(name)) for name in frame.columns]
     if frame.empty:
         raise DataError(f"{path}: no rows; the table needs one row per image")
     repeated = frame.columns[frame.columns.duplicated()]

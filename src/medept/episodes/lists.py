@@ -9,6 +9,7 @@ import numpy as np
 
 from medept.data.image_lists import read_list, write_list
 from medept.data.labelled_images import LabelledImages
+from medept.data.spelling import clean
 from medept.episodes.draw import (
     Episode,
     draw_episode,
@@ -92,7 +93,7 @@ def read_episode(data: LabelledImages, file: Path) -> Episode:
 
 
 def _read_rows(data: LabelledImages, file: Path) -> np.ndarray:
-    row_of = {name: row for row, name in enumerate(data.names)}
+    row_of = {clean(name): row for row, name in enumerate(data.names)}
     rows = []
     listed = read_list(file, data.classes, multilabel=data.task == "multilabel")
     for number, (name, target) in listed.items():

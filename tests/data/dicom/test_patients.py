@@ -10,6 +10,7 @@ from helpers import run
 from samples import PATIENT_NAME, RAMP, dicom_file
 
 from medept.data.dataset import read_dataset
+from medept.data.dicom.patients import dicom_groups, find_alike_patients
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -60,3 +61,24 @@ def test_no_output_holds_the_name_or_the_id(
     told = [path.read_bytes() for path in files] + [text.encode() for text in capfd.readouterr()]
     for secret in (b"Planted", b"Rosalind", b"PLANTED"):
         assert not any(secret in content for content in told), secret
+
+
+def test_patients_whose_ids_differ_in_spelling_are_told_by_file(tmp_path: Path) -> None:
+    ids = ["0815", "815 ", "Z-1", "z1", "7"]
+    files = [dicom_file(tmp_path / f"{i}.dcm", PatientID=name) for i, name in enumerate(ids)]
+    with pytest.warns(UserWarning, match=r"0.dcm and \S*1.dcm: .* 2 sets of ids in all") as caught:
+        groups = dicom_groups(files)
+    assert groups is not None
+    assert len(set(groups.tolist())) == 5
+    assert not any(name.strip() in str(caught[0].message) for name in ids[:4]), "without the ids"
+    assert {frozenset(alike) for alike in find_alike_patients([*files, tmp_path / "x.dcm"])} == {
+        frozenset(groups[:2].tolist()),
+        frozenset(groups[2:4].tolist()),
+    }
+    composed, decomposed = (
+        dicom_file(tmp_path / f"{form}.dcm", SpecificCharacterSet="ISO_IR 192", PatientID=text)
+        for form, text in (("c", "M\u00fcller 1"), ("d", "Mu\u0308ller 1"))
+    )
+    groups = dicom_groups([composed, decomposed])
+    assert groups is not None
+    assert groups[0] == groups[1]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from medept.data.dicom.files import is_dicom, read_attributes, split_frame
+from medept.data.spelling import clean, find_alike
 from medept.errors import DataError, InputError
 
 _ID_ATTRIBUTES = {
@@ -37,17 +41,63 @@ def dicom_groups(paths: Sequence[Path]) -> np.ndarray | None:
     Raises:
         DataError: if a DICOM file cannot be read; the message names it.
         ResourceError: if pydicom is missing.
+
+    Warns:
+        UserWarning: if patient ids differ only in case, leading zeros, spaces or dashes.
     """
     owners = [_owner(split_frame(path)[0]) for path in paths]
     if all(owner is None for owner in owners):
         return None
+    if alike := _find_alike(owners):
+        files = [paths[[o.group if o else "" for o in owners].index(g)] for g in alike[0]]
+        warnings.warn(
+            f"{' and '.join(str(file) for file in files)}: their patient ids differ only in case, "
+            "leading zeros, spaces or dashes, and are taken as different patients (so are "
+            f"{len(alike)} sets of ids in all); if they are one, give a table with a column of "
+            "patients, or its images may be both learnt from and tested on",
+            stacklevel=3,
+        )
     return np.array(
-        [owner or f"file-{_digest(str(path))}" for owner, path in zip(owners, paths, strict=True)]
+        [
+            owner.group if owner and owner.group else f"file-{_digest(str(path))}"
+            for owner, path in zip(owners, paths, strict=True)
+        ]
     )
 
 
-def _owner(path: Path) -> str | None:
-    """The group of a DICOM file, ``""`` if it holds no id; None for a file of another format."""
+def find_alike_patients(paths: Sequence[Path]) -> list[tuple[str, ...]]:
+    """Sets of groups whose patient ids differ only in case, leading zeros, spaces or dashes.
+
+    Files that are not DICOM, or cannot be read, are left out. Groups are those of
+    :func:`dicom_groups`.
+    """
+    owners = []
+    for path in paths:
+        with suppress(InputError):
+            owners.append(_owner(split_frame(path)[0]))
+    return _find_alike(owners)
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """Whose file it is.
+
+    Attributes:
+        group: ``""`` if the file holds no id.
+        patient: the patient's id, ``""`` if the file holds none.
+    """
+
+    group: str
+    patient: str = ""
+
+
+def _find_alike(owners: Sequence[_Owner | None]) -> list[tuple[str, ...]]:
+    groups = {owner.patient: owner.group for owner in owners if owner and owner.patient}
+    return [tuple(groups[patient] for patient in alike) for alike in find_alike(groups)]
+
+
+def _owner(path: Path) -> _Owner | None:
+    """Whose file it is; None for a file of another format."""
     if not is_dicom(path):
         return None
     try:
@@ -58,10 +108,10 @@ def _owner(path: Path) -> str | None:
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
     for attribute, kind in _ID_ATTRIBUTES.items():
-        value = str(data.get(attribute) or "").strip()
+        value = clean(str(data.get(attribute) or ""))
         if value.lower() not in _PLACEHOLDERS:
-            return f"{kind}-{_digest(value)}"
-    return ""
+            return _Owner(f"{kind}-{_digest(value)}", value if kind == "patient" else "")
+    return _Owner("")
 
 
 def _digest(text: str) -> str:
