@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medept.data.joined_labels import split_labels
 from medept.data.labelled_images import Task
 from medept.data.labels import class_names, natural_key, normalise_label
 from medept.data.table import Table
@@ -36,8 +37,9 @@ def read_targets(
     if len(columns) > 1:
         return _from_indicators(table, columns, classes, task)
     texts = {row: normalise_label(text) for row, text in table.texts(columns[0]).items()}
-    if task == "multilabel" or (task is None and any("|" in text for text in texts.values())):
-        return _from_joined_labels(table.path, texts, classes)
+    labels = split_labels(table.path, texts, classes, task)
+    if labels is not None:
+        return _from_label_lists(table.path, labels, classes)
     return _from_classes(table, columns[0], texts, classes)
 
 
@@ -60,13 +62,9 @@ def _from_classes(
     return np.array([index[text] for text in texts.values()], dtype=np.int64), names
 
 
-def _from_joined_labels(
-    path: Path, texts: dict[int, str], classes: Sequence[str] | None
+def _from_label_lists(
+    path: Path, labels: dict[int, list[str]], classes: Sequence[str] | None
 ) -> Targets:
-    labels = {
-        row: [name for part in text.split("|") if (name := normalise_label(part.strip()))]
-        for row, text in texts.items()
-    }
     found = sorted({name for names in labels.values() for name in names}, key=natural_key)
     names = class_names(path, found, classes)
     index = {name: i for i, name in enumerate(names)}
