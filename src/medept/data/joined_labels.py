@@ -121,7 +121,7 @@ def _find_separator(
             continue
         alone = (set(cells) | known) - set(joined)
         parts = {part for text in joined for part in _parts(text, separator)}
-        first = min(joined, key=lambda text: joined[text])
+        first = next(iter(joined))
         place = f"{path}, row {joined[first]}: {first[:60]!r}"
         if separator in "/+":
             if parts & alone:
