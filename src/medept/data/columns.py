@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medept.data.labelled_images import SPLIT_NAMES
-from medept.data.labels import normalise_label
+from medept.data.labels import normalise_label, read_flag
 from medept.data.spelling import clean, find_alike, say_alike
 from medept.data.table import Table
 from medept.errors import DataError
@@ -19,8 +19,10 @@ from medept.files import unescape_cell
 
 logger = logging.getLogger(__name__)
 
-IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_id")
-LABEL_COLUMNS = ("label", "labels", "class", "target", "diagnosis", "dx", "finding", "findings")
+IMAGE_COLUMNS = ("image", "image_path", "path", "file", "filename", "file_name", "img", "image_id",
+                 "image_index")  # fmt: skip
+LABEL_COLUMNS = ("label", "labels", "class", "target", "diagnosis", "dx", "finding", "findings",
+                 "finding_labels", "choice", "choices")  # fmt: skip
 GROUP_COLUMNS = ("group", "groups", "patient", "patients", "patient_id", "pat", "pat_id", "pid",
                  "mrn", "subject", "subject_id", "study", "study_id", "lesion", "lesion_id", "case",
                  "case_id")  # fmt: skip
@@ -109,7 +111,7 @@ def _find_label_columns(
         if name and name not in taken and name.lower() not in MASK_COLUMNS
     )
     cells = (text for name in others for text in table.texts(name).values())
-    if len(others) < 2 or not all(normalise_label(text) in ("0", "1") for text in cells):
+    if len(others) < 2 or any(read_flag(text) is None for text in cells):
         raise DataError(
             f"{table.path}: none of its columns ({', '.join(table.columns)}) is named "
             f"{', '.join(LABEL_COLUMNS[:4])}...; say which one it is with label_column=, or which "

@@ -114,7 +114,9 @@ def _find_separator(
         known: labels that may hold a separator.
         certain: whether a cell may have several labels.
     """
-    cells = {text: row for row, text in reversed(texts.items()) if text and text not in known}
+    cells = {
+        text: row for row, text in sorted(texts.items(), reverse=True) if text and text not in known
+    }
     for separator in ";,/+":
         joined = {text: row for text, row in cells.items() if _parts(text, separator)}
         if not joined:

@@ -33,6 +33,15 @@ def normalise_label(text: str) -> str:
     return re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", text)
 
 
+def read_flag(text: str) -> bool | None:
+    """Whether a cell is 1 or 0, or True or False in any case; None for any other cell.
+
+    >>> read_flag("1.0"), read_flag("FALSE"), read_flag("maybe")
+    (True, False, None)
+    """
+    return {"1": True, "true": True, "0": False, "false": False}.get(normalise_label(text).lower())
+
+
 def natural_key(text: str) -> tuple[int, float, str]:
     """A key to sort by: numbers by value, then texts alphabetically.
 

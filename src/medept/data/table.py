@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -112,11 +113,24 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return table.set_axis(pd.RangeIndex(2, len(table) + 2), axis="index")
 
 
+def _find_separator(file: TextIO) -> str:
+    """What separates cells, by a line ``sep=;``, after which the file stands, or by the header.
+
+    A separator inside quotes counts as text.
+    """
+    for line in iter(file.readline, ""):
+        if told := re.fullmatch(r'"?sep=([,;\t|])"?[,;\s]*', line, re.IGNORECASE):
+            return told[1]
+        if line.strip():
+            file.seek(0)
+            header = re.sub('"(?:[^"]|"")*("|$)', "", line)
+            return max(",;\t", key=header.count)
+    return ","
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        first = next((line for line in file if line.strip()), "")
-        file.seek(0)
-        separator = max(",;\t", key=first.count)
+        separator = _find_separator(file)
         numbered = enumerate(csv.reader(file, delimiter=separator, strict=True), start=1)
         rows = {row: cells for row, cells in numbered if any(cell.strip() for cell in cells)}
     if not rows:

@@ -10,7 +10,7 @@ import numpy as np
 
 from medept.data.joined_labels import split_labels
 from medept.data.labelled_images import Task
-from medept.data.labels import class_names, natural_key, normalise_label
+from medept.data.labels import class_names, natural_key, normalise_label, read_flag
 from medept.data.table import Table
 from medept.errors import DataError
 
@@ -111,13 +111,14 @@ def _read_indicators(table: Table, names: Sequence[str]) -> np.ndarray:
     targets = np.zeros((len(table.rows), len(names)), dtype=np.uint8)
     for c, name in enumerate(names):
         for i, (row, text) in enumerate(table.texts(name).items()):
-            value = normalise_label(text)
-            if value not in ("0", "1"):
+            value = read_flag(text)
+            if value is None:
                 raise DataError(
                     f"{table.path}, row {row}: {text!r} in column {name!r}; labels in several "
-                    "columns must be 0 or 1"
+                    "columns must be 0 or 1 (or True and False): write 0 or 1 where the label is "
+                    "empty or uncertain, or remove the row"
                 )
-            targets[i, c] = value == "1"
+            targets[i, c] = value
     return targets
 
 
