@@ -8,24 +8,24 @@ Embedded Prompt Tuning (Zu et al., Medical Image Analysis 97, 2024, equation 5) 
 learnable logits p_i1 ... p_iL, takes the softmax over all of them, and drops the L new weights
 before the product with the values:
 
-    out_i = sum_j exp(u_ij) / (sum_j exp(u_ij) + sum_l exp(p_il)) v_j.
+    out_i = sum_j exp(u_ij) / (sum_k exp(u_ik) + sum_l exp(p_il)) v_j.
 
-The prompts act through their sum alone. With
+Only the sum over the prompts matters. With
 
-    z_i = logsumexp_j u_ij   and   s_i = logsumexp_l p_il,
+    z_i = logsumexp_k u_ik   and   s_i = logsumexp_l p_il,
 
 the fraction is the ordinary softmax times exp(z_i) / (exp(z_i) + exp(s_i)), so that
 
     out_i = sigmoid(z_i - s_i) * attention_i.
 
 EPT is therefore ordinary attention times one *gate* for each head and token, and s_i is an
-attention *sink*: a logit that takes its share of the softmax and gives no value for it. Prompts of
-any length L collapse into one number per token, s_i. And any attention kernel that returns z beside
-its output computes EPT exactly, forwards and backwards, without a matrix of T x (T + L) weights:
-see :mod:`medept.ept.kernels`.
+attention *sink*: a logit that takes a share of the softmax but adds no value. Prompts of any length
+L collapse into one number per token, s_i. And any attention kernel that returns z beside its output
+computes EPT exactly, forwards and backwards, without a matrix of T x (T + L) weights: see
+:mod:`medept.ept.kernels`.
 
-This is the way ``concat`` of embedding a prompt. The paper's Figure 5 has three more
-(:data:`WAYS`), of which ``multiply_concat`` is a sink again.
+This is the paper's way ``concat``. Its Figure 5 has three more (:data:`WAYS`), of which
+``multiply_concat`` is a sink too.
 """
 
 from __future__ import annotations
