@@ -122,7 +122,7 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
             ["fit", "TABLE", "--method", "ept", "--set", "length=3", "--set", "length=9"],
             "give one of them",
         ),
-        (["fit", "TABLE", "--episode", "exp1"], "exp1: no such list"),
+        (["fit", "TABLE", "--episode", "exp1"], "exp1: no such file"),
         (
             ["fit", "TABLE", "--group-column", "label", "--label-column", "label"],
             "'label' cannot be the label and something else",
