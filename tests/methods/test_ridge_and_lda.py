@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.covariance import LedoitWolf
 
 from medept.encoders.load import load_encoder
 from medept.methods import adapt
+from medept.methods.lda import discriminants
 
 RNG = np.random.default_rng(0)
 TARGETS = np.repeat([0, 1, 2], [3, 5, 9])
@@ -43,18 +43,26 @@ def test_ridge_solves_its_normal_equations() -> None:
         np.testing.assert_allclose(labels[:, c], each[:, 1] - each[:, 0], rtol=1e-4, atol=1e-4)
 
 
-def test_lda_is_the_log_density_of_its_gaussians() -> None:
-    means = np.stack([FEATURES[c == TARGETS].mean(axis=0) for c in range(3)])
-    around = FEATURES - means[TARGETS]
-    within = LedoitWolf(assume_centered=True).fit(around).covariance_
-    precision = np.linalg.inv(within)
-    offsets = FEATURES[:, None] - means
-    density = -0.5 * np.einsum("ncd,de,nce->nc", offsets, precision, offsets)
-    found = logits("lda", TARGETS, 3)
-    difference = found - density
-    np.testing.assert_allclose(
-        difference - difference.mean(axis=1, keepdims=True), 0, atol=1e-3 * abs(found).max()
-    )
+@pytest.mark.parametrize("repeats", [1, 20])
+def test_lda_is_the_log_density_of_its_gaussians(repeats: int) -> None:
+    """Up to a factor; with fewer samples than features, and with more."""
+    rng = np.random.default_rng(1)
+    targets = np.tile(TARGETS, repeats)
+    features = rng.normal(size=(len(targets), 192)) + 0.5 * np.eye(192)[targets]
+    means = np.stack([features[targets == c].mean(axis=0) for c in range(3)])
+    around = features - means[targets]
+    within = around.T @ around / len(around)
+    within = 0.7 * within + 0.3 * np.trace(within) / 192 * np.eye(192)
+    offsets = features[:, None] - means
+    density = -0.5 * np.einsum("ncd,de,nce->nc", offsets, np.linalg.inv(within), offsets)
+    weight, bias = discriminants(features, targets, 3, 0.3)
+    found = features @ weight.T + bias
+    found, density = (x - x.mean(axis=1, keepdims=True) for x in (found, density))
+    factor = (found * density).sum() / (density**2).sum()
+    np.testing.assert_allclose(found, factor * density, atol=1e-6 * abs(found).max())
+    at_means = means @ weight.T + bias
+    ahead = at_means.diagonal() - (at_means.sum(axis=1) - at_means.diagonal()) / 2
+    np.testing.assert_allclose(ahead.mean(), 4)
 
 
 @pytest.mark.parametrize("method", ["ridge", "lda"])
