@@ -1,13 +1,17 @@
-"""Shortcuts: an encoder that they do not suit runs without them; out of memory says nothing."""
+"""Shortcuts change nothing; an encoder they do not suit runs without; no memory is no such sign."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from small_encoders import make_encoder
+from small_encoders import LIBRARIES, make_encoder, pooled_encoder
+from small_fits import ALL, fitted, without
 
 from medept.encoders import class_token
 from medept.encoders.encoder import Encoder
@@ -67,7 +71,7 @@ def test_a_gpu_that_failed_is_not_caught() -> None:
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
-@pytest.mark.parametrize("library", ["timm", "transformers"])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_out_of_memory_is_not_remembered_of_the_last_block(
     library: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,3 +147,40 @@ def test_close_is_what_rounding_explains(error: float, dtype: torch.dtype, close
     expected, pixels = torch.ones(2, 5), torch.zeros(1)
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         assert is_close(expected + error, expected, pixels) == close
+
+
+@cache
+def fitted_with_all(
+    method: str, settings: str, pool: str, precision: str = "float32"
+) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    return fitted(pooled_encoder(pool), method, json.loads(settings), precision)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg", "map"])
+@pytest.mark.parametrize("shortcut", ["prefix", "class token", "read ahead"])
+@pytest.mark.parametrize(("method", "settings"), ALL)
+def test_each_shortcut_changes_nothing(
+    method: str, settings: dict[str, Any], shortcut: str, pool: str
+) -> None:
+    """Losses of all epochs and what was trained, with it and without, in float32."""
+    state, losses = fitted_with_all(method, json.dumps(settings), pool)
+    with without(shortcut):
+        slow_state, slow_losses = fitted(pooled_encoder(pool), method, settings)
+    np.testing.assert_allclose(losses, slow_losses, rtol=1e-5)
+    for name, tensor in slow_state.items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shortcut", ["prefix", "class token", "bfloat16"])
+@pytest.mark.parametrize(("method", "settings"), ALL)
+def test_each_shortcut_changes_little_in_bfloat16(
+    method: str, settings: dict[str, Any], shortcut: str
+) -> None:
+    """Losses of all epochs; not at all if weights are stored in what they would be cast to."""
+    losses = fitted_with_all(method, json.dumps(settings), "token", "bfloat16")[1]
+    with without(shortcut):
+        slow = fitted(pooled_encoder("token"), method, settings, "bfloat16")[1]
+    if shortcut == "bfloat16":
+        np.testing.assert_array_equal(losses, slow)
+    else:
+        np.testing.assert_allclose(losses, slow, rtol=0.02)

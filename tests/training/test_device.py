@@ -1,13 +1,10 @@
-"""Precision: bfloat16 where it was measured to be fast, and no worse where it is used."""
+"""The device and precision asked for; bfloat16 where it was measured to be fast, and no worse."""
 
 from __future__ import annotations
 
-import gc
-import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from mmap import mmap
 
 import numpy as np
 import pytest
@@ -15,13 +12,9 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
 from medept import FewShotClassifier, InputError
-from medept.encoders.encoder import LAYERS, Encoder
-from medept.encoders.load import load_encoder
-from medept.encoders.weights import RANDOM
-from medept.methods import METHODS, adapt, trained_of
 from medept.phantoms import make_phantoms
 from medept.training import device
-from medept.training.inference import predict_logits
+from medept.training.device import memory_in_use, peak_memory
 
 
 @pytest.mark.parametrize(("fast", "mixed"), [(True, "bf16"), (False, "no")])
@@ -119,185 +112,13 @@ def test_bfloat16_is_as_good_as_float32() -> None:
     assert (abs((low - plain).mean(axis=0)) <= spread).all()
 
 
-def held_for(name: str) -> Encoder:
-    """A small encoder, held in bfloat16 but for what the method trains of it."""
-    encoder = small_encoder()
-    encoder.cast_to_bfloat16(except_for=trained_of(encoder, name))
-    return encoder
-
-
-def small_encoder() -> Encoder:
-    return load_encoder("vit_tiny_patch16_224", weights=RANDOM, image_size=32)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_what_is_held_in_bfloat16_gives_what_autocast_gives(name: str) -> None:
-    """To the bit, and backward; what is trained begins with the same values in float32, but for
-    DoRA's magnitudes, which are those of the weights that are held."""
-    models = []
-    for encoder in (small_encoder(), held_for(name)):
-        torch.manual_seed(1)
-        models.append(adapt(encoder, name, 2))
-    plain, held = models
-    assert held.encoder_identity == plain.encoder_identity
-    layers = [m for m in held.encoder.modules() if isinstance(m, LAYERS)]
-    matrices = [m.weight for m in layers if not m.weight.requires_grad]
-    assert all(weight.dtype == torch.bfloat16 for weight in matrices)
-    assert matrices or name == "full"
-    mine = held.inserted_state()
-    for key, value in plain.inserted_state().items():
-        close = {"rtol": 4e-3, "atol": 0} if "magnitude" in key else {"rtol": 0, "atol": 0}
-        torch.testing.assert_close(mine[key], value, **close)
-        assert mine[key].dtype == torch.float32
-    held.load_inserted_state(plain.inserted_state())
-    pixels = torch.randn(2, 3, 32, 32)
-    with torch.autocast("cpu"):
-        expected = plain.features(pixels)
-    features = held.features(pixels)  # it needs no autocast
-    assert features.dtype == torch.float32
-    assert torch.equal(features, expected)
-    with torch.autocast("cpu"):
-        assert torch.equal(held.features(pixels), expected)
-    trained = [p for group in held.parameter_groups().values() for p in group]
-    if trained and held.trains_encoder:
-        logits = held(pixels)
-        assert logits.dtype == torch.float32
-        logits.square().sum().backward()
-        assert all(p.grad is not None for p in held.parameter_groups()["head"])
-        assert all(p.grad.dtype == torch.float32 for p in trained if p.grad is not None)
-    held.remove()
-    torch.testing.assert_close(
-        held.encoder(pixels), held_for("linear")(pixels), rtol=0.02, atol=0.02
-    )
-
-
-def test_dora_begins_as_the_encoder_that_is_held() -> None:
-    """Its magnitudes are the norms of rounded weights, in float32: divided by them they are one."""
-    encoder, pixels = held_for("dora"), torch.randn(2, 3, 32, 32)
-    before = encoder(pixels)
-    torch.testing.assert_close(adapt(encoder, "dora", 2).features(pixels), before)
-
-
-@pytest.mark.parametrize("name", ["full", "partial"])
-def test_what_is_trained_is_not_to_be_held(name: str) -> None:
-    encoder = held_for("linear")
-    places = [p.data_ptr() for p in encoder.parameters()]
-    with pytest.raises(InputError, match=f"'{name}' trains weights that are in bfloat16"):
-        adapt(encoder, name, 2)
-    assert [p.data_ptr() for p in encoder.parameters()] == places
-    assert not any(p.requires_grad for p in encoder.parameters())
-
-
-def test_a_twin_of_what_is_held_is_held_in_the_same_memory() -> None:
-    encoder = held_for("linear")
-    twin = encoder.copy_with_shared_weights()
-    assert twin.in_bfloat16
-    assert [p.data_ptr() for p in twin.parameters()] == [p.data_ptr() for p in encoder.parameters()]
-
-
 SQUARES = [np.full((32, 32, 3), value, np.uint8) for value in (0, 10, 20, 200, 210, 220)]
 
 
-def matrices(dtype: torch.dtype) -> int:
-    """The memory of the encoder's large matrices that there are, in numbers; each counted once."""
-    gc.collect()
-    found = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() // tensor.itemsize
-        for tensor in gc.get_objects()
-        if type(tensor) in (torch.Tensor, torch.nn.Parameter)
-        and tensor.dtype == dtype
-        and tensor.ndim == 2
-        and tensor.numel() >= 192 * 192
-    }
-    return sum(found.values())
-
-
-@pytest.mark.parametrize("method", ["ept", "lora", "partial"])
-@pytest.mark.parametrize("loaded", [False, True])
-def test_a_classifier_holds_frozen_matrices_once(
-    method: str, loaded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In bfloat16 alone, for the fit and those of its folds; and the same of what is loaded."""
-    known = {dtype: matrices(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    most = dict.fromkeys(known, 0)
-
-    def look(what: str, done: int, total: int) -> None:
-        for dtype in known:
-            most[dtype] = max(most[dtype], matrices(dtype) - known[dtype])
-
-    def predicted(*args: Any, **kwargs: Any) -> Any:
-        look("in a fold, beside the fit", 0, 1)
-        return predict_logits(*args, **kwargs)
-
-    monkeypatch.setattr("medept.classifier.fitting.predict_logits", predicted)
-    usual = {"device": "cpu", "precision": "bfloat16", "progress": look}
-    classifier = FewShotClassifier(
-        "vit_tiny_patch16_224", method, encoder_weights=RANDOM, image_size=32, epochs=2, **usual
-    )
-    classifier.fit(SQUARES, ["a"] * 3 + ["b"] * 3)
-    assert classifier.calibration_.kind == "temperature"
-    expected = classifier.logits(SQUARES)
-    block = 12 * 192 * 192
-    if loaded:
-        classifier.save(tmp_path)
-        del classifier
-        known, most = {dtype: matrices(dtype) for dtype in known}, dict.fromkeys(known, 0)
-        classifier = FewShotClassifier.load(tmp_path, **usual)
-        np.testing.assert_allclose(classifier.logits(SQUARES), expected, rtol=1e-3, atol=1e-4)
-    trained = block if method == "partial" else 0
-    assert most[torch.bfloat16] == 12 * block - trained
-    # partial trains a copy of what it began with; in training with a gradient and two moments
-    assert most[torch.float32] == (2 if loaded else 5) * trained
-
-
-def test_more_precision_is_had_from_the_encoder_that_is_loaded_again() -> None:
-    fitted = {}
-    for precision in ("float32", "bfloat16"):
-        fitted[precision] = FewShotClassifier(
-            "vit_tiny_patch16_224", "linear", encoder_weights=RANDOM, image_size=32, epochs=2,
-            calibrate="none", device="cpu", precision=precision,
-        ).fit(SQUARES, ["a"] * 3 + ["b"] * 3)  # fmt: skip
-    low, features = fitted["bfloat16"], fitted["float32"].embed(SQUARES)
-    expected = low.decision_function(SQUARES)
-    assert not np.array_equal(low.embed(SQUARES), features)
-    low.set_params(precision="float32")
-    state = torch.get_rng_state()
-    np.testing.assert_array_equal(low.embed(SQUARES), features)
-    assert torch.equal(torch.get_rng_state(), state)
-    np.testing.assert_allclose(low.decision_function(SQUARES), expected, atol=0.1)
-    assert low.info().precision == "bfloat16"
-    low.set_params(precision="bfloat16")
-    np.testing.assert_allclose(low.decision_function(SQUARES), expected, rtol=1e-3, atol=1e-4)
-    assert low.model_.encoder.in_bfloat16
-
-
-def test_what_was_pickled_waits_for_a_device_that_is_there() -> None:
-    fitted = FewShotClassifier(
-        "vit_tiny_patch16_224", "lora", encoder_weights=RANDOM, image_size=32, epochs=1,
-        calibrate="none", device="cpu", precision="bfloat16",
-    ).fit(SQUARES, ["a"] * 3 + ["b"] * 3)  # fmt: skip
-    expected = fitted.logits(SQUARES)
-    again = pickle.loads(pickle.dumps(fitted.set_params(device="tpu")))
-    with pytest.raises(InputError, match="'tpu' is not available"):
-        again.logits(SQUARES)
-    again.set_params(device="cpu")
-    np.testing.assert_allclose(again.logits(SQUARES), expected, rtol=1e-3, atol=1e-4)
-
-
-def test_a_search_may_choose_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the encoder's own parameters: they are not held in bfloat16 before."""
-    pytest.importorskip("optuna")
-    monkeypatch.setattr(METHODS["partial"], "search", {"k": (1, 2, 3)})
-    tried: list[int] = []
-
-    def noting(encoder: Encoder, name: str, classes: int, settings: dict[str, Any]) -> Any:
-        model = adapt(encoder, name, classes, settings)
-        tried.append(settings.get("k", 1))
-        return model
-
-    monkeypatch.setattr("medept.classifier.fitting.adapt", noting)
-    FewShotClassifier(
-        "vit_tiny_patch16_224", "partial", encoder_weights=RANDOM, image_size=32, epochs=1, tune=6,
-        calibrate="none", device="cpu", precision="bfloat16",
-    ).fit(SQUARES, ["a"] * 3 + ["b"] * 3)  # fmt: skip
-    assert {1, 2, 3} == set(tried)
+def test_memory_in_use_is_that_of_the_process() -> None:
+    size, before = 200 * 2**20, memory_in_use(torch.device("cpu"))
+    with mmap(-1, size) as block:  # new pages, none that the process had already
+        for start in range(0, size, 4096):
+            block[start] = 1
+        assert memory_in_use(torch.device("cpu")) - before == pytest.approx(size, rel=0.1)
+    assert peak_memory() >= size

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from medept import FewShotClassifier
 from medept.errors import InputError
 from medept.methods import METHODS
 from medept.training.recipes import make_recipe
@@ -57,23 +55,6 @@ def test_rates_climb_and_fall_as_transformers_schedule_has_them(warmup: float) -
         scheduler.step()
 
 
-def test_a_warm_up_slows_the_first_steps() -> None:
-    rng = np.random.default_rng(0)
-    images = list(rng.integers(0, 255, (8, 32, 32, 3), dtype=np.uint8))
-
-    def rates(**changes: float) -> list[float]:
-        classifier = FewShotClassifier(
-            "vit_tiny_patch16_224", "vp", encoder_weights="random", image_size=32, epochs=8,
-            recipe_settings={"encoder_lr": 0.01, **changes}, calibrate="none",
-        ).fit(images, np.arange(8) % 2)  # fmt: skip
-        return [row["encoder_lr"] for row in classifier.history_ if row["trained"] == "all"]
-
-    cosine = [0.01 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
-    assert rates(warmup=0) == pytest.approx(cosine)
-    warmed = [0, 0.005, 0.01, 0.005]
-    assert rates(warmup=0.5) == pytest.approx(warmed)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_the_papers_comparison_trains_all_alike(method: str) -> None:
     recipe = make_recipe("paper", method)
@@ -94,48 +75,3 @@ def test_a_part_that_no_recipe_has_is_refused(part: str) -> None:
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(InputError, match="no method is named"):
         make_recipe("medept", "magic")
-
-
-@pytest.mark.parametrize("method", ["ept", "vpt", "lora", "bias", "partial"])
-def test_the_head_is_trained_before_the_encoder_follows_it(method: str) -> None:
-    """The first loss of the encoder's training is what the head alone came to, and is kept."""
-    rng = np.random.default_rng(0)
-    images = [(rng.normal(50 + 100 * (i % 2), 30, (32, 32, 3)).clip(0, 255)).astype(np.uint8)
-              for i in range(16)]  # fmt: skip
-
-    def curve(method: str, epochs: int, head_first: float) -> list[tuple[str, float]]:
-        classifier = FewShotClassifier(
-            "vit_tiny_patch16_224", method, encoder_weights="random", image_size=32, epochs=epochs,
-            recipe_settings={"head_first": head_first, "views": 1}, lr=1e-2,
-            encoder_lr=None if method == "linear" else 1e-12,
-            calibrate="none", device="cpu", precision="float32",
-        ).fit(images, [i % 2 for i in range(16)])  # fmt: skip
-        return [(row["trained"], row["loss"]) for row in classifier.history_]
-
-    (_, without), *_ = curve(method, 1, 0)
-    assert without > 0.6  # about log 2: the head knows nothing
-    _, alone = curve("linear", 30, 0)[-1]
-    *head, (trained, first) = curve(method, 31, 30.5 / 31)
-    assert [part for part, _ in head] == 30 * ["head"]
-    assert trained == "all"
-    assert max(head[-1][1], first) <= 1.1 * alone + 0.01
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_weight_decay_inside_the_encoder_pulls_prompts_to_zero_alone(optimizer: str) -> None:
-    """One step with it and one without differ by rate * decay * what the prompts started as."""
-    images = [np.full((32, 32, 3), 100 + i, dtype=np.uint8) for i in range(4)]
-
-    def prompts(decay: float) -> torch.Tensor:
-        classifier = FewShotClassifier(
-            "vit_tiny_patch16_224", "ept", encoder_weights="random", image_size=32, epochs=1,
-            batch_size=4, lr=1e-9, encoder_lr=1e-3, settings={"length": 100},
-            recipe_settings={"optimizer": optimizer, "encoder_weight_decay": decay,
-                             "standardise": False},
-            calibrate="none", device="cpu", precision="float32",
-        ).fit(images, [0, 1, 0, 1])  # fmt: skip
-        return classifier.model_.parameter_groups()["encoder"][0].detach()
-
-    free, held = prompts(0), prompts(100)
-    start = (free - held) / 0.1
-    assert start.std() == pytest.approx(0.02, rel=0.1)  # of the initial values

@@ -15,10 +15,8 @@ import torch
 from medept import FewShotClassifier, InputError
 from medept.classifier import fitting
 from medept.classifier.fitting import held_out_logits
-from medept.episodes.folds import make_folds
 from medept.errors import DataError, EncoderError, ResourceError, SettingsError
 from medept.phantoms import make_phantoms
-from medept.training.cache import TensorCache
 from medept.training.checkpoint import remove_checkpoint
 from medept.training.recipes import Recipe
 from medept.training.tuning import SearchSpace, tune
@@ -159,25 +157,6 @@ def test_the_test_set_changes_nothing() -> None:
     assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_frozen_prompts_of_each_trial_are_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept of one trial's prompts is not fed to the head of another's."""
-    kept: dict = {}
-    original = TensorCache.get
-
-    def noting(self, key, rows, batches):
-        found = original(self, key, rows, batches)
-        kept[key] = found[0].clone()
-        return found
-
-    monkeypatch.setattr(TensorCache, "get", noting)
-    data = make_phantoms("colon", patients=6, images_per_patient=1, size=64)
-    FewShotClassifier(method="vpt", settings={"frozen": True}, epochs=1, tune=4, calibrate="none",
-                      device="cpu").fit(data.images, data.labels, groups=data.groups)  # fmt: skip
-    assert len(kept) > 1, "of as many lengths"
-    first, *others = kept.values()
-    assert all((first != other).any() for other in others)
-
-
 def test_through_the_classifier_what_is_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_phantoms("colon", patients=6, images_per_patient=1, size=64, difficulty=0.1)
     tried: list[tuple[float, float]] = []
@@ -197,19 +176,6 @@ def test_through_the_classifier_what_is_given_stays(monkeypatch: pytest.MonkeyPa
     searched = {encoder_lr for _, encoder_lr in tried[:-1]}
     assert len(searched) == 3, "one for each trial, the same in its folds"
     assert fitted.recipe_.encoder_lr == tried[-1][1] in searched
-
-
-def test_folds_leave_every_class_to_learn_from() -> None:
-    """Patients with 16 of A, with 9 of B, and with both: some deals take all of a class away."""
-    targets = np.array([0] * 16 + [1] * 9 + [0] * 4 + [1])
-    groups = np.array([0] * 16 + [1] * 9 + [2] * 5)
-    for seed in range(5):
-        found = make_folds(targets, groups, 2, seed)
-        assert len(found) == 2
-        assert all(len(set(targets[rows].tolist())) == 2 for rows, _ in found)
-    never = make_folds(np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), 2, 0)
-    assert len(never) == 2, "both patients have both classes"
-    assert make_folds(np.array([0, 0, 1]), np.array([0, 1, 1]), 2, 0) == []
 
 
 def test_a_killed_search_goes_on_to_the_same_end(

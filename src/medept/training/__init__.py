@@ -1,0 +1,1 @@
+"""Training: recipes, views, the loop, checkpoints; and running images through an encoder."""

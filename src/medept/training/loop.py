@@ -1,4 +1,17 @@
-"""The one training loop: any method, any recipe, the same views in the same order."""
+"""The one training loop: any method, any recipe, the same views in the same order.
+
+>>> from medept.encoders.load import load_encoder
+>>> from medept.methods import adapt
+>>> from medept.training.device import make_accelerator
+>>> from medept.training.recipes import make_recipe
+>>> model = adapt(load_encoder(), "linear", classes=2)
+>>> images = [np.full((64, 64, 3), grey, np.uint8) for grey in (20, 230)]
+>>> views = Views(images, model.encoder.preprocessing)
+>>> recipe = make_recipe("medept", "linear", epochs=2, views=1)
+>>> history = train(model, views, np.array([0, 1]), recipe, make_accelerator("cpu", "float32"))
+>>> [(row["epoch"], row["trained"]) for row in history]
+[(1, 'head'), (2, 'head')]
+"""
 
 from __future__ import annotations
 
@@ -77,18 +90,6 @@ def train(
     Raises:
         InputError: if an image cannot be read.
         ResourceError: if there is no room on the disk for encoded views.
-
-    >>> from medept.encoders.load import load_encoder
-    >>> from medept.methods import adapt
-    >>> from medept.training.device import make_accelerator
-    >>> from medept.training.recipes import make_recipe
-    >>> model = adapt(load_encoder(), "linear", classes=2)
-    >>> images = [np.full((64, 64, 3), grey, np.uint8) for grey in (20, 230)]
-    >>> views = Views(images, model.encoder.preprocessing)
-    >>> recipe = make_recipe("medept", "linear", epochs=2, views=1)
-    >>> history = train(model, views, np.array([0, 1]), recipe, make_accelerator("cpu", "float32"))
-    >>> [(row["epoch"], row["trained"]) for row in history]
-    [(1, 'head'), (2, 'head')]
     """
     model.to(accelerator.device)
     with ExitStack() as stack:

@@ -115,12 +115,7 @@ def tune(
         raise ResourceError("tune= needs an extra: pip install 'medept[tune]'") from error
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folds = make_folds(targets, groups, FOLDS, seed)
-    if not folds:
-        raise SettingsError(
-            "tune= cross-validates inside the support set: each class needs at least two shots, "
-            "that can be dealt out so that each part leaves every class to learn from"
-        )
+    folds = _make_folds(targets, groups, seed)
     if not space.default:
         logger.info("%s has nothing to search over that is not given", space.method)
         return {"settings": {}}
@@ -147,6 +142,18 @@ def tune(
     progress("tuning", trials, trials)
     _log_best(study)
     return study.best_trial.user_attrs["parameters"]
+
+
+def _make_folds(
+    targets: np.ndarray, groups: np.ndarray, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    folds = make_folds(targets, groups, FOLDS, seed)
+    if not folds:
+        raise SettingsError(
+            "tune= cross-validates inside the support set: each class needs at least two shots, "
+            "that can be dealt out so that each part leaves every class to learn from"
+        )
+    return folds
 
 
 def _cross_validated_loss(
