@@ -84,10 +84,10 @@ def test_bad_sources(tmp_path: Path) -> None:
     (tmp_path / "empty_class").mkdir()
     with pytest.raises(InputError, match=r"empty_class: no image"):
         read_dataset(tmp_path)
-    excel = tmp_path / "t.xlsx"
-    excel.write_bytes(b"PK")
+    word = tmp_path / "t.docx"
+    word.write_bytes(b"PK")
     with pytest.raises(InputError, match=r"must be \.csv"):
-        read_dataset(excel)
+        read_dataset(word)
     latin = tmp_path / "latin.csv"
     latin.write_bytes("image,label\na.png,gr\xfcn\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"latin.csv: not UTF-8"):

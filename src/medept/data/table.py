@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from medept.data.spelling import clean
-from medept.errors import DataError
+from medept.data.spreadsheet import SPREADSHEET_SUFFIXES, read_spreadsheet
+from medept.errors import DataError, InputError
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", *SPREADSHEET_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,11 @@ def _text(value: Any) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV file (with commas, semicolons or tabs) or a Parquet file.
+    """Read a CSV file (with commas, semicolons or tabs), a Parquet file or a spreadsheet.
 
     Raises:
         DataError: if it cannot be read, has no rows, or has two columns of the same name.
+        ResourceError: if it is a spreadsheet, and python-calamine is missing.
 
     >>> _ = Path("labels.csv").write_text("image;label\\na.png;benign\\n")
     >>> table = read_table(Path("labels.csv"))
@@ -88,10 +90,13 @@ def read_table(path: Path) -> Table:
     """
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
-        raise DataError(f"{path}: a table must be .csv, .tsv or .parquet; save it as one")
+        raise DataError(f"{path}: a table must be .csv, .tsv, .parquet or .xlsx; save it as one")
     try:
-        frame = _read_parquet(path) if suffix == ".parquet" else _read_csv(path)
-    except DataError:
+        if suffix in SPREADSHEET_SUFFIXES:
+            frame = read_spreadsheet(path)
+        else:
+            frame = _read_parquet(path) if suffix == ".parquet" else _read_csv(path)
+    except InputError:
         raise
     except UnicodeDecodeError as error:
         raise DataError(
