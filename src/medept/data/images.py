@@ -1,9 +1,9 @@
 """Images of any format and mode, read as 8-bit RGB or refused with a clear error.
 
-16-bit grey and floating-point images are stretched: their minimum becomes 0, their maximum 255. Of
-16-bit colours in files the upper 8 bits are kept, transparent images are put on black, EXIF
-rotation is applied, and of several frames the first is read. DICOM files, with or without a suffix,
-are read by :mod:`medept.data.dicom.frames`.
+Grey images of more than 8 bits, signed and floating-point ones are stretched: their minimum becomes
+0, their maximum 255. Of 16-bit colours in files the upper 8 bits are kept, transparent images are
+put on black, EXIF rotation is applied, and of several frames the first is read. DICOM files, with
+or without a suffix, are read by :mod:`medept.data.dicom.frames`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from medept.data.dicom.files import DICOM_SUFFIXES, begins_as_dicom, split_frame
 from medept.data.dicom.frames import read_frame
 from medept.data.formats import FORMATS, format_of, register_heif
+from medept.data.stretch import stretched
 from medept.data.threads import available_threads, prefetch
+from medept.data.tiff import read_unusual_tiff
 from medept.errors import DataError, InputError
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -164,10 +166,12 @@ def _from_file(path: Path) -> Image.Image:
             raise DataError(
                 f"#{frame} names a frame of a DICOM file, which this is not; leave it out"
             )
-        formats = FORMATS
-        if format_of(file.read(64)) == "HEIF":
+        formats, found = FORMATS, format_of(file.read(64))
+        if found == "HEIF":
             register_heif()
             formats += ("HEIF",)
+        if found == "TIFF" and (unusual := read_unusual_tiff(file)) is not None:
+            return _to_rgb(unusual)
         file.seek(0)
         with Image.open(file, formats=formats) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
@@ -196,9 +200,9 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
         return array.astype(np.uint8) * 255
     if (kind, size) == ("u", 2):
         if array.ndim == 2:
-            return _stretched(array)
+            return stretched(array)
         alpha = (array[..., 3:] >> 8).astype(np.uint8)
-        return np.concatenate([_stretched(array[..., :3]), alpha], axis=2)
+        return np.concatenate([stretched(array[..., :3]), alpha], axis=2)
     if kind != "f":
         raise DataError("not an image; use uint8, uint16, bool, or floats from 0 to 1")
     if not (array.min() >= -1e-6 and array.max() <= 1 + 1e-6):  # NaN fails both
@@ -212,21 +216,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        grey = _stretched(np.asarray(image))
+        grey = stretched(np.asarray(image))
         image = Image.fromarray(255 - grey if negative else grey)  # Pillow inverts 8 bits alone
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     return image.convert("RGB")
-
-
-def _stretched(values: np.ndarray) -> np.ndarray:
-    """Values as uint8, from 0 at their minimum to 255 at their maximum; a constant becomes 0."""
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise DataError("holds NaN or infinite values; replace them first")
-    low, high = values.min(), values.max()
-    if low == high:
-        return np.zeros(values.shape, dtype=np.uint8)
-    return np.round((values - low) / (high - low) * 255).astype(np.uint8)

@@ -55,15 +55,14 @@ def display_grey(data: Any, stored: np.ndarray, index: int) -> np.ndarray:
         DataError: if values are not finite, or the window is not allowed.
     """
     rescale = _functional_group(data, index, "PixelValueTransformationSequence")
-    values = import_pydicom().pixels.apply_modality_lut(stored, rescale).astype(np.float64)
+    values = _rescaled(rescale, stored)
     if not np.isfinite(values).all():
         raise DataError("holds NaN or infinite values; replace them first")
     voi = _functional_group(data, index, "FrameVOILUTSequence")
     if voi.get("VOILUTSequence"):
         shown = _apply_voi_table(values, voi)
-    elif voi.get("WindowCenter") is not None and voi.get("WindowWidth") is not None:
-        function = str(voi.get("VOILUTFunction") or "LINEAR")
-        shown = apply_window(values, _first(voi.WindowCenter), _first(voi.WindowWidth), function)
+    elif window := _first_window(voi):
+        shown = apply_window(values, *window, str(voi.get("VOILUTFunction", "LINEAR")))
     else:
         shown = _apply_percentile_window(values, ~_is_padding(data, stored))
     if data.PhotometricInterpretation == "MONOCHROME1":
@@ -79,6 +78,14 @@ def _functional_group(data: Any, index: int, name: str) -> Any:
         if group.get(name):
             return group[name].value[0]
     return data
+
+
+def _rescaled(data: Any, stored: np.ndarray) -> np.ndarray:
+    """Values in float64 after the modality LUT, or slope (default 1) and intercept (default 0)."""
+    if "ModalityLUTSequence" in data:
+        return import_pydicom().pixels.apply_modality_lut(stored, data).astype(np.float64)
+    slope, intercept = data.get("RescaleSlope", 1), data.get("RescaleIntercept", 0)
+    return stored.astype(np.float64) * float(slope) + float(intercept)
 
 
 def apply_window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
@@ -111,11 +118,30 @@ def _apply_voi_table(values: np.ndarray, voi: Any) -> np.ndarray:
 
 
 def _is_padding(data: Any, stored: np.ndarray) -> np.ndarray:
-    value = data.get("PixelPaddingValue")
-    if value is None:
+    """Which values are padding, compared in the type of the pixels.
+
+    A signed padding value may be written as an unsigned one, and the other way round.
+    """
+    names = ("PixelPadding", "FloatPixelPadding", "DoubleFloatPixelPadding")
+    name = next((name for name in names if f"{name}Value" in data), None)
+    if name is None:
         return np.zeros(stored.shape, dtype=bool)
-    limit = data.get("PixelPaddingRangeLimit", value)
-    return (stored >= min(value, limit)) & (stored <= max(value, limit))
+    bits = int(data.get("BitsStored", 8 * stored.dtype.itemsize))
+    ends = [data[f"{name}Value"].value, data.get(f"{name}RangeLimit", data[f"{name}Value"].value)]
+    low, high = sorted(_as_stored(end, stored.dtype, bits) for end in ends)
+    return (stored >= low) & (stored <= high)
+
+
+def _as_stored(value: float, dtype: np.dtype, bits: int) -> float:
+    """A value in the type of pixels of which ``bits`` are used, by two's complement."""
+    if dtype.kind not in "iu":
+        return float(dtype.type(value))
+    value, top = int(value), 8 * dtype.itemsize
+    if dtype.kind == "u":
+        return value % 2**top if value < 0 else value
+    if 2 ** (bits - 1) <= value < 2**bits:
+        return value - 2**bits
+    return value - 2**top if 2 ** (top - 1) <= value < 2**top else value
 
 
 def _apply_percentile_window(values: np.ndarray, real: np.ndarray) -> np.ndarray:
@@ -125,6 +151,13 @@ def _apply_percentile_window(values: np.ndarray, real: np.ndarray) -> np.ndarray
     return np.clip((values - low) / (high - low), 0, 1) if low < high else np.zeros(values.shape)
 
 
-def _first(value: Any) -> float:
-    """The first of several windows, which is the one to show by default."""
-    return float(value[0] if isinstance(value, Sequence | tuple) and len(value) else value)
+def _first_window(voi: Any) -> tuple[float, float] | None:
+    """Centre and width of the first window, which is the one to show by default."""
+    lists = []
+    for name in ("WindowCenter", "WindowWidth"):
+        value = voi.get(name)
+        lists.append(list(value) if isinstance(value, Sequence | tuple) else [value])
+    for centre, width in zip(*lists, strict=False):
+        if centre not in (None, "") and width not in (None, ""):
+            return float(centre), float(width)
+    return None

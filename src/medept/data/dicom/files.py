@@ -22,6 +22,9 @@ _FIRST_ELEMENTS = tuple(
 )
 """The first bytes of a file without a preamble: of its meta information, or of its data set."""
 
+_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+"""Float, double float and other pixels, which are left as they were read."""
+
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
@@ -66,7 +69,7 @@ def split_frame(path: Path) -> tuple[Path, int | None]:
 
 
 def read_attributes(file: BinaryIO, attributes: Sequence[str]) -> Any:
-    """A pydicom data set with the given attributes, and no others.
+    """A pydicom data set with the given attributes, and no others; without those that are empty.
 
     Args:
         file: opened, at its beginning.
@@ -86,6 +89,7 @@ def read_attributes(file: BinaryIO, attributes: Sequence[str]) -> Any:
             stop_before_pixels="PixelData" not in attributes,
             force=True,  # the preamble may be missing
         )
+        _remove_empty(data)
     except DataError:
         raise
     except Exception as error:  # a parser may raise anything for damaged bytes
@@ -109,6 +113,20 @@ def import_pydicom() -> ModuleType:
     except ImportError as error:
         raise ResourceError("DICOM needs pydicom: pip install 'medept[dicom]'") from error
     return pydicom
+
+
+def _remove_empty(data: Any) -> None:
+    """Remove the elements without a value, in items of sequences too: they count as absent."""
+    for tag in list(data.keys()):
+        if tag in _PIXEL_TAGS:
+            continue
+        element = data[tag]
+        if element.VR == "SQ":
+            for item in element.value:
+                _remove_empty(item)
+        value = element.value
+        if element.is_empty or (isinstance(value, str) and not value.strip()):
+            del data[tag]
 
 
 def _guess_syntax(implicit: bool, little: bool) -> str:

@@ -19,9 +19,17 @@ first, because pylibjpeg-rle panics on damaged frames; GDCM is last, for what no
 _PIXEL_ATTRIBUTES = (
     "Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration", "NumberOfFrames",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelData", "FloatPixelData",
-    "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue",
+    "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
+    "DoubleFloatPixelPaddingRangeLimit", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 )  # fmt: skip
+
+_SAMPLES = {
+    "MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3, "YBR_FULL": 3,
+    "YBR_FULL_422": 3, "YBR_ICT": 3, "YBR_RCT": 3,
+}  # fmt: skip
+"""Kinds of pixels that are read, with their samples per pixel."""
 
 _JP2, _J2K = b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"
 """The first bytes of a JPEG 2000 file, and of a JPEG 2000 codestream."""
@@ -54,10 +62,41 @@ def read_frame(file: BinaryIO, frame: int | None = None) -> np.ndarray:
     plugin = _choose_plugin(data.file_meta.TransferSyntaxUID)
     if plugin:
         _check_compressed_size(data, index, count)
+    _check_kind(data)
     stored = _decode(data, index, plugin)
+    if not plugin:
+        stored = _without_unused_bits(data, stored)
     if data.get("SamplesPerPixel", 1) == 3 or data.PhotometricInterpretation == "PALETTE COLOR":
         return display_colour(data, stored)
     return display_grey(data, stored, index)
+
+
+def _check_kind(data: Any) -> None:
+    """Refuse kinds of pixels that would be shown wrongly.
+
+    Raises:
+        DataError: naming the kind.
+    """
+    kind, samples = data.get("PhotometricInterpretation"), data.get("SamplesPerPixel", 1)
+    if _SAMPLES.get(kind) != samples:
+        raise DataError(
+            f"pixels of kind {kind or 'unknown'} with {samples} samples are not read; store them "
+            "as MONOCHROME2 or RGB"
+        )
+    if samples == 3 and data.get("PixelRepresentation", 0) == 1:
+        raise DataError("signed colours are not read; store them unsigned")
+
+
+def _without_unused_bits(data: Any, stored: np.ndarray) -> np.ndarray:
+    """Stored values without what old files keep above the bits in use, such as overlays."""
+    bits, top = int(data.get("BitsStored", 0)), 8 * stored.dtype.itemsize
+    if stored.dtype.kind not in "iu" or not 0 < bits < top or stored.ndim == 3:
+        return stored
+    high = int(data.get("HighBit", bits - 1))
+    left = top - 1 - high
+    if left < 0 or high < bits - 1:
+        raise DataError(f"{bits} bits stored below bit {high} do not go together; correct it")
+    return (stored << left) >> (top - bits)
 
 
 def _check_size(width: int, height: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +15,8 @@ import numpy as np
 from medept.data.dicom.files import is_dicom, read_attributes, split_frame
 from medept.data.spelling import clean, find_alike
 from medept.errors import DataError, InputError
+
+logger = logging.getLogger(__name__)
 
 _ID_ATTRIBUTES = {
     "PatientID": "patient",
@@ -57,12 +60,21 @@ def dicom_groups(paths: Sequence[Path]) -> np.ndarray | None:
             "patients, or its images may be both learnt from and tested on",
             stacklevel=3,
         )
-    return np.array(
+    groups = np.array(
         [
             owner.group if owner and owner.group else f"file-{_digest(str(path))}"
             for owner, path in zip(owners, paths, strict=True)
         ]
     )
+    if len(set(paths)) > 1 and len(set(groups.tolist())) == 1:
+        kind = groups[0].split("-")[0]
+        logger.warning(
+            "all %d DICOM images have one %s id, and so are one group: nothing of it can be held "
+            "out. If they are of several patients (ids may have been replaced), give a table with "
+            "a column `patient`",
+            len(paths), kind,
+        )  # fmt: skip
+    return groups
 
 
 def find_alike_patients(paths: Sequence[Path]) -> list[tuple[str, ...]]:
