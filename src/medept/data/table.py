@@ -11,11 +11,12 @@ from typing import Any, TextIO
 import numpy as np
 import pandas as pd
 
+from medept.data.exports import EXPORT_SUFFIXES, read_export, recognise_table
 from medept.data.spelling import clean
 from medept.data.spreadsheet import SPREADSHEET_SUFFIXES, read_spreadsheet
 from medept.errors import DataError, InputError
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", *SPREADSHEET_SUFFIXES)
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", *SPREADSHEET_SUFFIXES, *EXPORT_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def _text(value: Any) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV file (with commas, semicolons or tabs), a Parquet file or a spreadsheet.
+    """Read a table: CSV (with commas, semicolons or tabs), Parquet, a spreadsheet or an export.
+
+    Exports are those of :mod:`medept.data.exports`.
 
     Raises:
         DataError: if it cannot be read, has no rows, or has two columns of the same name.
@@ -94,6 +97,8 @@ def read_table(path: Path) -> Table:
     try:
         if suffix in SPREADSHEET_SUFFIXES:
             frame = read_spreadsheet(path)
+        elif suffix in EXPORT_SUFFIXES:
+            frame = read_export(path)
         else:
             frame = _read_parquet(path) if suffix == ".parquet" else _read_csv(path)
     except InputError:
@@ -110,7 +115,7 @@ def read_table(path: Path) -> Table:
     repeated = frame.columns[frame.columns.duplicated()]
     if len(repeated):
         raise DataError(f"{path}: two columns are named {repeated[0]!r}; rename one")
-    return Table(path, frame)
+    return Table(path, recognise_table(path, frame))
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

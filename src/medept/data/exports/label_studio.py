@@ -1,0 +1,88 @@
+"""Label Studio's exports in JSON, and JSON-MIN: choices for each task."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pandas as pd
+
+from medept.data.exports.label_cells import label_table
+from medept.errors import DataError
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Columns ``image`` and ``label``, from the choices of each task.
+
+    Raises:
+        DataError: if the file has another form, an image has not exactly one picture, or two
+            annotations of a task differ.
+    """
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: damaged JSON ({error}); export it again") from error
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise _unknown_form(path)
+    images = []
+    for number, task in enumerate(tasks, start=1):
+        try:
+            images.append((_image(task), _labels(task)))
+        except DataError as error:
+            raise DataError(f"{path}, task {number}: {error}") from error
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise _unknown_form(path) from error
+    if len({name for name, _ in images}) < len(images):
+        raise DataError(f"{path}: two tasks have the same image; remove one")
+    return label_table(path, images, "choice")
+
+
+def _unknown_form(path: Path) -> DataError:
+    return DataError(
+        f"{path}: not an export of Label Studio (JSON or JSON-MIN) with choices; export one, or "
+        "give a table"
+    )
+
+
+def _image(task: dict[str, Any]) -> str:
+    data = task.get("data", task)
+    names = [data[key] for key in ("image", "img", "image_url", "picture") if key in data]
+    if len(names) != 1 or not isinstance(names[0], str):
+        raise DataError("it has no picture called 'image'; name it so, or give a table")
+    url = urlsplit(names[0])
+    if local := parse_qs(url.query).get("d"):  # /data/local-files/?d=folder/a.png
+        return local[0]
+    if url.path.startswith("/data/upload/"):  # which puts 8 digits before a file's name
+        return re.sub("^[0-9a-f]{8}-", "", unquote(url.path.rsplit("/", 1)[1]))
+    if url.scheme or url.netloc:
+        raise DataError(f"its image is at {names[0][:80]}; download it, and give a table")
+    return names[0]
+
+
+def _labels(task: dict[str, Any]) -> list[str]:
+    if "annotations" not in task and "completions" not in task:  # JSON-MIN
+        choice = task["choice"] if "choice" in task else task.get("choices", [])
+        return _names(choice["choices"] if isinstance(choice, dict) else choice)
+    found = []
+    for annotation in task.get("annotations", task.get("completions")):
+        if annotation.get("was_cancelled"):
+            continue
+        results = [part for part in annotation["result"] if part.get("type") == "choices"]
+        if annotation["result"] and not results:
+            raise DataError("its annotation holds shapes and no choices; medept reads choices")
+        if len({part.get("from_name") for part in results}) > 1:
+            raise DataError("it has choices for several questions; export one, or give a table")
+        found.append(sorted(name for part in results for name in _names(part["value"]["choices"])))
+    if any(labels != found[0] for labels in found):
+        raise DataError("its annotations differ; keep one")
+    return found[0] if found else []
+
+
+def _names(choices: Any) -> list[str]:
+    names = [choices] if isinstance(choices, str) else list(choices)
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError("choices are texts")
+    return names
