@@ -67,7 +67,7 @@ def _labels(task: dict[str, Any]) -> list[str]:
         choice = task["choice"] if "choice" in task else task.get("choices", [])
         return _names(choice["choices"] if isinstance(choice, dict) else choice)
     found = []
-    for annotation in task.get("annotations", task.get("completions")):
+    for annotation in task["annotations" if "annotations" in task else "completions"]:
         if annotation.get("was_cancelled"):
             continue
         results = [part for part in annotation["result"] if part.get("type") == "choices"]
