@@ -60,7 +60,7 @@ def test_classes_in_columns_are_classes_to_an_adapter_of_classes(
         found.append(json.loads(capsys.readouterr().out))
     assert found[0] == found[1]
     rows.assign(normal=1).drop(columns="label").to_csv(flags, index=False)
-    refuse(capsys, ["evaluate", str(fitted), str(flags), *columns], "row 4: 2 of its labels are 1")
+    refuse(capsys, ["evaluate", str(fitted), str(flags), *columns], "row 4: 2 of its classes are 1")
 
 
 def test_evaluate_leaves_out_what_was_learnt_from(
