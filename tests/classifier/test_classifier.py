@@ -496,7 +496,7 @@ def test_what_a_search_chose_is_what_is_fitted(tiles, monkeypatch) -> None:
 
 def test_a_fit_says_what_it_will_cost_and_what_it_took(tiles, caplog) -> None:
     caplog.set_level("INFO", "medept")
-    quick(method="linear", tune=2, epochs=1).fit(*tiles)
+    quick(method="linear", tune=2, epochs=1, progress=lambda *_: None).fit(*tiles)
     said = [record.getMessage() for record in caplog.records]
     assert "2 trials of 3 folds first, and again for 3 folds; about" in said[0]
     assert re.fullmatch(

@@ -79,7 +79,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             scaling, fitted by cross-validation over groups inside the support set (which trains
             the method two or three more times), or ``none``. Where a class has a single group
             there is nothing to hold out, and probabilities stay as they are.
-        progress: called with (what, done, total) while it works.
+        progress: called with (what, done, total) while it works. With it, a fit begins by
+            estimating what it will cost, which takes a training step, and notes that.
 
     Images are paths, PIL images or uint8 arrays, in a list, an object array (n,) or a table's one
     column. A fitted classifier can be pickled: what was trained is kept, and the encoder's name.

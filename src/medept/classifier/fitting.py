@@ -48,6 +48,7 @@ def fit(
     """Fit to the whole support set.
 
     Args:
+        progress: called with what is done; with it, the cost is estimated and said before it begins.
         checkpoint: a file in which the state is kept after each epoch, and from which a fit that
             was killed resumes, to the same weights.
         repeats: how many fits of this kind share the support set's cache.
@@ -61,7 +62,8 @@ def fit(
     trials = _folds_of_each_trial(spec, support)
     folds = _folds_to_calibrate(spec, support, fitted.model)
     support.cache.fits = repeats * (1 + sum(trials) + len(folds))
-    _say_the_cost(spec, support, fitted, trials, len(folds))
+    if progress is not silent:
+        _say_the_cost(spec, support, fitted, trials, len(folds))
     contents = [image_key(image) for image in support.images] if checkpoint else []
 
     def key(of: Fitted) -> list[Any]:
