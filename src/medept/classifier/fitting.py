@@ -48,7 +48,7 @@ def fit(
     """Fit to the whole support set.
 
     Args:
-        progress: called with what is done; with it, the cost is estimated and said before it begins.
+        progress: called with what is done; with it, the cost is estimated and said first.
         checkpoint: a file in which the state is kept after each epoch, and from which a fit that
             was killed resumes, to the same weights.
         repeats: how many fits of this kind share the support set's cache.

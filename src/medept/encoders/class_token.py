@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from medept.encoders.patching import CHANGING_MODULES, FUSED, OUTPUT, QUERY, replace_forward
 from medept.encoders.shortcuts import if_suited, is_close, noise
+from medept.ept.attach import PromptedAttention
 from medept.ept.divert import Divert
 
 
@@ -81,7 +82,8 @@ def class_token_only(last: LastBlock | None, unread: Collection[nn.Module] = ())
         return
     with ExitStack() as stack:
         stack.enter_context(CHANGING_MODULES)
-        prompt = getattr(last.attention, "embedded_prompt", None)
+        attention = last.attention
+        prompt = attention.embedded_prompt if isinstance(attention, PromptedAttention) else None
         if prompt is None:
             replace_forward(last.attention, _diverted(last.attention.forward), stack)
         elif not prompt.recording:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from medept.methods.base import MethodSettings
-from medept.methods.features import FeatureMethod
+from medept.methods.features import FeatureMethod, is_multilabel
 
 NEVER = -1e6
 """Logit of a class that has no sample."""
@@ -40,7 +40,7 @@ class LDA(FeatureMethod):
         self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None
     ) -> None:
         shrinkage = self.settings.shrinkage
-        if targets.ndim == 2:
+        if is_multilabel(targets):
             columns = [discriminants(features, column, 2, shrinkage) for column in targets.T]
             weight = np.stack([w[1] - w[0] for w, _ in columns])
             bias = np.array([b[1] - b[0] for _, b in columns])

@@ -9,18 +9,18 @@ import torch
 from pydantic import Field
 
 from medept.methods.base import MethodSettings
-from medept.methods.features import FeatureMethod
+from medept.methods.features import FeatureMethod, is_multilabel
 
 
 class Ridge(FeatureMethod):
-    """Least squares onto one indicator a class, each class weighing the same.
+    """Least squares onto one indicator per class.
 
-    With n samples of variance v (the trace of their covariance), the penalty is strength x v / n.
-    Every class weighs the same, whatever its number of images.
+    Every class weighs the same, whatever its number of images. With n samples of variance v (the
+    trace of their covariance), the penalty is strength * v / n.
     """
 
     class Settings(MethodSettings):
-        """Its settings."""
+        """How much it shrinks."""
 
         strength: float = Field(default=0.2, gt=0)
         """Penalty on the weights, relative to the variance of the features."""
@@ -34,7 +34,7 @@ class Ridge(FeatureMethod):
     def fit_features(
         self, features: np.ndarray, targets: np.ndarray, groups: np.ndarray | None
     ) -> None:
-        if targets.ndim == 2:
+        if is_multilabel(targets):
             columns = [self._weights(features, np.eye(2)[column]) for column in targets.T]
             weight = np.stack([w[1] - w[0] for w, _ in columns])
             bias = np.array([b[1] - b[0] for _, b in columns])
