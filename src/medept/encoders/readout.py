@@ -15,18 +15,39 @@ is read.
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medept.encoders.patching import CHANGING_MODULES
+from medept.ept.sites import AttentionSite
 from medept.errors import EncoderError, SettingsError
 
-if TYPE_CHECKING:
-    from medept.encoders.encoder import Encoder
+
+class Readable(Protocol):
+    """What a readout has to know of an encoder."""
+
+    model: nn.Module
+    name: str
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, in order of execution."""
+
+    @property
+    def sites(self) -> tuple[AttentionSite, ...]:
+        """The self-attentions, in order of execution."""
+
+    def example(self) -> Tensor:
+        """An input image (1, 3, H, W)."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A context in which it computes in its own precision."""
+
 
 PARTS = ("class", "mean", "std")
 
@@ -78,7 +99,7 @@ class Readout:
             return "pooled"
         return f"{'+'.join(self.parts)}:{'all' if self.blocks is None else f'last-{self.blocks}'}"
 
-    def read(self, encoder: Encoder, pixels: Tensor) -> Tensor:
+    def read(self, encoder: Readable, pixels: Tensor) -> Tensor:
         """Features (B, D) of pixels (B, 3, H, W): D = width x parts x blocks."""
         outputs: list[Tensor] = []
 
@@ -109,7 +130,7 @@ class Readout:
             found = tokens[:, prefix:].std(dim=1)
         return F.normalize(found, dim=-1)
 
-    def check(self, encoder: Encoder) -> None:
+    def check(self, encoder: Readable) -> None:
         """Refuse what cannot be read of an encoder.
 
         Raises:
@@ -132,7 +153,7 @@ class Readout:
             )
 
 
-def default_readout(encoder: Encoder) -> Readout:
+def default_readout(encoder: Readable) -> Readout:
     """What is measured to be best: class token and spread of the patches, of every block.
 
     Encoders without class token give the patches' mean in its place; those whose blocks differ
@@ -147,7 +168,7 @@ def default_readout(encoder: Encoder) -> Readout:
     return readout
 
 
-def has_class_token(encoder: Encoder) -> bool:
+def has_class_token(encoder: Readable) -> bool:
     """Whether the first token of its blocks is a class token, by the name of a parameter."""
     if not encoder.sites[-1].prefix:
         return False
@@ -156,7 +177,7 @@ def has_class_token(encoder: Encoder) -> bool:
 
 
 @torch.no_grad()
-def _blocks_give_tokens(encoder: Encoder) -> bool:
+def _blocks_give_tokens(encoder: Readable) -> bool:
     """Whether every block gives (B, T, D), with T and D alike: seen on a batch of two."""
     shapes: list[tuple[int, ...]] = []
 
