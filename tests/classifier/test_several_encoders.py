@@ -57,6 +57,23 @@ def test_saved_loaded_and_pickled_it_says_the_same(fitted, weights, tmp_path: Pa
     assert [one.encoder.name for one in [loaded.info(), *loaded.info().others]] == NAMES
 
 
+def test_fewer_views_are_averaged_over_where_that_is_asked_for(fitted, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    loaded = FewShotClassifier.load(tmp_path, **USUAL)
+    every = loaded.predict_proba(IMAGES)
+    one = loaded.set_params(tta=1).predict_proba(IMAGES)
+    assert abs(one - every).max() > 1e-4
+    np.testing.assert_array_equal(loaded.set_params(tta=None).predict_proba(IMAGES), every)
+
+
+def test_a_fit_of_one_encoder_forgets_the_fit_of_several(weights: Path) -> None:
+    classifier = FewShotClassifier(NAMES, encoder_weights=weights, **USUAL).fit(IMAGES, LABELS)
+    classifier.set_params(encoder="embedded", encoder_weights=None).fit(IMAGES, LABELS)
+    alone = FewShotClassifier(**USUAL).fit(IMAGES, LABELS)
+    np.testing.assert_array_equal(classifier.predict_proba(IMAGES), alone.predict_proba(IMAGES))
+    assert classifier.info().others == []
+
+
 def test_each_encoder_is_verified(fitted, tmp_path: Path) -> None:
     fitted.save(tmp_path / "adapter")
     other = load_encoder("test_vit", weights="random").model.state_dict()

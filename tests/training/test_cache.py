@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,44 +79,6 @@ def test_folds_share_what_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
         counts[calibrate] = sum(n for n in seen if n > 1)  # without the black example images
     assert counts["none"] == 8 * len(IMAGES)
     assert counts["temperature"] == counts["none"] + len(IMAGES)
-
-
-@pytest.mark.parametrize(
-    ("method", "settings", "shared"),
-    [
-        ("linear", {}, True),
-        ("ept", {}, True),
-        ("partial", {}, True),
-        ("ept", {"frozen": True}, False),
-    ],
-)
-def test_seeds_share_what_is_computed_once(
-    method: str, settings: dict[str, Any], shared: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each is what it would be by itself, on images whose views are all alike."""
-    drawn: list[int] = []
-    original = Views._draw
-
-    def noting(self: Views, number: int, which: Iterable[int]) -> list[torch.Tensor]:
-        drawn.append(number)
-        return original(self, number, which)
-
-    monkeypatch.setattr(Views, "_draw", noting)
-    halves = np.random.default_rng(0).integers(0, 255, (6, 32, 16, 3), dtype=np.uint8)
-    images = list(np.concatenate([halves, halves[:, :, ::-1]], axis=2))
-    classifier = FewShotClassifier(
-        method=method, settings=settings, image_size=32, epochs=10, calibrate="none", device="cpu",
-        precision="float32", recipe_settings={"crop_scale": 1},
-    )  # fmt: skip
-    three = classifier.fit_seeds(images, TARGETS, [3, 4, 5])
-    assert [one.info().views_seed for one in three] == [3, 3, 3]
-    together, alone = len(drawn), []
-    for one in three:
-        drawn.clear()
-        alone.append(classifier.set_params(seed=one.seed).fit(images, TARGETS).logits(images))
-        np.testing.assert_allclose(one.logits(images), alone[-1], rtol=1e-4, atol=1e-4)
-    assert together == (1 if shared else 3) * len(drawn)
-    assert not np.allclose(alone[0], alone[1], atol=1e-2)
 
 
 def test_frozen_prompts_of_each_trial_are_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

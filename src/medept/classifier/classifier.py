@@ -10,37 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
-from medept.classifier.fitted import Fitted, Task
 from medept.classifier.fitting import fit
-from medept.classifier.restore import in_precision, restore, restored_model
+from medept.classifier.restore import in_precision, restore
 from medept.classifier.several import (
     Weights,
-    joined_states,
     logits_of_probabilities,
     pair_weights,
 )
 from medept.classifier.specification import Specification, chosen_method, given_changes
+from medept.classifier.state import FittedState
 from medept.classifier.support import SupportSet, as_list
 from medept.data.images import ImageLike
 from medept.encoders.load import EMBEDDED
-from medept.errors import InputError
-from medept.evaluation.calibration import Calibration, Kind
+from medept.evaluation.calibration import Kind
 from medept.evaluation.predictions import decide
-from medept.fits.adapter import AdapterInfo, save_adapter
 from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
 from medept.training.cache import TensorCache
 from medept.training.checkpoint import checkpoint_of
 from medept.training.inference import encode_images, logits_of_features, predict_logits
-from medept.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):
+class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
     """Adapts a frozen encoder to a few labelled images.
 
     Args:
@@ -164,7 +159,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """
         members = self._members()
         if len(members) > 1:
-            self.__dict__.pop("members_", None)
+            self._forget()
             for i, member in enumerate(members):
                 file = checkpoint_of(Path(checkpoint), i) if checkpoint else None
                 member.fit(X, y, groups=groups, classes=classes, checkpoint=file)
@@ -174,39 +169,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         with TensorCache() as cache:
             support = SupportSet.read(X, y, groups, classes, cache)
             file = Path(checkpoint) if checkpoint else None
-            self.__dict__.pop("fitted_", None)  # a fit that fails leaves nothing fitted
+            self._forget()
             self.fitted_ = fit(spec, support, checkpoint=file, progress=self._report)
         return self
-
-    def fit_seeds(
-        self,
-        X: Sequence[ImageLike],
-        y: Any,
-        seeds: Sequence[int],
-        *,
-        groups: np.ndarray | None = None,
-        classes: Sequence[str] | None = None,
-    ) -> list[FewShotClassifier]:
-        """Fitted classifiers that differ in their seed: to compare them, or to average.
-
-        All are trained on the random views of the first seed (``views_seed`` in their
-        ``adapter.json``), of which what they share is computed once: the others differ from it in
-        initial values, in the order of images, and in folds.
-
-        Args:
-            X: as in :meth:`fit`, and so are the others.
-            seeds: one for each classifier, in place of this one's.
-
-        Raises:
-            InputError: as :meth:`fit`.
-        """
-        members = [type(self)(**(self.get_params(deep=False) | {"seed": seed})) for seed in seeds]
-        specs = [member.specification() for member in members]
-        with TensorCache() as cache:
-            support = SupportSet.read(X, y, groups, classes, cache)
-            for member, spec in zip(members, specs, strict=True):
-                member.fitted_ = fit(spec, support, progress=self._report, repeats=len(specs))
-        return members
 
     def logits(self, X: Sequence[ImageLike]) -> np.ndarray:
         """Logits (n, C), before any calibration; of several encoders, of their mean probability."""
@@ -234,7 +199,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities (n, C): a row sums to 1, but for multi-label data."""
         if hasattr(self, "members_"):
             images = as_list(X)
-            return np.mean([member.predict_proba(images) for member in self.members_], axis=0)
+            return np.mean([one.predict_proba(images) for one in self._fitted_members()], axis=0)
         return self.calibration_.probabilities(self.logits(X), self.task_)
 
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
@@ -258,7 +223,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         They are the mean over the views that a prediction averages over; those of several encoders
         stand side by side.
         """
-        members = getattr(self, "members_", None) or self._members()
+        fitted = hasattr(self, "members_")
+        members = self._fitted_members() if fitted else self._members()
         if len(members) > 1:
             images = as_list(X)
             return np.concatenate([member.embed(images) for member in members], axis=1)
@@ -274,15 +240,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             tta=self.tta or state.tta,
             progress=self._report,
         )
-
-    def save(self, folder: str | Path) -> None:
-        """Write the adapter (``adapter.safetensors``, ``adapter.json``) into ``folder``.
-
-        The latter has the path of ``encoder_weights`` as it was given.
-        """
-        members = getattr(self, "members_", [self])
-        state = joined_states([member.model_.trained_state() for member in members])
-        save_adapter(Path(folder), state, self.info())
 
     @classmethod
     def load(
@@ -321,56 +278,6 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.members_ = members
         return self
 
-    def info(self) -> AdapterInfo:
-        """What ``adapter.json`` says."""
-        info = self._state.info()
-        others = [member.info() for member in getattr(self, "members_", [])[1:]]
-        return info.model_copy(update={"others": others}) if others else info
-
-    @property
-    def classes_(self) -> np.ndarray:
-        """(C,) the classes; for multi-label data the labels' names."""
-        return self._state.classes
-
-    @property
-    def task_(self) -> Task:
-        """``multiclass`` or ``multilabel``."""
-        return self._state.task
-
-    @property
-    def model_(self) -> AdaptedEncoder:
-        """The adapted encoder; its frozen matrices are in the precision it computes in."""
-        return self._state.model
-
-    @property
-    def recipe_(self) -> Recipe:
-        """How it was trained."""
-        return self._state.recipe
-
-    @property
-    def calibration_(self) -> Calibration:
-        """How logits become probabilities."""
-        return self._state.calibration
-
-    @property
-    def history_(self) -> list[dict[str, Any]]:
-        """The learning curve, one dict an epoch: what was ``trained`` (``head`` or ``all``),
-        ``epoch``, ``loss``, ``lr``, ``encoder_lr``, ``seconds``; empty after :meth:`load`."""
-        return self._state.history
-
-    @property
-    def precision_(self) -> str:
-        """The precision it was trained in, where ``auto`` left it open."""
-        return self._state.precision
-
-    @property
-    def _state(self) -> Fitted:
-        """The fitted state; of several encoders that of the first."""
-        if hasattr(self, "members_"):
-            return self.members_[0]._state
-        check_is_fitted(self, "fitted_")
-        return self.fitted_
-
     def _members(self) -> list[FewShotClassifier]:
         """A classifier for each encoder; this one, if there is one only."""
         pairs = pair_weights(self.encoder, self.encoder_weights)
@@ -378,6 +285,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             return [self]
         mine = self.get_params(deep=False)
         return [type(self)(**mine | {"encoder": e, "encoder_weights": w}) for e, w in pairs]
+
+    def _fitted_members(self) -> list[FewShotClassifier]:
+        """The fitted classifier of each encoder, to be run as this one is asked to."""
+        for member in self.members_:
+            member.set_params(
+                tta=self.tta, device=self.device, precision=self.precision, progress=self.progress
+            )
+        return self.members_
 
     @property
     def _report(self) -> Progress:
@@ -419,27 +334,3 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         if model is not state.model:
             self.fitted_ = replace(state, model=model)
         return model
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: for the model what an adapter file holds, without the encoder."""
-        state = dict(super().__getstate__())
-        if (fitted := state.pop("fitted_", None)) is not None:
-            state["_adapter"] = fitted.model.trained_state(), fitted.info()
-            state["_fitted"] = replace(fitted, model=None)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load the encoder again, by its name, and put the adapter into it."""
-        adapter, fitted = state.pop("_adapter", None), state.pop("_fitted", None)
-        super().__setstate__(state)
-        if adapter is None:
-            return
-        spec = self.specification()
-        try:
-            accelerator = spec.accelerator()
-        except InputError:  # its device is not here; another may be set
-            accelerator = None
-        trained, info = adapter
-        where = "the pickled classifier"
-        model = restored_model(spec.load_encoder(), trained, info, where, accelerator)
-        self.fitted_ = replace(fitted, model=model)

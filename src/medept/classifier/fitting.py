@@ -43,7 +43,6 @@ def fit(
     *,
     checkpoint: Path | None = None,
     progress: Progress = silent,
-    repeats: int = 1,
 ) -> Fitted:
     """Fit to the whole support set.
 
@@ -51,7 +50,6 @@ def fit(
         progress: called with what is done; with it, the cost is estimated and said first.
         checkpoint: a file in which the state is kept after each epoch, and from which a fit that
             was killed resumes, to the same weights.
-        repeats: how many fits of this kind share the support set's cache.
 
     Raises:
         InputError: if an image cannot be read, or training diverges.
@@ -61,7 +59,7 @@ def fit(
     fitted = _untrained(spec, support, everything)
     trials = _folds_of_each_trial(spec, support)
     folds = _folds_to_calibrate(spec, support, fitted.model)
-    support.cache.fits = repeats * (1 + sum(trials) + len(folds))
+    support.cache.fits = 1 + sum(trials) + len(folds)
     if progress is not silent:
         _say_the_cost(spec, support, fitted, trials, len(folds))
     contents = [image_key(image) for image in support.images] if checkpoint else []
@@ -122,7 +120,7 @@ def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fi
         method=spec.method,
         recipe=recipe,
         seed=spec.seed,
-        views_seed=support.views_seed(spec.seed),
+        views_seed=spec.seed,
         precision=precision_of(accelerator),
         symmetry=symmetry,
         tta=spec.chosen_tta(symmetry),

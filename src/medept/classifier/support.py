@@ -40,7 +40,6 @@ class SupportSet:
     groups: np.ndarray
     cache: TensorCache
     _views: Views | None = None
-    _views_seed: int | None = None
     _encoder: Encoder | None = None
 
     @classmethod
@@ -73,12 +72,6 @@ class SupportSet:
     def task(self) -> Task:
         """Whether an image has one class, or any number of labels."""
         return "multiclass" if self.targets.ndim == 1 else "multilabel"
-
-    def views_seed(self, seed: int) -> int:
-        """The seed of the random views: that of the first fit, which the others share."""
-        if self._views_seed is None:
-            self._views_seed = seed
-        return self._views_seed
 
     def views(self, fitted: Fitted) -> Views:
         """Views of all images, which all fits share."""

@@ -1,0 +1,125 @@
+"""What is known of a classifier once it is fitted, and how it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from medept.classifier.fitted import Fitted, Task
+from medept.classifier.restore import restored_model
+from medept.classifier.several import joined_states
+from medept.classifier.specification import Specification
+from medept.errors import InputError
+from medept.evaluation.calibration import Calibration
+from medept.fits.adapter import AdapterInfo, save_adapter
+from medept.methods import AdaptedEncoder
+from medept.training.recipes import Recipe
+
+
+class FittedState(BaseEstimator):
+    """The fitted attributes of a classifier, which is saved and pickled by what was trained.
+
+    Attributes:
+        fitted_: the state, if there is one encoder.
+        members_: of several encoders, a fitted classifier for each.
+    """
+
+    fitted_: Fitted
+    members_: list[Any]
+
+    def specification(self) -> Specification:
+        """The parameters, checked."""
+        raise NotImplementedError
+
+    def info(self) -> AdapterInfo:
+        """What ``adapter.json`` says."""
+        info = self._state.info()
+        others = [member.info() for member in getattr(self, "members_", [])[1:]]
+        return info.model_copy(update={"others": others}) if others else info
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """(C,) the classes; for multi-label data the labels' names."""
+        return self._state.classes
+
+    @property
+    def task_(self) -> Task:
+        """``multiclass`` or ``multilabel``."""
+        return self._state.task
+
+    @property
+    def model_(self) -> AdaptedEncoder:
+        """The adapted encoder; its frozen matrices are in the precision it computes in."""
+        return self._state.model
+
+    @property
+    def recipe_(self) -> Recipe:
+        """How it was trained."""
+        return self._state.recipe
+
+    @property
+    def calibration_(self) -> Calibration:
+        """How logits become probabilities."""
+        return self._state.calibration
+
+    @property
+    def history_(self) -> list[dict[str, Any]]:
+        """The learning curve, one dict an epoch: what was ``trained`` (``head`` or ``all``),
+        ``epoch``, ``loss``, ``lr``, ``encoder_lr``, ``seconds``; empty after :meth:`load`."""
+        return self._state.history
+
+    @property
+    def precision_(self) -> str:
+        """The precision it was trained in, where ``auto`` left it open."""
+        return self._state.precision
+
+    @property
+    def _state(self) -> Fitted:
+        """The fitted state; of several encoders that of the first."""
+        if hasattr(self, "members_"):
+            return self.members_[0]._state
+        check_is_fitted(self, "fitted_")
+        return self.fitted_
+
+    def _forget(self) -> None:
+        """Be unfitted: a fit that fails leaves nothing of an earlier one."""
+        for name in ("fitted_", "members_"):
+            self.__dict__.pop(name, None)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter (``adapter.safetensors``, ``adapter.json``) into ``folder``.
+
+        The latter has the path of ``encoder_weights`` as it was given.
+        """
+        members = getattr(self, "members_", [self])
+        state = joined_states([member.model_.trained_state() for member in members])
+        save_adapter(Path(folder), state, self.info())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: for the model what an adapter file holds, without the encoder."""
+        state = dict(super().__getstate__())
+        if (fitted := state.pop("fitted_", None)) is not None:
+            state["_adapter"] = fitted.model.trained_state(), fitted.info()
+            state["_fitted"] = replace(fitted, model=None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load the encoder again, by its name, and put the adapter into it."""
+        adapter, fitted = state.pop("_adapter", None), state.pop("_fitted", None)
+        super().__setstate__(state)
+        if adapter is None:
+            return
+        spec = self.specification()
+        try:
+            accelerator = spec.accelerator()
+        except InputError:  # its device is not here; another may be set
+            accelerator = None
+        trained, info = adapter
+        where = "the pickled classifier"
+        model = restored_model(spec.load_encoder(), trained, info, where, accelerator)
+        self.fitted_ = replace(fitted, model=model)
