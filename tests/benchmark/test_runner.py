@@ -41,8 +41,8 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         note("decoded")
         return data
 
-    def encode(data: Any, encoder: Any, precision: str) -> np.ndarray:
-        note(f"encoded {encoder.title}")
+    def encode(data: Any, run: Run) -> np.ndarray:
+        note(f"encoded {run.encoder.title}")
         return np.zeros((len(data), 2))
 
     def work(one: Run, data: Any, features: np.ndarray) -> dict[str, Any]:

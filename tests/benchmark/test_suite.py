@@ -136,7 +136,7 @@ def test_weights_and_size_are_of_the_suites_encoder(tmp_path: Path) -> None:
         ({"shots": []}, "shots"),
         ({"encoders": []}, "encoders"),
         ({"methods": {}}, "methods"),
-        ({"shots": [0]}, "shots 0"),
+        ({"shots": [0]}, "shots=0"),
         ({"precision": "auto"}, "precision"),
         ({"repeats": 0}, "repeats"),
         ({"magic": 1}, "magic"),

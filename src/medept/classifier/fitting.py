@@ -26,11 +26,12 @@ from medept.episodes.folds import make_folds
 from medept.errors import SettingsError
 from medept.evaluation.calibration import Calibration, fit_calibration
 from medept.methods import AdaptedEncoder, adapt
+from medept.methods.features import FeatureMethod
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
 from medept.training.cost import estimate_cost, spent
 from medept.training.device import precision_of
-from medept.training.inference import frozen_features, logits_of_features, predict_logits
+from medept.training.inference import AS_IT_IS, frozen_features, logits_of_features, predict_logits
 from medept.training.loop import train
 from medept.training.tuning import FOLDS, SearchSpace, tune
 
@@ -102,6 +103,8 @@ def held_out_logits(
         symmetry, tta = fitted.symmetry, fitted.tta
         if model.alters_features:
             return predict_logits(model, views, accelerator, symmetry=symmetry, tta=tta)
+        if not isinstance(model, FeatureMethod) and tta == 1:
+            symmetry = AS_IT_IS  # the other views are of training alone
         features = frozen_features(model, views, accelerator, support.cache, symmetry=symmetry)
         return logits_of_features(model, features[:, :tta].mean(axis=1))
 

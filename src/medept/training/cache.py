@@ -66,8 +66,8 @@ class CacheKey:
         encoder: SHA-256 of the frozen encoder's weights.
         precision: what the encoder computes in, as accelerate names it.
         views: the random views; None for the evaluation view.
-        details: of ``features``, how the method alters those of the frozen encoder; of ``prefix``,
-            where it ends.
+        details: of ``frozen features``, what is read and in which views; of ``features``, how the
+            method alters those of the frozen encoder; of ``prefix``, where it ends.
     """
 
     content: Content

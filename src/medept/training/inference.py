@@ -163,7 +163,8 @@ def frozen_features(
         symmetry: whose views are encoded.
     """
     sha256, precision = model.encoder_identity["sha256"], accelerator.mixed_precision
-    key = CacheKey("frozen features", sha256, precision)
+    details = (str(model.encoder.readout), symmetry.name)
+    key = CacheKey("frozen features", sha256, precision, details=details)
     whole = views.whole()
     batches = _features_of_views(model, whole, accelerator, progress, symmetry)
     (features,) = cache.get(key, len(whole), batches)
