@@ -20,7 +20,7 @@ from medept.progress import Progress, quietly
 from medept.report import plots
 from medept.workflows.fit import fit, fit_episode
 
-METHODS = ("ridge", "linear", "ept")
+METHODS = ("linear", "ept")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def run_demo(
     shots: Sequence[int] = (1, 5, 10),
     seeds: Sequence[int] = (0, 1, 2),
 ) -> DemoResult:
-    """Draw phantoms, fit ridge regression, linear probing and EPT, save one fit and pictures.
+    """Draw phantoms, fit linear probing and EPT, save one fit and pictures.
 
     Args:
         out: a new folder.
