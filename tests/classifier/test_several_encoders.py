@@ -74,6 +74,17 @@ def test_a_fit_of_one_encoder_forgets_the_fit_of_several(weights: Path) -> None:
     assert classifier.info().others == []
 
 
+def test_an_image_size_is_that_of_the_encoder_beside_the_embedded_one(
+    weights: Path, tmp_path: Path
+) -> None:
+    usual = {"encoder_weights": weights, "image_size": 80, **USUAL}
+    both = FewShotClassifier(NAMES, **usual).fit(IMAGES, LABELS)
+    infos = [both.info(), *both.info().others]
+    assert [info.encoder.preprocessing.size[0] for info in infos] == [64, 80]
+    both.save(tmp_path)
+    assert FewShotClassifier.load(tmp_path, **USUAL).image_size == 80
+
+
 def test_each_encoder_is_verified(fitted, tmp_path: Path) -> None:
     fitted.save(tmp_path / "adapter")
     other = load_encoder("test_vit", weights="random").model.state_dict()

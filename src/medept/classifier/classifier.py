@@ -45,7 +45,8 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             most accurate, ``ridge``; in the recipe ``paper`` it is ``ept``.
         encoder_weights: a local safetensors file, ``"random"``, or None for the encoder's own; of
             several encoders one for each, or for each but ``embedded``.
-        image_size: pixels a side; None for the encoder's own.
+        image_size: pixels a side; None for the encoder's own. Of several encoders ``embedded``
+            keeps its own.
         readout: what is read of the encoder: ``pooled``, or PARTS[:BLOCKS] such as ``class:last-4``
             (:mod:`medept.encoders.readout`); ``auto``: for ``ridge`` and ``lda`` the class token
             and the spread of the patches of every block, else ``pooled``.
@@ -273,7 +274,8 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             return members[0]
         encoders = [member.encoder for member in members]
         weights = [member.encoder_weights for member in members]
-        each = {"encoder": encoders, "encoder_weights": weights}
+        size = next(m.image_size for m in members if m.encoder != EMBEDDED)
+        each = {"encoder": encoders, "encoder_weights": weights, "image_size": size}
         self = cls(**members[0].get_params(deep=False) | each)
         self.members_ = members
         return self
@@ -283,8 +285,12 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         pairs = pair_weights(self.encoder, self.encoder_weights)
         if len(pairs) == 1 and isinstance(self.encoder, str):
             return [self]
-        mine = self.get_params(deep=False)
-        return [type(self)(**mine | {"encoder": e, "encoder_weights": w}) for e, w in pairs]
+        members = [type(self)(**self.get_params(deep=False)) for _ in pairs]
+        for member, (encoder, weights) in zip(members, pairs, strict=True):
+            own_size = len(pairs) > 1 and encoder == EMBEDDED
+            size = None if own_size else self.image_size
+            member.set_params(encoder=encoder, encoder_weights=weights, image_size=size)
+        return members
 
     def _fitted_members(self) -> list[FewShotClassifier]:
         """The fitted classifier of each encoder, to be run as this one is asked to."""

@@ -25,7 +25,7 @@ from medept.encoders.tensors import is_finite
 from medept.episodes.folds import make_folds
 from medept.errors import SettingsError
 from medept.evaluation.calibration import Calibration, fit_calibration
-from medept.methods import AdaptedEncoder, adapt
+from medept.methods import AdaptedEncoder, adapt, find_method
 from medept.methods.features import FeatureMethod
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
@@ -56,6 +56,9 @@ def fit(
         InputError: if an image cannot be read, or training diverges.
     """
     began = time.perf_counter()
+    if spec.recipe_changes and not find_method(spec.method).rates:
+        unused = ", ".join(spec.recipe_changes)
+        logger.warning("%s is fitted at once: %s is not used", spec.method, unused)
     everything = np.arange(len(support))
     fitted = _untrained(spec, support, everything)
     trials = _folds_of_each_trial(spec, support)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,6 @@ from medept.training.recipes import Recipe, make_recipe
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-
-logger = logging.getLogger(__name__)
 
 MOST_ACCURATE = "ridge"
 """The method that ``auto`` is, for any number of shots and classes: no other was measured to be
@@ -181,6 +178,4 @@ def given_changes(
                 f"{method} has no {name}=: it learns by "
                 + (", ".join(f"{rate}=" for rate in rates) or "no rate at all")
             )
-    if given and not rates:
-        logger.warning("%s is fitted at once: %s is not used", method, ", ".join(given))
     return given
