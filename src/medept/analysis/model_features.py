@@ -111,15 +111,17 @@ def extract_features(
             continue
         if model.info().others:
             raise DataError(f"{source}: features are looked at for one encoder, not for several")
-        changed = model.model_.alters_features
-        features = model.embed(data.images) if changed else pretrained[key].features
+        features, distribution = pretrained[key].features, pretrained[key].distribution
+        if model.model_.alters_features:
+            features = model.embed(data.images)
+            distribution = feature_distribution(features, data.targets, data.classes)
         probabilities = model.predict_proba_of_features(features)
         found = evaluate(probabilities, data.targets, classes=data.classes, resamples=0)
         yield ModelFeatures(
             model.info().method + suffix,
             source,
             features,
-            feature_distribution(features, data.targets, data.classes),
+            distribution,
             pretrained[key].distribution,
             probabilities,
             main_score(found),

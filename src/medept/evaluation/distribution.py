@@ -81,9 +81,8 @@ def within_class_scatter(features: np.ndarray, targets: np.ndarray) -> np.ndarra
     array([[0.5, 0. ],
            [0. , 0.5]])
     """
-    parts = _members(features, targets)
-    scatter = sum(_scatter(part) * len(part) for part in parts)
-    return np.asarray(scatter / sum(map(len, parts)))
+    rows = np.concatenate(_centred(features, targets))
+    return np.asarray(rows.T @ rows / len(rows))
 
 
 def between_class_scatter(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -94,11 +93,8 @@ def between_class_scatter(features: np.ndarray, targets: np.ndarray) -> np.ndarr
     array([[4., 2.],
            [2., 1.]])
     """
-    parts = _members(features, targets)
-    sizes = np.array([len(part) for part in parts], dtype=np.float64)
-    means = np.stack([part.mean(axis=0) for part in parts])
-    apart = means - np.average(means, axis=0, weights=sizes)
-    return (apart.T * sizes) @ apart / sizes.sum()
+    rows = _means_apart(features, targets)
+    return rows.T @ rows
 
 
 def feature_distribution(
@@ -125,13 +121,14 @@ def feature_distribution(
     ]
     if len(names) < 2:
         raise DataError("a distribution of features needs images of at least two classes")
-    within = within_class_scatter(features, targets)
-    between = between_class_scatter(features, targets)
-    trace, apart = float(np.trace(within)), float(np.trace(between))
+    centred = _centred(features, targets)
+    within = np.concatenate(centred)
+    trace = _spread(within) / len(within)
+    apart = _spread(_means_apart(features, targets))
     whole = trace + apart
     if not whole > 0:
         raise DataError("all features are equal, so they have no distribution to describe")
-    leading = float(np.linalg.eigvalsh(within)[-1])
+    leading = _leading(within)
     silhouette, purity = _neighbourhood(features, targets)
     return FeatureDistribution(
         trace=trace,
@@ -146,8 +143,12 @@ def feature_distribution(
         centroid_angle=_mean_angle(features, targets),
         effective_rank=_effective_rank(features),
         by_class={
-            name: _of_class(part)
-            for name, part in zip(names, _members(features, targets), strict=True)
+            name: {
+                "trace": _spread(part) / len(part),
+                "leading": _leading(part),
+                "n": float(len(part)),
+            }
+            for name, part in zip(names, centred, strict=True)
         },
     )
 
@@ -235,15 +236,28 @@ def _members(features: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
     return [features[rows] for rows in _rows(targets, count) if rows.any()]
 
 
-def _scatter(part: np.ndarray) -> np.ndarray:
-    apart = part - part.mean(axis=0)
-    return apart.T @ apart / len(part)
+def _centred(features: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
+    """The features of each class that has images, less their mean."""
+    return [part - part.mean(axis=0) for part in _members(features, targets)]
 
 
-def _of_class(part: np.ndarray) -> dict[str, float]:
-    scatter = _scatter(part)
-    leading = float(np.linalg.eigvalsh(scatter)[-1])
-    return {"trace": float(np.trace(scatter)), "leading": leading, "n": float(len(part))}
+def _means_apart(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Each class's mean less the mean of all (C, D), times the square root of its share."""
+    parts = _members(features, targets)
+    shares = np.array([len(part) for part in parts], dtype=np.float64)
+    shares /= shares.sum()
+    means = np.stack([part.mean(axis=0) for part in parts])
+    return np.asarray((means - shares @ means) * np.sqrt(shares)[:, None])
+
+
+def _spread(rows: np.ndarray) -> float:
+    """Trace of rows.T @ rows (D, D), without forming it."""
+    return float((rows**2).sum())
+
+
+def _leading(centred: np.ndarray) -> float:
+    """Greatest eigenvalue of the scatter (D, D) of n centred rows, from the smaller of two sides."""
+    return float(np.linalg.norm(centred, ord=2) ** 2 / len(centred))
 
 
 def _mean_angle(features: np.ndarray, targets: np.ndarray) -> float:
