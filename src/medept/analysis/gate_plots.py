@@ -10,7 +10,6 @@ import numpy as np
 from medept.report.plots import COLOURS, DASHES, MARKERS, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -32,19 +31,15 @@ def gate_maps(
         layers: numbers of the layers, from 1.
     """
     names = ["image", "rollout", "mean gate", *(f"layer {layer}" for layer in layers)]
-    figure = new_figure(1.15 * len(names) + 1.6, 1.2 * len(images) + 0.3)
-    axes = figure.subplots(len(images), len(names), squeeze=False)
-    low, high = float(gates.min()), float(gates.max())
-    shown: Any = None
-    for row, line in enumerate(axes):
-        if images[row] is not None:
-            line[0].imshow(images[row])
-        _title_left(line[0], titles[row])
-        line[1].imshow(rollout[row], cmap="magma")
-        for axis, values in zip(line[2:], [gates[row].mean(axis=0), *gates[row]], strict=True):
-            shown = axis.imshow(values, cmap="viridis", vmin=low, vmax=high)
-    _finish(figure, axes, names, shown)
-    return figure
+    panels = _Panels(len(images), names, gates)
+    for row, (image, title) in enumerate(zip(images, titles, strict=True)):
+        panels.title(row, 0, title)
+        if image is not None:
+            panels.picture(row, 0, image)
+        panels.picture(row, 1, rollout[row], cmap="magma")
+        for column, values in enumerate([gates[row].mean(axis=0), *gates[row]], start=2):
+            panels.gate(row, column, values)
+    return panels.figure
 
 
 def gates_by_head(
@@ -57,19 +52,15 @@ def gates_by_head(
         title: of the image, written above it.
         layers: numbers of the layers, from 1.
     """
-    count = gates.shape[1]
-    names = [title, *(f"head {head + 1}" for head in range(count)), "mean"]
-    figure = new_figure(1.05 * len(names) + 2, 1.05 * len(layers) + 0.4)
-    axes = figure.subplots(len(layers), len(names), squeeze=False)
-    low, high = float(gates.min()), float(gates.max())
-    axes[0, 0].imshow(image)
-    shown: Any = None
-    for layer, heads, line in zip(layers, gates, axes, strict=True):
-        _title_left(line[1], f"layer {layer}")
-        for axis, values in zip(line[1:], [*heads, heads.mean(axis=0)], strict=True):
-            shown = axis.imshow(values, cmap="viridis", vmin=low, vmax=high)
-    _finish(figure, axes, names, shown)
-    return figure
+    heads = gates.shape[1]
+    names = [title, "", *(f"head {head + 1}" for head in range(heads)), "mean"]
+    panels = _Panels(len(layers), names, gates)
+    panels.picture(0, 0, image)
+    for row, (layer, by_head) in enumerate(zip(layers, gates, strict=True)):
+        panels.title(row, 2, f"layer {layer}")
+        for column, values in enumerate([*by_head, by_head.mean(axis=0)], start=2):
+            panels.gate(row, column, values)
+    return panels.figure
 
 
 def gates_by_layer(gates: Mapping[str, np.ndarray], layers: Mapping[str, Sequence[int]]) -> Figure:
@@ -95,16 +86,48 @@ def gates_by_layer(gates: Mapping[str, np.ndarray], layers: Mapping[str, Sequenc
     return figure
 
 
-def _title_left(axis: Axes, title: str) -> None:
-    axis.text(-0.06, 0.5, title, transform=axis.transAxes, ha="right", va="center", fontsize=8)
+class _Panels:
+    """Rows and columns of small pictures in one pair of axes, with headings and a colour scale.
 
+    Axes of its own for each of some hundred pictures would take matplotlib many seconds.
 
-def _finish(figure: Figure, axes: np.ndarray, names: Sequence[str], shown: Any) -> None:
-    """Hide the axes, make empty panels as large as others, and add headings and a colour scale."""
-    for axis in axes.ravel():
-        axis.set_axis_off()
-        if not axis.images:
-            axis.set_box_aspect(1)
-    for name, axis in zip(names, axes[0], strict=True):
-        axis.set_title(name, fontsize=8)
-    figure.colorbar(shown, ax=axes, shrink=0.8, label="gate (1: all is kept)", pad=0.02)
+    Args:
+        rows: their number.
+        names: headings of the columns.
+        gates: all that :meth:`gate` will draw, which sets the scale of their colours.
+    """
+
+    def __init__(self, rows: int, names: Sequence[str], gates: np.ndarray) -> None:
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        self.figure = new_figure(1.1 * len(names) + 1.8, 1.1 * rows + 0.4)
+        self._axis = self.figure.subplots()
+        self._axis.set(xlim=(0, len(names)), ylim=(rows, 0), aspect="equal")
+        self._axis.set_axis_off()
+        self._scale: dict[str, Any] = {"cmap": "viridis", "norm": Normalize(gates.min(), gates.max())}
+        for column, name in enumerate(names):
+            self._axis.text(column + 0.5, -0.05, name, ha="center", va="bottom", fontsize=8)
+        self.figure.colorbar(
+            ScalarMappable(**self._scale),
+            ax=self._axis, shrink=0.8, label="gate (1: all is kept)", pad=0.02,
+        )  # fmt: skip
+
+    def title(self, row: int, column: int, text: str) -> None:
+        """Text to the left of a picture."""
+        self._axis.text(column - 0.03, row + 0.5, text, ha="right", va="center", fontsize=8)
+
+    def gate(self, row: int, column: int, values: np.ndarray) -> None:
+        """Gates of one image (rows, columns), on the scale that all share."""
+        self.picture(row, column, values, **self._scale)
+
+    def picture(self, row: int, column: int, values: np.ndarray, **colours: Any) -> None:
+        """An array (H, W) or (H, W, 3), in the middle of its square."""
+        height, width = (0.94 * side / max(values.shape[:2]) / 2 for side in values.shape[:2])
+        across, down = column + 0.5, row + 0.5
+        self._axis.imshow(
+            values,
+            extent=(across - width, across + width, down + height, down - height),
+            interpolation="nearest",
+            **colours,
+        )

@@ -256,7 +256,7 @@ def _spread(rows: np.ndarray) -> float:
 
 
 def _leading(centred: np.ndarray) -> float:
-    """Greatest eigenvalue of the scatter (D, D) of n centred rows, from the smaller of two sides."""
+    """Greatest eigenvalue of the scatter (D, D) of n centred rows, which is not formed."""
     return float(np.linalg.norm(centred, ord=2) ** 2 / len(centred))
 
 
