@@ -105,7 +105,10 @@ class _Panels:
         self._axis = self.figure.subplots()
         self._axis.set(xlim=(0, len(names)), ylim=(rows, 0), aspect="equal")
         self._axis.set_axis_off()
-        self._scale: dict[str, Any] = {"cmap": "viridis", "norm": Normalize(gates.min(), gates.max())}
+        self._scale: dict[str, Any] = {
+            "cmap": "viridis",
+            "norm": Normalize(gates.min(), gates.max()),
+        }
         for column, name in enumerate(names):
             self._axis.text(column + 0.5, -0.05, name, ha="center", va="bottom", fontsize=8)
         self.figure.colorbar(
