@@ -102,7 +102,7 @@ def test_resizing_is_that_of_position_embeddings(way: str, grid: tuple[int, int]
     """timm's ``resample_abs_pos_embed``: of s, of the prompt's rows, of its rows and columns."""
     old = (4, 4) if grid[0] == grid[1] else (2, 4)
     config = EmbeddedPromptConfig(length=5, way=way, init="kaiming")
-    prompt = EmbeddedPrompt(config, heads=2, prefix=1, grid=old)
+    prompt = EmbeddedPrompt(config, heads=2, width=8, prefix=1, grid=old)
     tokens = 1 + grid[0] * grid[1]
 
     def resampled(rows: Tensor) -> Tensor:

@@ -54,15 +54,15 @@ class PatchScaling:
 def has_gates(model: AdaptedEncoder) -> bool:
     """Whether :func:`patch_scaling` can measure its gates.
 
-    That takes prompts of the way ``concat``, and tokens that are the patches of one grid in all
-    layers. Attention in windows (Swin) has a grid for each window, and none for the image.
+    That takes prompts of the way ``concat`` or ``keys``, and tokens that are the patches of one
+    grid in all layers. Attention in windows (Swin) has a grid for each window, none for the image.
     """
     handle = model.handle
     if handle is None or not handle.prompts:
         return False
-    ways = {prompt.way for prompt in handle.prompts.values()}
+    gated = all(prompt.has_gates for prompt in handle.prompts.values())
     alike = len({(site.heads, site.tokens) for site in handle.sites}) == 1
-    return ways == {"concat"} and alike and all(handle.sites[0].grid)
+    return gated and alike and all(handle.sites[0].grid)
 
 
 @torch.inference_mode()
@@ -84,7 +84,9 @@ def patch_scaling(model: AdaptedEncoder, images: Sequence[ImageLike]) -> PatchSc
     """
     handle = model.handle
     if handle is None or not has_gates(model):
-        raise DataError("only prompts of the way 'concat' over one grid of patches have gates")
+        raise DataError(
+            "only prompts of the ways 'concat' and 'keys' over one grid of patches have gates"
+        )
     gates, rollouts = [], []
     device = next(model.parameters()).device
     for pixels in pixel_batches(images, model.encoder.preprocessing, size=IMAGES_AT_ONCE):

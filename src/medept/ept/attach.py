@@ -135,6 +135,7 @@ class Handle:
             i: EmbeddedPrompt(
                 config,
                 heads=self.sites[i].heads,
+                width=self.sites[i].width,
                 prefix=self.sites[i].prefix,
                 grid=self.sites[i].grid,
             ).to(device)
@@ -171,7 +172,8 @@ class Handle:
     def recording(self) -> Iterator[None]:
         """While it is open, each forward pass keeps what :meth:`gates` and :meth:`attention` give.
 
-        Only the way ``concat`` has gates: a forward pass with prompts of another raises InputError.
+        Only the ways ``concat`` and ``keys`` have gates: a forward pass with prompts of another
+        raises InputError.
         """
         for prompt in self.prompts.values():
             prompt.recording = True
@@ -214,13 +216,16 @@ class Handle:
     def merge(self) -> dict[int, Tensor]:
         """Replace every prompt in use by one logit per token, with the same output.
 
+        Keys stay what they are: they are as small as they get.
+
         Merge after training: the optimiser holds the parameters that are replaced.
 
         Returns:
-            The logits by layer index: (T,), or (H, T) with one prompt per head.
+            The logits by layer index: (T,), or (H, T) with one prompt per head. Of the way ``keys``
+            the keys, (H, L, d).
 
         Raises:
-            InputError: for a way other than ``concat``.
+            InputError: for a way other than ``concat`` and ``keys``.
         """
         for prompt in self.prompts.values():
             prompt.merge()

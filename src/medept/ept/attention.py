@@ -26,6 +26,14 @@ computes EPT exactly, forwards and backwards, without a matrix of T x (T + L) we
 
 This is the paper's way ``concat``. Its Figure 5 has three more (:data:`WAYS`), of which
 ``multiply_concat`` is a sink too.
+
+A prompt p_il that is learnt for each token knows where the token stands, and not what it shows. The
+way ``keys`` learns L keys kappa_l for each head in its place, as wide as the attention's own:
+
+    p_il = scale * q_i . kappa_l.
+
+This is equation 5 again, with a gate that is a function of the token's own query; or attention with
+L more keys whose values are zero. It needs no grid of tokens, and serves images of any size.
 """
 
 from __future__ import annotations
@@ -39,7 +47,7 @@ from torch import Tensor
 from medept.ept import kernels
 from medept.ept.operands import Operands, learns, logits, precise, prepare
 
-Way = Literal["concat", "multiply_concat", "add", "multiply"]
+Way = Literal["concat", "multiply_concat", "add", "multiply", "keys"]
 WAYS: tuple[Way, ...] = get_args(Way)
 """How a prompt P enters the logits u:
 
@@ -48,6 +56,7 @@ WAYS: tuple[Way, ...] = get_args(Way)
   the keys that are not masked. Holds :data:`KEYS_AT_ONCE` columns of logits in memory.
 - ``add``: u + P, where L is the number of keys. Holds all logits in memory.
 - ``multiply``: u * P, likewise; a float mask is added to the product.
+- ``keys``: not the paper's. L more logits in each row, from learnt keys: scale * q . kappa.
 """
 
 Kernel = Literal["auto", "formula", "fused", "extra_key"]
@@ -85,7 +94,8 @@ def prompted_attention(
         q: queries (B, H, T, d).
         k: keys (B, H, S, d).
         v: values (B, H, S, e).
-        prompt: (T, L), shared by the heads, or (H, T, L); in units of the logits u.
+        prompt: (T, L), shared by the heads, or (H, T, L), in units of the logits u; of the way
+            ``keys`` (H, L, d), in units of the keys.
         way: how the prompt enters the logits, one of :data:`WAYS`.
         attn_mask: as in ``torch.nn.functional.scaled_dot_product_attention``. A float mask masks a
             key by -inf or by the lowest number of its dtype.
@@ -93,7 +103,7 @@ def prompted_attention(
         is_causal: the same.
         scale: the same; by default 1 / sqrt(d).
         enable_gqa: the same; keys and values may then have fewer heads.
-        kernel: one of :data:`KERNELS`, for the two ways that are sinks.
+        kernel: one of :data:`KERNELS`, for the three ways that are sinks.
 
     Raises:
         ValueError: for an unknown way or kernel, shapes that do not fit together, ``attn_mask``
@@ -108,6 +118,9 @@ def prompted_attention(
     prompt = prompt.to(precise(operands.q))
     if way == "concat":
         return _with_sink(operands, prompt.logsumexp(-1), dropout_p, kernel)
+    if way == "keys":
+        sink = sink_of_keys(operands.q, prompt, operands.scale)
+        return _with_sink(operands, sink, dropout_p, kernel)
     if way == "multiply_concat":
         scaled = _row_spread(operands)[..., None] * prompt
         return _with_sink(operands, scaled.logsumexp(-1), dropout_p, kernel)
@@ -118,6 +131,22 @@ def prompted_attention(
     if way == "add":
         return _added(operands, prompt, dropout_p)
     return _multiplied(operands, prompt, dropout_p)
+
+
+def sink_of_keys(q: Tensor, keys: Tensor, scale: float | None = None) -> Tensor:
+    """s_i = logsumexp_l(scale * q_i . kappa_l), (B, H, T), in float32 or float64.
+
+    >>> sink_of_keys(torch.ones(1, 1, 3, 4), torch.tensor([[[2.0, 0.0, 0.0, 0.0]]]))
+    tensor([[[1., 1., 1.]]])
+
+    Args:
+        q: queries (B, H, T, d), as they enter the dot product.
+        keys: kappa, (H, L, d).
+        scale: by default 1 / sqrt(d).
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    with torch.autocast(q.device.type, enabled=False):
+        return logits(q.to(precise(q)), keys.to(precise(q)), None, scale).logsumexp(-1)
 
 
 def sink_attention(
@@ -133,7 +162,7 @@ def sink_attention(
     enable_gqa: bool = False,
     kernel: Kernel = "auto",
 ) -> Tensor:
-    """Attention (B, H, T, e) times sigmoid(z - s): what a prompt of the way ``concat`` comes to.
+    """Attention (B, H, T, e) times sigmoid(z - s): what prompts that are sinks come to.
 
     A row whose keys are all masked gives zeros. A sink as large as the sum of the keys halves the
     output, and one of -inf leaves plain attention:

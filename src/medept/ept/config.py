@@ -39,26 +39,29 @@ class EmbeddedPromptConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     length: int | Literal["auto"] = "auto"
-    """Prompt length L; ``auto`` is a tenth of the number of tokens T. Prompts that start near 0
-    start with a gate of about T / (T + L), so the length sets how far from the plain encoder
-    training starts. The ways ``add`` and ``multiply`` ignore it: there L is T."""
+    """Prompt length L, of the way ``keys`` the number of keys; ``auto`` is a tenth of the number of
+    tokens T. Prompts that start near 0 start with a gate of about T / (T + L), so the length sets
+    how far from the plain encoder training starts. The ways ``add`` and ``multiply`` ignore it:
+    there L is T."""
 
     layers: Layers = "all"
     """``all`` (EPT-deep), ``first`` (EPT-shallow), or layer numbers counted from 1: ``9-12``,
     ``1,2,12`` or a list such as ``[9, 10, 11, 12]``."""
 
     way: Way = "concat"
-    """How the prompt enters the logits (the paper's Figure 5): ``concat``, ``multiply_concat``,
-    ``add`` or ``multiply``."""
+    """How the prompt enters the logits: ``concat``, ``multiply_concat``, ``add`` or ``multiply``
+    (the paper's Figure 5), or ``keys``, learnt keys whose values are zero, so that the gate depends
+    on what a token shows and not on where it stands."""
 
     init: Init = "normal"
-    """Initial values. ``normal``: standard deviation 0.02 (the paper's); ``uniform``: from -0.08 to
-    0.08; ``zeros``; ``kaiming``: uniform with fan-in L; ``identity``: the encoder starts almost
-    unchanged, whatever the length. With the way ``multiply`` one is added to them, so that each
-    starts near the identity."""
+    """Initial values. ``normal``: standard deviation 0.02 (the paper's), of keys 0.5, so that they
+    do not all learn the same; ``uniform``: from -0.08 to 0.08; ``zeros``; ``kaiming``: uniform with
+    fan-in L; ``identity``: the encoder starts almost unchanged, whatever the length. With the way
+    ``multiply`` one is added to them, so that each starts near the identity."""
 
     per_head: bool = False
-    """One prompt for each head, instead of the paper's one that all heads share."""
+    """One prompt for each head, instead of the paper's one that all heads share. The way ``keys``
+    always has one for each head."""
 
     collapsed: bool = False
     """Learn the logsumexp of each token's L prompts, one number, in place of the prompts
@@ -82,10 +85,10 @@ class EmbeddedPromptConfig(BaseModel):
     def _consistent(self) -> EmbeddedPromptConfig:
         if self.collapsed and self.way != "concat":
             raise ValueError(f"only the way 'concat' can be collapsed, not {self.way!r}")
-        if self.init == "identity" and self.way == "multiply_concat":
+        if self.init == "identity" and self.way in ("multiply_concat", "keys"):
             raise ValueError(
-                "init 'identity' needs a prompt that is not scaled by the logits: "
-                "use another init with the way 'multiply_concat'"
+                "init 'identity' needs a prompt that is not scaled by the logits or queries: "
+                f"use another init with the way {self.way!r}"
             )
         return self
 

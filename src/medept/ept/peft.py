@@ -103,7 +103,11 @@ class EptLayer(nn.Module, BaseTunerLayer):
     def update_layer(self, name: str, config: EptConfig, site: AttentionSite) -> None:
         """Add the prompt of one more adapter."""
         prompt = EmbeddedPrompt(
-            config.prompt(), heads=site.heads, prefix=site.prefix, grid=site.grid
+            config.prompt(),
+            heads=site.heads,
+            width=site.width,
+            prefix=site.prefix,
+            grid=site.grid,
         )
         self.ept_prompts[name] = prompt.to(next(self.base_layer.parameters()).device)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)

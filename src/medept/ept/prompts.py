@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medept.ept.attention import attention_weights, gates, prompted_attention, sink_attention
+from medept.ept.attention import (
+    attention_weights,
+    gates,
+    prompted_attention,
+    sink_attention,
+    sink_of_keys,
+)
 from medept.ept.config import EmbeddedPromptConfig
 from medept.ept.grid import Grid, resize_rows, similar_grid
 from medept.ept.operands import first, precise
@@ -20,12 +26,16 @@ from medept.errors import EncoderError, SettingsError
 IDENTITY_GATE = 0.98
 """The gate at which ``init="identity"`` starts, for logits that are all zero."""
 
+KEY_DEVIATION = 0.5
+"""The standard deviation of keys with ``init="normal"``. Closer to each other they have nearly the
+same gradient: AdamW then moves all of a head by the same steps, and they stay one key."""
+
 
 class EmbeddedPrompt(nn.Module):
     """A prompt for an attention of T tokens. It is called in place of the attention itself.
 
     >>> config = EmbeddedPromptConfig(length=4, init="zeros")
-    >>> prompt = EmbeddedPrompt(config, heads=3, prefix=1, grid=(4, 4))
+    >>> prompt = EmbeddedPrompt(config, heads=3, width=8, prefix=1, grid=(4, 4))
     >>> q, v = torch.zeros(1, 3, 17, 8), torch.ones(1, 3, 17, 8)
     >>> prompt(q, q, v).mean().item()  # 17 keys beside 4 prompts: 17 / 21
     0.8095...
@@ -38,12 +48,13 @@ class EmbeddedPrompt(nn.Module):
     Args:
         config: length, way, initial values.
         heads: H.
+        width: d, the numbers in one head's query.
         prefix: how many tokens come before the patches, such as a class token.
         grid: rows and columns of the patches; T is ``prefix`` + rows * columns.
 
     Attributes:
         prompt: the only parameter, (T, L), or (H, T, L) with one prompt per head; without its last
-            dimension if it is collapsed.
+            dimension if it is collapsed. Of the way ``keys`` (H, L, d).
         collapsed: whether the parameter is the sinks s themselves.
         recording: while true, each call keeps its gates and attention.
         recorded: gates (B, H, T) of the last recorded call.
@@ -51,13 +62,13 @@ class EmbeddedPrompt(nn.Module):
     """
 
     def __init__(
-        self, config: EmbeddedPromptConfig, *, heads: int, prefix: int, grid: Grid
+        self, config: EmbeddedPromptConfig, *, heads: int, width: int, prefix: int, grid: Grid
     ) -> None:
         super().__init__()
         self.way, self.kernel = config.way, config.kernel
         self.prefix, self.grid = prefix, grid
         self.collapsed = config.collapsed
-        values = _initial_values(config, heads, tokens=prefix + grid[0] * grid[1])
+        values = _initial_values(config, heads, prefix + grid[0] * grid[1], width)
         if config.collapsed:
             values = values.logsumexp(-1)
         self.prompt = nn.Parameter(values, requires_grad=not config.frozen)
@@ -89,18 +100,29 @@ class EmbeddedPrompt(nn.Module):
         if self.recording:
             self._record(query.detach(), key.detach(), options)
         options |= {"dropout_p": dropout_p, "kernel": self.kernel}
-        count, tokens = query.shape[-2], key.shape[-2]
-        if self.way == "concat":
-            return sink_attention(query, key, value, first(count, self.sink(tokens)), **options)
-        prompt = self.sized(tokens)[..., :count, :]
+        if self.has_gates:
+            return sink_attention(query, key, value, self._sink_of(query, key, scale), **options)
+        prompt = self.sized(key.shape[-2])[..., : query.shape[-2], :]
         return prompted_attention(query, key, value, prompt, way=self.way, **options)
 
+    @property
+    def has_gates(self) -> bool:
+        """Whether it is a sink: of the way ``concat``, or ``keys``."""
+        return self.way in ("concat", "keys")
+
+    def _sink_of(self, query: Tensor, key: Tensor, scale: float | None) -> Tensor:
+        """s of these queries: (T,), (H, T) or (B, H, T)."""
+        if self.way == "keys":
+            return sink_of_keys(query, self.prompt, scale)
+        return first(query.shape[-2], self.sink(key.shape[-2]))
+
     def _record(self, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
-        if self.way != "concat":
+        if not self.has_gates:
             raise SettingsError(
-                f"only prompts of the way 'concat' have gates; these are of the way {self.way!r}"
+                "only prompts of the ways 'concat' and 'keys' have gates; these are of the way "
+                f"{self.way!r}"
             )
-        sink = first(query.shape[-2], self.sink(key.shape[-2])).detach()
+        sink = self._sink_of(query, key, options["scale"]).detach()
         with torch.autocast(query.device.type, enabled=False):
             query, key = (x.to(precise(x)) for x in (query, key))
             self.recorded = gates(query, key, sink, **options)
@@ -147,16 +169,18 @@ class EmbeddedPrompt(nn.Module):
     def merged(self) -> Tensor:
         """The sinks s, (T,) or (H, T): one logit per token, with the same output.
 
+        Keys, whose sinks depend on the image, are as small as they get: they stay what they are.
+
         Raises:
-            InputError: for a way other than ``concat``. With ``multiply_concat`` the sink depends
-                on the image, and with ``add`` and ``multiply`` there is none.
+            InputError: for a way other than ``concat`` and ``keys``. With ``multiply_concat`` the
+                sink depends on the image, and with ``add`` and ``multiply`` there is none.
         """
-        if self.collapsed:
+        if self.collapsed or self.way == "keys":
             return self.prompt.detach()
         if self.way != "concat":
             raise SettingsError(
                 f"a prompt of the way {self.way!r} does not collapse to one number per token: "
-                "only 'concat' does. Save the prompt itself instead"
+                "only 'concat' does, and 'keys' are as small. Save the prompt itself instead"
             )
         values = self.prompt.cpu() if self.prompt.is_mps else self.prompt  # MPS has no float64
         return values.double().logsumexp(-1).to(self.prompt)
@@ -164,7 +188,7 @@ class EmbeddedPrompt(nn.Module):
     def merge(self) -> None:
         """Replace the prompt by :meth:`merged`."""
         self.prompt = nn.Parameter(self.merged(), requires_grad=self.prompt.requires_grad)
-        self.collapsed = True
+        self.collapsed = self.way == "concat"
 
     @torch.no_grad()
     def load(self, values: Tensor) -> None:
@@ -208,14 +232,15 @@ def _logsumexp(prompt: Tensor) -> Tensor:
     return prompt.to(precise(prompt)).logsumexp(-1)
 
 
-def _initial_values(config: EmbeddedPromptConfig, heads: int, tokens: int) -> Tensor:
-    """Prompts (T, L) or (H, T, L) as the configuration starts them."""
+def _initial_values(config: EmbeddedPromptConfig, heads: int, tokens: int, width: int) -> Tensor:
+    """Prompts (T, L) or (H, T, L), or keys (H, L, d), as the configuration starts them."""
     length = max(1, round(tokens / 10)) if config.length == "auto" else config.length
     if config.way in ("add", "multiply"):
         length = tokens
-    values = torch.zeros((heads, tokens, length) if config.per_head else (tokens, length))
+    shape = (length, width) if config.way == "keys" else (tokens, length)
+    values = torch.zeros((heads, *shape) if config.per_head or config.way == "keys" else shape)
     if config.init == "normal":
-        nn.init.normal_(values, std=0.02)
+        nn.init.normal_(values, std=KEY_DEVIATION if config.way == "keys" else 0.02)
     elif config.init == "uniform":
         nn.init.uniform_(values, -0.08, 0.08)
     elif config.init == "kaiming":

@@ -37,6 +37,7 @@ class AttentionSite:
         module: the module that calls ``scaled_dot_product_attention``.
         heads: H.
         tokens: T, for the image that the model was tried on.
+        width: d, the numbers in one head's query.
         prefix: how many tokens come before the patches, such as a class token.
         grid: rows and columns of the patches; (0, 0) if the tokens form no grid.
     """
@@ -45,6 +46,7 @@ class AttentionSite:
     module: nn.Module
     heads: int
     tokens: int
+    width: int
     prefix: int = 0
     grid: Grid = (0, 0)
 
@@ -147,16 +149,16 @@ class _Survey(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             query, key = _query_and_key(*args, **kwargs)  # (B, H, T, d)
-            self._found(heads=query.shape[-3], tokens=query.shape[-2], keys=key.shape[-2])
+            self._found(*query.shape[-3:], keys=key.shape[-2])
         elif func is F.multi_head_attention_forward:
-            query, key = args[:2]  # (T, B, D)
-            self._found(heads=args[4], tokens=query.shape[0], keys=key.shape[0])
+            query, key, heads = args[0], args[1], args[4]  # (T, B, D)
+            self._found(heads, len(query), query.shape[-1] // heads, keys=len(key))
         return func(*args, **kwargs)
 
-    def _found(self, heads: int, tokens: int, keys: int) -> None:
+    def _found(self, heads: int, tokens: int, width: int, *, keys: int) -> None:
         if tokens == keys and tokens > 1:  # attention pooling has a single query
             name, module = self._running[-1]
-            self.sites.append(AttentionSite(name, module, heads, tokens))
+            self.sites.append(AttentionSite(name, module, heads, tokens, width))
 
 
 def _query_and_key(query: Any, key: Any, *_: Any, **__: Any) -> tuple[Any, Any]:

@@ -1,7 +1,8 @@
 """Embedded Prompt Tuning (Zu et al., Medical Image Analysis 97, 2024, 103258).
 
 :mod:`medept.ept` as a method like the others. The adapter file keeps prompts of the way ``concat``
-merged: one number per token and layer, whatever their length.
+merged: one number per token and layer, whatever their length. Of the way ``keys`` it keeps the
+keys, L numbers per channel and layer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from medept.methods.base import AdaptedEncoder, MethodSettings
 class EmbeddedPromptTuning(AdaptedEncoder):
     """Learnable prompts inside the softmax of the frozen attention.
 
-    Trains T * L numbers in each prompted layer.
+    Trains T * L numbers in each prompted layer, with the way ``keys`` D * L.
 
     Prompts that start near 0 scale every layer's attention by T / (T + L) before anything is
     learnt. With the paper's L = 100 on 197 tokens, that start is most of what changes: its SGD at
@@ -55,9 +56,8 @@ class EmbeddedPromptTuning(AdaptedEncoder):
         return first if first.way == "concat" else None
 
     def inserted_state(self) -> dict[str, Tensor]:
-        merged = self.settings.way == "concat"
         return {
-            f"prompt.layer.{i}": prompt.merged() if merged else prompt.prompt.detach()
+            f"prompt.layer.{i}": prompt.merged() if prompt.has_gates else prompt.prompt.detach()
             for i, prompt in self.handle.prompts.items()
         }
 
