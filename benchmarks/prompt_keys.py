@@ -48,7 +48,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "keys, 4": {"method": "ept", "settings": {"way": "keys", "length": 4}},
     "prefix, 4": {"method": "prefix", "settings": {"length": 4}},
 }
-SHOTS = (5, 1, 10)
 TEST_IMAGES = 200
 RUN = ["episode", "shots", "data", "encoder", "method"]
 HEADS = ["score", "ridge", "lda"]
@@ -61,6 +60,7 @@ def main() -> None:
     parser.add_argument("--data", action="append", default=[], metavar="NAME=FILE[:GROUPS]")
     parser.add_argument("--weights", type=Path, help="of vit_tiny_patch16_224; without: not run")
     parser.add_argument("--episodes", type=int, nargs="+", default=range(20, 25), metavar="SEED")
+    parser.add_argument("--shots", type=int, nargs="+", default=[5, 1, 10], metavar="COUNT")
     parser.add_argument("--epochs", type=int, help="fewer than the recipe's, to try the script")
     given = parser.parse_args()
     encoders: dict[str, dict[str, Any]] = {"embedded": {}}
@@ -69,7 +69,9 @@ def main() -> None:
         encoders[name] = {"encoder": name, "encoder_weights": given.weights, "image_size": 112}
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", "1 class has")  # wbc has one basophil
-    run_all(given.file, dict(map(read_data, given.data)), encoders, given.episodes, given.epochs)
+    data = dict(map(read_data, given.data))
+    runs = itertools.product(given.episodes, given.shots, data, encoders, METHODS)
+    run_all(given.file, list(runs), data, encoders, given.epochs)
     rows = pd.read_csv(given.file)
     print(show(rows[rows.episode.isin(given.episodes)]))
 
@@ -82,13 +84,12 @@ def read_data(text: str) -> tuple[str, LabelledImages]:
 
 def run_all(
     file: Path,
+    runs: list[tuple[Any, ...]],
     data: dict[str, LabelledImages],
     encoders: dict[str, dict[str, Any]],
-    episodes: list[int],
     epochs: int | None,
 ) -> None:
     """Do the runs that the file does not have, telling how long the rest will take."""
-    runs = list(itertools.product(episodes, SHOTS, data, encoders, METHODS))
     done = set()
     if file.exists():
         done = set(pd.read_csv(file)[RUN].itertuples(index=False, name=None))

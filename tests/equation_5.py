@@ -12,14 +12,18 @@ B, H, T, D, L = 2, 3, 7, 5, 4
 def reference(
     q: Tensor, k: Tensor, v: Tensor, prompt: Tensor, way: str, mask: Tensor | None, scale: float
 ) -> Tensor:
-    """The paper's Figure 5, each way written out, for a prompt (T, L) or (H, T, L)."""
+    """The paper's Figure 5, each way written out, for a prompt (T, L) or (H, T, L); and the way
+    ``keys``, for keys (H, L, D)."""
     u = torch.einsum("bhid,bhjd->bhij", q, k) * scale
     keep = torch.ones_like(u, dtype=torch.bool)
     if mask is not None and mask.dtype == torch.bool:
         keep = mask.expand_as(u)
     elif mask is not None and way != "multiply":
         u = u + mask
-    p = prompt.expand(u.shape[0], u.shape[1], -1, -1)
+    if way == "keys":
+        p = torch.einsum("bhid,hld->bhil", q, prompt) * scale
+    else:
+        p = prompt.expand(u.shape[0], u.shape[1], -1, -1)
     if way == "multiply_concat":
         top = u.masked_fill(~keep, -1e300).max(-1, keepdim=True).values
         low = u.masked_fill(~keep, 1e300).min(-1, keepdim=True).values
@@ -29,18 +33,21 @@ def reference(
     if way == "multiply":
         u = u * p if mask is None or mask.dtype == torch.bool else u * p + mask
     u = u.masked_fill(~keep, float("-inf"))
-    if way.endswith("concat"):
+    if way.endswith("concat") or way == "keys":
         return torch.cat([u, p], dim=-1).softmax(-1)[..., : u.shape[-1]] @ v
     return u.softmax(-1) @ v
 
 
 def inputs(
-    dtype: torch.dtype = torch.float64, keys: int = T, length: int = L, per_head: bool = False
-) -> list[Tensor]:
+    dtype: torch.dtype = torch.float64, keys: int = T, length: int = L, per_head: bool = False,
+    way: str = "concat",
+) -> list[Tensor]:  # fmt: skip
     """Queries (B, H, T, D), keys and values (B, H, keys, D), and a prompt; all to be trained."""
     random = torch.Generator().manual_seed(0)
-    shapes = [(B, H, T, D), (B, H, keys, D), (B, H, keys, D),
-              (H, T, length) if per_head else (T, length)]  # fmt: skip
+    prompt: tuple[int, ...] = (H, T, length) if per_head else (T, length)
+    if way == "keys":
+        prompt = (H, length, D)
+    shapes = [(B, H, T, D), (B, H, keys, D), (B, H, keys, D), prompt]
     return [torch.randn(s, generator=random, dtype=torch.float64).to(dtype).requires_grad_()
             for s in shapes]  # fmt: skip
 

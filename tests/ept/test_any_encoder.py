@@ -136,6 +136,39 @@ def test_equals_the_formula(family: str, monkeypatch: pytest.MonkeyPatch) -> Non
         torch.testing.assert_close(ours, reference.grad, rtol=1e-3, atol=1e-5)
 
 
+def attention_with_more_keys(keys: list[Tensor]) -> Callable[..., Tensor]:
+    """A stand-in for scaled_dot_product_attention: the first have more keys, of value zero."""
+    left, attend = list(keys), F.scaled_dot_product_attention
+
+    def attend_to_more(q, k, v, attn_mask=None, *args, **options):
+        if q.shape[-2] > 1 and left:
+            more = left.pop(0).expand(len(k), -1, -1, -1)
+            k, v = torch.cat([k, more], -2), torch.cat([v, torch.zeros_like(more)], -2)
+            attn_mask = None if attn_mask is None else F.pad(attn_mask, (0, more.shape[-2]))
+        return attend(q, k, v, attn_mask, *args, **options)
+
+    return attend_to_more
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_with_keys_are_more_keys(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the queries that enter the dot product (normed, rotated), its scale and its mask."""
+    model, size = build(family)
+    handle = attach(model, EmbeddedPromptConfig(length=2, way="keys"))
+    keys = [p.detach().clone().requires_grad_() for p in handle.parameters()]
+    pixels = torch.randn(1, 3, size, size)
+    output = features(model(pixels))
+    weights = torch.randn_like(output)
+    got = torch.autograd.grad((output * weights).sum(), list(handle.parameters()))
+    handle.detach()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention_with_more_keys(keys))
+    expected = features(model(pixels))
+    want = torch.autograd.grad((expected * weights).sum(), keys)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    for ours, reference in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_gradient_mode_gives_the_same(family: str) -> None:
     model, size = build(family)

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from equation_5 import (
     KERNELS,
+    B,
     D,
+    H,
     L,
     T,
     compare,
@@ -16,7 +18,14 @@ from equation_5 import (
     reference,
 )
 
-from medept.ept.attention import choose_kernel, gates, prompted_attention, sink_attention
+from medept.ept.attention import (
+    WAYS,
+    choose_kernel,
+    gates,
+    prompted_attention,
+    sink_attention,
+    sink_of_keys,
+)
 
 
 @pytest.mark.parametrize("way", ["add", "multiply"])
@@ -48,9 +57,9 @@ def test_unknown_names_are_refused(way: str) -> None:
         prompted_attention(*inputs(), way="append")
 
 
-@pytest.mark.parametrize("way", ["concat", "multiply_concat", "add", "multiply"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_learnt_mask_gets_its_gradient(way: str) -> None:
-    ours = inputs(length=T)
+    ours = inputs(length=T, way=way)
     mask = torch.randn(T, T, dtype=torch.float64, requires_grad=True)
     actual = prompted_attention(*ours, way=way, attn_mask=mask)
     expected = reference(*ours, way, mask, D**-0.5)
@@ -67,7 +76,7 @@ def test_extremes_over_more_keys_than_one_block(monkeypatch: pytest.MonkeyPatch)
     compare(actual, reference(*theirs, "multiply_concat", mask, D**-0.5), ours, theirs, 1e-10)
 
 
-WITHOUT_KEYS = [("concat", kernel) for kernel in KERNELS] + [
+WITHOUT_KEYS = [(way, kernel) for way in ("concat", "keys") for kernel in KERNELS] + [
     (way, "auto") for way in ("multiply_concat", "add", "multiply")
 ]
 
@@ -80,13 +89,13 @@ def test_a_row_without_keys_gives_zeros(way: str, kernel: str, as_float: bool) -
     mask[2] = False
     others = [i for i in range(T) if i != 2]
     attn_mask = torch.zeros(T, T, dtype=torch.float64).masked_fill(~mask, float("-inf"))
-    q, k, v, p = (x.detach() for x in inputs(length=T))
+    q, k, v, p = (x.detach() for x in inputs(length=T, way=way))
     ours = [x.requires_grad_() for x in (q, k, v, p)]
     out = prompted_attention(
         *ours, way=way, attn_mask=attn_mask if as_float else mask, kernel=kernel
     )
     assert out[:, :, 2].abs().max() == 0
-    theirs = [x.detach() for x in (q[:, :, others], k, v, p[others])]
+    theirs = [x.detach() for x in (q[:, :, others], k, v, p if way == "keys" else p[others])]
     expected = reference(*theirs, way, None, D**-0.5)
     torch.testing.assert_close(out[:, :, others], expected, rtol=0, atol=1e-10)
     dq, *rest = torch.autograd.grad(out.sum(), ours)
@@ -112,6 +121,28 @@ def test_a_prompt_collapses_to_its_logsumexp() -> None:
     same = prompted_attention(q, k, v, torch.full((T, L), 0.3, dtype=torch.float64))
     constant = torch.full((T,), 0.3, dtype=torch.float64) + torch.tensor(float(L)).log()
     torch.testing.assert_close(sink_attention(q, k, v, constant), same)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_keys_are_more_keys_whose_values_are_zero(kernel: str) -> None:
+    """By PyTorch's own attention."""
+    q, k, v, keys = (x.detach() for x in inputs(way="keys"))
+    more = [torch.cat([x, y.expand(B, -1, -1, -1)], 2) for x, y in ((k, keys), (v, 0 * keys))]
+    expected = F.scaled_dot_product_attention(q, *more)
+    torch.testing.assert_close(
+        prompted_attention(q, k, v, keys, way="keys", kernel=kernel), expected
+    )
+
+
+def test_keys_of_zero_are_prompts_of_zero() -> None:
+    """One gate for all tokens whose keys have one logsumexp: as far as it goes, the length."""
+    q, k, v, _ = (x.detach() for x in inputs())
+    expected = prompted_attention(q, k, v, torch.zeros(T, L))
+    torch.testing.assert_close(
+        prompted_attention(q, k, v, torch.zeros(H, L, D), way="keys"), expected
+    )
+    sink = sink_of_keys(q.bfloat16(), torch.zeros(H, L, D).bfloat16())
+    torch.testing.assert_close(sink, torch.full((B, H, T), float(L)).log())
 
 
 def test_gates_are_between_zero_and_one_and_scale_the_output() -> None:

@@ -42,6 +42,8 @@ def test_layers_that_are_not_there_are_refused(layers: str | tuple[int, ...]) ->
         ({"way": "divide"}, "multiply_concat"),
         ({"collapsed": True, "way": "add"}, "only the way 'concat'"),
         ({"init": "identity", "way": "multiply_concat"}, "another init"),
+        ({"init": "identity", "way": "keys"}, "another init.*'keys'"),
+        ({"collapsed": True, "way": "keys"}, "only the way 'concat'"),
         ({"lenght": 5}, "not permitted"),
     ],
     ids=str,

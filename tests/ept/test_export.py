@@ -8,6 +8,7 @@ import pytest
 import torch
 from equation_5 import (
     D,
+    H,
     T,
     compare,
     inputs,
@@ -16,12 +17,12 @@ from equation_5 import (
 from torch import Tensor, nn
 
 from medept import EmbeddedPromptConfig, attach
-from medept.ept.attention import prompted_attention, sink_attention
+from medept.ept.attention import WAYS, prompted_attention, sink_attention
 
 
-@pytest.mark.parametrize("way", ["concat", "multiply_concat"])
+@pytest.mark.parametrize("way", ["concat", "multiply_concat", "keys"])
 def test_compiles_in_one_graph(way: str) -> None:
-    ours = inputs(torch.float32)
+    ours = inputs(torch.float32, way=way)
     compiled = torch.compile(
         lambda *x: prompted_attention(*x, way=way), fullgraph=True, backend="aot_eager"
     )
@@ -42,8 +43,8 @@ class Layer(torch.nn.Module):
 
     def __init__(self, way: str) -> None:
         super().__init__()
-        shape = (T,) if way == "sink" else (T, T)
-        self.way, self.prompt = way, torch.nn.Parameter(torch.randn(shape))
+        shapes = {"sink": (T,), "keys": (H, 2, D)}
+        self.way, self.prompt = way, torch.nn.Parameter(torch.randn(shapes.get(way, (T, T))))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.way == "sink":
@@ -51,7 +52,7 @@ class Layer(torch.nn.Module):
         return prompted_attention(q, k, v, self.prompt, way=self.way)
 
 
-@pytest.mark.parametrize("way", ["sink", "concat", "multiply_concat", "add", "multiply"])
+@pytest.mark.parametrize("way", ["sink", *WAYS])
 def test_exports_in_plain_operators(way: str) -> None:
     """What is exported runs on any device: no operator of one device's kernel."""
     layer, arguments = Layer(way).eval(), tuple(x.detach() for x in inputs(torch.float32)[:3])
@@ -86,11 +87,12 @@ def test_compiles_in_one_graph_with_its_gradients(tiny_vit: nn.Module) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", ["concat", "keys"])
 def test_a_merged_model_compiles_in_one_graph_and_exports_for_any_batch(
-    tiny_vit: nn.Module,
+    tiny_vit: nn.Module, way: str
 ) -> None:
     pixels = torch.randn(5, 3, 32, 32)
-    attach(tiny_vit, EmbeddedPromptConfig(length=5, init="uniform")).merge()
+    attach(tiny_vit, EmbeddedPromptConfig(length=5, init="uniform", way=way)).merge()
     expected = tiny_vit(pixels)
     compiled = torch.compile(tiny_vit, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(pixels), expected, rtol=1e-5, atol=1e-6)
@@ -99,11 +101,12 @@ def test_a_merged_model_compiles_in_one_graph_and_exports_for_any_batch(
 
 
 @pytest.mark.slow
-def test_a_merged_model_runs_in_onnxruntime(tiny_vit: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["concat", "keys"])
+def test_a_merged_model_runs_in_onnxruntime(tiny_vit: nn.Module, tmp_path: Path, way: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     pixels = torch.randn(5, 3, 32, 32)
-    attach(tiny_vit, EmbeddedPromptConfig(length=30, init="kaiming")).merge()
+    attach(tiny_vit, EmbeddedPromptConfig(length=30, init="kaiming", way=way)).merge()
     expected = tiny_vit(pixels).detach()
     file = tmp_path / "model.onnx"
     torch.onnx.export(

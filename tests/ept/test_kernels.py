@@ -30,13 +30,13 @@ from medept.ept.attention import prompted_attention, sink_attention
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("way", ["concat", "multiply_concat"])
+@pytest.mark.parametrize("way", ["concat", "multiply_concat", "keys"])
 @pytest.mark.parametrize("mask", ["none", "bool", "float"])
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_kernels_equal_equation_5(
     kernel: str, way: str, mask: str, dtype: torch.dtype, atol: float
 ) -> None:
-    ours = inputs(dtype, keys=9)
+    ours = inputs(dtype, keys=9, way=way)
     theirs = [x.detach().double().requires_grad_() for x in ours]
     attn_mask = mask_of(mask, 9)
     given_mask = (
@@ -79,6 +79,10 @@ def test_gradcheck(kernel: str) -> None:
             lambda *x, way=way: prompted_attention(*x, way=way, kernel=kernel), (q, k, v, p)
         )
     assert torch.autograd.gradcheck(lambda *x: sink_attention(*x, kernel=kernel), (q, k, v, sink))
+    keys = torch.randn(2, 2, D, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda *x: prompted_attention(*x, way="keys", kernel=kernel), (q, k, v, keys)
+    )
 
 
 def test_second_derivatives_are_refused() -> None:
@@ -90,10 +94,13 @@ def test_second_derivatives_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_bfloat16_loses_no_more_than_bfloat16_attention_does(kernel: str) -> None:
+@pytest.mark.parametrize(("way", "prompt"), [("concat", (197, 50)), ("keys", (4, 5, 64))])
+def test_bfloat16_loses_no_more_than_bfloat16_attention_does(
+    kernel: str, way: str, prompt: tuple[int, ...]
+) -> None:
     """Outputs and gradients: beside plain attention's own loss."""
     random = torch.Generator().manual_seed(0)
-    shapes = [(2, 4, 197, 64)] * 3 + [(197, 50)]
+    shapes = [(2, 4, 197, 64)] * 3 + [prompt]
     half = [torch.randn(s, generator=random).bfloat16().requires_grad_() for s in shapes]
     exact = [x.detach().double().requires_grad_() for x in half]
     grad = torch.randn(shapes[0], generator=random).bfloat16()
@@ -106,8 +113,8 @@ def test_bfloat16_loses_no_more_than_bfloat16_attention_does(kernel: str) -> Non
 
     plain = losses(F.scaled_dot_product_attention, F.scaled_dot_product_attention, slice(3))
     ours = losses(
-        lambda *x: prompted_attention(*x, kernel=kernel),
-        lambda *x: reference(*x, "concat", None, 1 / 8),
+        lambda *x: prompted_attention(*x, way=way, kernel=kernel),
+        lambda *x: reference(*x, way, None, 1 / 8),
         slice(4),
     )
     for one, other in zip(ours, [*plain, max(plain)], strict=True):
@@ -115,13 +122,13 @@ def test_bfloat16_loses_no_more_than_bfloat16_attention_does(kernel: str) -> Non
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("way", ["concat", "multiply_concat"])
+@pytest.mark.parametrize("way", ["concat", "multiply_concat", "keys"])
 def test_logits_beyond_half_precision(kernel: str, way: str) -> None:
     """q . k of large activations overflows float16 before it is scaled."""
     random = torch.Generator().manual_seed(0)
     q, k, v = ((torch.randn(1, 2, 9, 64, generator=random) * 60).half() for _ in range(3))
     assert (q @ k.mT).isinf().any()
-    p = torch.randn(9, 3, generator=random)
+    p = torch.randn((2, 3, 64) if way == "keys" else (9, 3), generator=random)
     expected = reference(*(x.double() for x in (q, k, v, p)), way, None, 1 / 8)
     actual = prompted_attention(q, k, v, p, way=way, kernel=kernel)
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=0.2)

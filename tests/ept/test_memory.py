@@ -31,11 +31,11 @@ class Largest(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("way", ["concat", "multiply_concat"])
+@pytest.mark.parametrize("way", ["concat", "multiply_concat", "keys"])
 def test_never_holds_the_logits(way: str) -> None:
     tokens, width = 1024, 8
     q, k, v = (torch.randn(1, 1, tokens, width, requires_grad=True) for _ in range(3))
-    p = torch.randn(tokens, 4, requires_grad=True)
+    p = torch.randn((1, 4, width) if way == "keys" else (tokens, 4), requires_grad=True)
     with Largest() as largest:
         prompted_attention(q, k, v, p, way=way).sum().backward()
     assert largest.elements <= tokens * 256

@@ -17,18 +17,19 @@ from equation_5 import (
     reference,
 )
 
-from medept.ept.attention import gates, prompted_attention, sink_attention
+from medept.ept.attention import WAYS, gates, prompted_attention, sink_attention, sink_of_keys
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_per_head_causal_and_grouped_queries(kernel: str) -> None:
-    q, k, v, p = inputs(per_head=True)
+@pytest.mark.parametrize("way", ["concat", "keys"])
+def test_per_head_causal_and_grouped_queries(kernel: str, way: str) -> None:
+    q, k, v, p = inputs(per_head=True, way=way)
     ours = [q, k[:, :1].detach().requires_grad_(), v[:, :1].detach().requires_grad_(), p]
     theirs = [x.detach().requires_grad_() for x in ours]
     causal = torch.ones(T, T, dtype=torch.bool).tril()
     repeated = [theirs[0], theirs[1].repeat(1, H, 1, 1), theirs[2].repeat(1, H, 1, 1), theirs[3]]
-    actual = prompted_attention(*ours, kernel=kernel, is_causal=True, enable_gqa=True)
-    compare(actual, reference(*repeated, "concat", causal, D**-0.5), ours, theirs, 1e-10)
+    actual = prompted_attention(*ours, way=way, kernel=kernel, is_causal=True, enable_gqa=True)
+    compare(actual, reference(*repeated, way, causal, D**-0.5), ours, theirs, 1e-10)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -95,9 +96,9 @@ def test_causal_excludes_a_mask() -> None:
         prompted_attention(q, k, v, p, is_causal=True, attn_mask=torch.ones(T, T).bool())
 
 
-@pytest.mark.parametrize("way", ["concat", "multiply_concat", "add", "multiply"])
+@pytest.mark.parametrize("way", WAYS)
 def test_the_lowest_number_masks_as_minus_infinity_does(way: str) -> None:
-    ours = [x.detach() for x in inputs(torch.float32, length=T)]
+    ours = [x.detach() for x in inputs(torch.float32, length=T, way=way)]
     keep = torch.rand(T, T, generator=torch.Generator().manual_seed(1)) < 0.6
     keep[2] = False
     low = torch.zeros(T, T).masked_fill(~keep, torch.finfo(torch.float32).min)
@@ -105,17 +106,19 @@ def test_the_lowest_number_masks_as_minus_infinity_does(way: str) -> None:
     torch.testing.assert_close(prompted_attention(*ours, way=way, attn_mask=low), expected)
 
 
+@pytest.mark.parametrize("way", ["concat", "keys"])
 @pytest.mark.parametrize("kernel", ["auto", "formula", "fused", "extra_key"])
-def test_autocast_takes_what_plain_attention_takes(kernel: str) -> None:
+def test_autocast_takes_what_plain_attention_takes(kernel: str, way: str) -> None:
     """Query and key norms leave float32 beside bfloat16 values."""
-    q, k, v, p = inputs(torch.float32)
+    q, k, v, p = inputs(torch.float32, way=way)
     with torch.autocast("cpu", torch.bfloat16):
-        out = prompted_attention(q, k, v.bfloat16(), p, kernel=kernel)
-        assert gates(q, k, p.logsumexp(-1)).dtype == torch.float32
+        out = prompted_attention(q, k, v.bfloat16(), p, way=way, kernel=kernel)
+        sink = sink_of_keys(q, p) if way == "keys" else p.logsumexp(-1)
+        assert sink.dtype == gates(q, k, sink).dtype == torch.float32
     assert out.dtype == torch.bfloat16
     gradients = torch.autograd.grad(out.sum(), (q, k, v, p))
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
-    expected = reference(*(x.double() for x in (q, k, v, p)), "concat", None, D**-0.5)
+    expected = reference(*(x.double() for x in (q, k, v, p)), way, None, D**-0.5)
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=0.03)
 
 

@@ -25,10 +25,11 @@ def test_same_as_attach_and_only_prompts_train(tiny_vit: nn.Module) -> None:
     assert sorted(trainable.values()) == [(17, 6), (17, 6)]
 
 
-def test_saved_and_loaded(tiny_vit: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["concat", "keys"])
+def test_saved_and_loaded(tiny_vit: nn.Module, tmp_path: Path, way: str) -> None:
     pixels = torch.randn(2, 3, 32, 32)
     twin, plain = copy.deepcopy(tiny_vit), tiny_vit(pixels)
-    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming", way=way))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     before = model(pixels)
     assert not torch.allclose(before, plain)

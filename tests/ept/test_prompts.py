@@ -40,6 +40,22 @@ def test_initial_values(tiny_vit: nn.Module, init: str) -> None:
         torch.testing.assert_close(ours.detach(), expected)
 
 
+def test_keys_start_apart_and_with_the_gate_of_their_number(tiny_vit: nn.Module) -> None:
+    """So far apart that gradients differ; keys of zero have the gate of as many prompts of zero."""
+    handle = attach(tiny_vit, EmbeddedPromptConfig(way="keys", length=300))
+    values = torch.cat([p.detach().flatten() for p in handle.parameters()])
+    assert values.std() == pytest.approx(0.5, rel=0.05)
+    handle.detach()
+    gates = []
+    for way in ("keys", "concat"):
+        handle = attach(tiny_vit, EmbeddedPromptConfig(way=way, length=4, init="zeros"))
+        with handle.recording():
+            tiny_vit(torch.ones(1, 3, 32, 32))
+        gates.append(handle.gates())
+        handle.detach()
+    torch.testing.assert_close(*gates)
+
+
 @pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize("size", [32, 48])
 def test_merging_keeps_the_output_and_leaves_one_number_per_token(
@@ -141,6 +157,35 @@ def test_prompts_of_another_grid_are_loaded(tiny_vit: nn.Module, per_head: bool,
         with pytest.raises(InputError, match="grid|do not fit"):
             other.load_state_dict(values)
     assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_keys_serve_every_resolution_as_they_are(tiny_vit: nn.Module) -> None:
+    """Merged or not, and loaded into a model that is attached at another one."""
+    config = EmbeddedPromptConfig(way="keys", length=3)
+    twin, pixels = copy.deepcopy(tiny_vit), torch.randn(2, 3, 48, 48)
+    handle, other = attach(tiny_vit, config), attach(twin, config, image_size=48)
+    assert {tuple(p.shape) for p in other.parameters()} == {(3, 3, 16)}
+    expected, before = tiny_vit(pixels), list(handle.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in zip(handle.merge().values(), before, strict=True))
+    assert torch.equal(tiny_vit(pixels), expected)
+    other.load_state_dict(handle.state_dict())
+    torch.testing.assert_close(twin(pixels), expected)
+    with pytest.raises(InputError, match="do not fit"):
+        other.load_state_dict(dict.fromkeys(other.state_dict(), torch.zeros(3, 2, 16)))
+
+
+def test_gates_of_keys_are_the_share_that_the_tokens_keep(tiny_vit: nn.Module) -> None:
+    handle = attach(tiny_vit, EmbeddedPromptConfig(way="keys", length=4))
+    seen = []
+    hook = tiny_vit.blocks[0].attn.qkv.register_forward_hook(lambda m, i, o: seen.append(o))
+    with handle.recording():
+        tiny_vit(torch.randn(2, 3, 32, 32))
+    hook.remove()
+    q, k, _ = seen[0].reshape(2, 17, 3, 3, 16).permute(2, 0, 3, 1, 4)
+    tokens, keys = (
+        (q @ each.transpose(-1, -2) / 4).exp().sum(-1) for each in (k, handle.prompts[0].prompt)
+    )
+    torch.testing.assert_close(handle.gates()[0], tokens / (tokens + keys), rtol=1e-5, atol=1e-6)
 
 
 def test_a_refused_prompt_changes_nothing(tiny_vit: nn.Module) -> None:

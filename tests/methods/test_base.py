@@ -59,6 +59,8 @@ KEPT = [
     ("ept", {"way": "multiply_concat"}),
     ("ept", {"way": "add"}),
     ("ept", {"way": "multiply"}),
+    ("ept", {"way": "keys", "length": 2, "layers": "2-3"}),
+    ("prefix", {"length": 2, "layers": "2-3"}),
     ("vpt", {"layers": "first"}),
     ("vpt", {"layers": "2-3"}),
     ("vpt", {"layers": [1, 3], "frozen": True}),
@@ -173,6 +175,7 @@ def check_trainable_parameters(size: str, layers: int, tokens: int, width: int) 
         ("vpt", {"length": 100, "layers": "9-12"}, 4 * 100 * width),
         ("vpt-ept", {"length": 5}, layers * (5 * width + tokens + 5)),
         ("vp", {}, layers * tokens * width),
+        ("prefix", {"length": 4}, layers * 2 * 4 * width),
         ("lora", {"rank": 1}, layers * 2 * 2 * width),
         ("lora", {"rank": 64}, layers * 2 * 2 * width * 64),
         ("dora", {"rank": 8}, layers * (2 * 2 * width * 8 + 2 * width)),
@@ -197,14 +200,18 @@ def check_trainable_parameters(size: str, layers: int, tokens: int, width: int) 
         ({"length": 100, "layers": "first"}, tokens * 100),
         ({"length": 20}, layers * tokens * 20),
         ({"length": 100, "collapsed": True}, layers * tokens),
+        ({"way": "keys", "length": 4}, layers * 4 * width),
     ):
         ept = adapt(real, "ept", 19, settings)
         assert ept.trainable_count() == head + prompts
         kept = ept.trained_state()
         merged = sum(t.numel() for name, t in kept.items() if name.startswith("prompt."))
-        assert merged == (tokens if settings.get("layers") == "first" else layers * tokens)
-        if size == "vit_base_patch16_224":
-            assert merged * 4 < 16_000  # bytes without the head
+        if settings.get("way") == "keys":
+            assert merged == prompts
+        else:
+            assert merged == (tokens if settings.get("layers") == "first" else layers * tokens)
+            if size == "vit_base_patch16_224":
+                assert merged * 4 < 16_000  # bytes without the head
         ept.remove()
 
 

@@ -18,7 +18,7 @@ def test_every_setting_says_what_it_means(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [("nothing", {}, "use one of adapter, bias"),
-     ("linear", {"length": 3}, "no setting length .*none.*one of ept, vpt"),
+     ("linear", {"length": 3}, "no setting length .*none.*one of ept, prefix, vpt"),
      ("lora", {"ranks": 3}, "no setting ranks .*rank, alpha, init.$"),
      ("ept", {"length": 0}, "at least 1"), ("ept", {"way": "divide"}, "concat"),
      ("ept", {"layers": "2-9"}, "layers 1 to 3"), ("ept", {"layers": "x"}, "cannot be read"),
