@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers import refuse, run
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from medept.phantoms import make_phantoms, write_phantoms
@@ -83,6 +84,17 @@ def test_multi_label_from_table_to_predictions(tmp_path: Path) -> None:
     assert run("evaluate", out, alone) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert {"map", "auroc", "f1", "ece", "brier"} <= set(metrics)
+
+
+def test_prompts_with_keys_from_table_to_predictions(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fit"
+    chosen = ["--method", "ept", "--set", "way=keys", "--set", "length=2", "--set", "layers=7-8"]
+    assert run("fit", table, "--out", out, "--shots", 1, "--epochs", 2, *chosen) == 0
+    kept = load_file(out / "adapter.safetensors")
+    shapes = {name: tuple(t.shape) for name, t in kept.items() if name.startswith("prompt")}
+    assert shapes == {"prompt.layer.6": (3, 2, 64), "prompt.layer.7": (3, 2, 64)}
+    assert run("predict", out, table.parent, "--out", tmp_path / "p.csv") == 0
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 24
 
 
 @pytest.mark.parametrize(
