@@ -44,7 +44,7 @@ def test_metrics_are_those_of_the_file_and_of_scikit_learn(folder: Path) -> None
     metrics = json.loads((folder / "metrics.json").read_text())
     found = read_fit(folder)
     for name, metric in metrics.items():
-        if name in ("by_class", "undefined", "groups", "calibration"):
+        if name in ("by_class", "undefined", "few", "groups", "calibration"):
             continue
         value, interval, n, _ = page.row(METRICS[name][0], 5)
         assert value == f"{metric['value']:.3f}"
@@ -90,6 +90,7 @@ def test_calibration_can_be_computed_again_from_the_predictions(folder: Path) ->
     assert found["classwise"] == pytest.approx(np.mean(by_class), abs=1e-4)
     shown = {"equal-mass ECE": found["equal_mass"], "classwise ECE": found["classwise"]}
     parts = ("reliability", "resolution", "uncertainty")
+    shown["ECE by chance"] = found["by_chance"]
     shown |= {f"Brier: {part}": found["brier"][part] for part in parts}
     for name, value in shown.items():
         assert page.row(name, 3)[0] == f"{value:.3f}"

@@ -1,33 +1,43 @@
-"""How good predictions are, with 95 % bootstrap intervals.
+"""How good predictions are, with 95 % intervals.
 
-Point values come from torchmetrics. Intervals come from a bootstrap over *groups* (patients,
-studies; images if there are no groups), with the weighted form that each metric has in
-:mod:`medept.evaluation.weighted_metrics`. With all weights 1 both forms agree, which tests check.
+Intervals count *groups* (patients, studies; images if there are no groups), and hold the truth
+about as often as they say from five groups of a class on (:mod:`medept.evaluation.intervals`).
 
 Metrics can be undefined for a class. If its labels are all positive or all negative in the test
 set, it has no AUROC and no average precision; without positives, it has no recall and no F1. Such
-a class is left out of the mean over classes, and named in ``undefined``. The same is done in a
-resample that lacks a class, so intervals are rough if a class has few groups.
+a class is left out of the mean over classes, and named in ``undefined``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from medept.errors import DataError
-from medept.evaluation.bootstrap import interval, resample_weights
-from medept.evaluation.reliability import CalibrationErrors, calibration_errors
-from medept.evaluation.weighted_metrics import (
-    BINS,
-    MetricInputs,
-    metric_inputs,
-    weighted_rates,
-    weighted_values,
+from medept.evaluation.calibration_error import BINS, calibration_error
+from medept.evaluation.influence import (
+    auroc_estimate,
+    average_precision_estimate,
+    f1_estimate,
+    proportion_estimate,
 )
+from medept.evaluation.intervals import (
+    Estimate,
+    bounded_estimate,
+    mean_estimate,
+    positive_estimate,
+)
+from medept.evaluation.predictions import decide, indicators, is_correct
+from medept.evaluation.reliability import CalibrationErrors, calibration_errors, confidences
+
+FEW = 5
+"""Groups of a class, below which intervals were measured to be too narrow."""
+
+LEAST = float(np.finfo(np.float64).eps)
+"""Probabilities are raised to at least this before taking their logarithm, as in scikit-learn."""
 
 ROUNDING = 1e-9
 """A probability may lie outside 0..1 by this much, and is then taken for 0 or 1."""
@@ -57,7 +67,8 @@ class Evaluation:
     Attributes:
         metrics: by name. For classes: ``accuracy``; ``balanced_accuracy`` (mean recall);
             ``auroc`` (one class against the rest, mean over classes); ``f1`` (mean over classes);
-            ``ece`` (expected calibration error of the predicted class, 15 bins of equal width);
+            ``ece`` (expected calibration error of the predicted class, 15 bins of equal width;
+            its interval is one of the mean over test sets of this size);
             ``brier`` (squared error, summed over classes, from 0 to 2); ``nll`` (negative log
             likelihood, natural logarithm). For labels: ``map`` (mean average precision);
             ``auroc``; ``f1`` (of labels above one half); ``ece`` (of all labels together);
@@ -65,6 +76,8 @@ class Evaluation:
         by_class: class -> ``sensitivity``, ``specificity`` and ``precision``, where n is the
             number of images in the denominator.
         undefined: metric -> the classes for which it is undefined.
+        few: classes of fewer than five groups, whose intervals may be too narrow, and those of
+            means over classes with them: class -> number of groups.
         groups: number of groups.
         calibration: further calibration errors, and the parts of the Brier score.
     """
@@ -72,6 +85,7 @@ class Evaluation:
     metrics: dict[str, Metric]
     by_class: dict[str, dict[str, Metric]]
     undefined: dict[str, tuple[str, ...]]
+    few: dict[str, int]
     groups: int
     calibration: CalibrationErrors
 
@@ -84,6 +98,7 @@ class Evaluation:
                 for name, rates in self.by_class.items()
             },
             "undefined": {name: list(classes) for name, classes in self.undefined.items()},
+            "few": self.few,
             "groups": self.groups,
             "calibration": asdict(self.calibration),
         }
@@ -100,87 +115,152 @@ def evaluate(
 ) -> Evaluation:
     """Metrics of probabilities against the truth, with intervals.
 
-    How intervals are computed, and when there is none, says
-    :func:`medept.evaluation.bootstrap.interval`. There is none if there is only one group. Near
-    perfect calibration, that of the ECE lies too high.
+    There is no interval if there is only one group.
 
     Args:
         probabilities: (n, C).
         targets: (n,) class indices, or for multi-label data (n, C) of 0 and 1.
         classes: C names.
         groups: (n,) ids of the groups that are drawn as a whole; None: images are drawn singly.
-        resamples: number of bootstrap resamples.
-        seed: of the bootstrap.
+        resamples: number of draws for the interval of the ECE; 0 leaves all intervals out.
+        seed: of the draws.
 
     Raises:
         InputError: if shapes do not match, or a number is not a probability or target.
 
     >>> probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
     >>> found = evaluate(probabilities, np.array([0, 0, 1, 1]), classes=["benign", "malignant"])
-    >>> found.metrics["balanced_accuracy"]
-    Metric(value=0.75, low=0.5, high=1.0, n=4)
+    >>> accuracy = found.metrics["accuracy"]
+    >>> accuracy.value, round(accuracy.low, 2), round(accuracy.high, 2)
+    (0.75, 0.25, 0.99)
     >>> found.by_class["malignant"]["sensitivity"].value
     0.5
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     targets = np.asarray(targets)
     _check(probabilities, targets, classes)
+    scores = probabilities.clip(0, 1)
     ids = _group_ids(groups, len(targets))
     count = int(ids.max()) + 1
-    inputs = metric_inputs(probabilities, targets)
-    point, undefined = _point_values(inputs)
-    values: dict[str, list[np.ndarray]] = {name: [] for name in point}
-    rates: list[dict[str, np.ndarray]] = []
-    for weights in resample_weights(ids, resamples, seed):
-        rates.append(weighted_rates(inputs, weights))
-        for name, drawn in weighted_values(inputs, weights).items():
-            values[name].append(drawn)
-    metrics = {
-        name: _with_interval(name, value, values[name], len(ids), count)
-        for name, value in point.items()
+    told = resamples > 0 and count > 1
+    truth = indicators(targets, len(classes)).astype(np.float64)
+    predicted = indicators(decide(scores, _task(targets)), len(classes)).astype(np.float64)
+    means, undefined = _class_means(scores, truth, predicted, ids, targets.ndim == 2)
+    estimates = means | _image_means(scores, targets, truth, ids)
+    ece, by_chance = _ece(scores, targets, ids, resamples if told else 0, seed)
+    metrics = {name: _metric(estimate, len(ids), told) for name, estimate in estimates.items()}
+    errors = calibration_errors(scores, targets, bins=BINS)
+    left_out = {
+        name: tuple(c for c, left in zip(classes, out, strict=True) if left)
+        for name, out in undefined.items()
     }
-    named = {
-        name: tuple(c for c, out in zip(classes, left_out, strict=True) if out)
-        for name, left_out in undefined.items()
-        if left_out.any()
-    }
-    errors = calibration_errors(inputs.scores, targets, bins=BINS)
-    return Evaluation(metrics, _by_class(inputs, ids, classes, rates), named, count, errors)
+    sizes = {c: len(set(ids[t == 1].tolist())) for c, t in zip(classes, truth.T, strict=True)}
+    return Evaluation(
+        metrics={name: (metrics | {"ece": ece})[name] for name in _order(targets)},
+        by_class=_by_class(truth, predicted, ids, classes, told),
+        undefined={name: names for name, names in left_out.items() if names},
+        few={name: size for name, size in sizes.items() if 0 < size < FEW},
+        groups=count,
+        calibration=replace(errors, by_chance=by_chance),
+    )
 
 
-def _with_interval(
-    name: str, value: float | None, drawn: list[np.ndarray], n: int, groups: int
-) -> Metric:
-    proportion_of = groups if name == "accuracy" else 0
-    return Metric(value, *interval(drawn, value, groups=proportion_of, biased=name == "ece"), n)
+def _task(targets: np.ndarray) -> str:
+    return "multilabel" if targets.ndim == 2 else "multiclass"
+
+
+def _order(targets: np.ndarray) -> list[str]:
+    """The names of the metrics, in the order in which they are shown."""
+    first = ["map"] if targets.ndim == 2 else ["accuracy", "balanced_accuracy"]
+    return [*first, "auroc", "f1", "ece", "brier", "nll"]
+
+
+def _metric(estimate: Estimate | None, n: int, told: bool) -> Metric:
+    if estimate is None:
+        return Metric(None, None, None, n)
+    low, high = (estimate.low, estimate.high) if told else (None, None)
+    return Metric(estimate.value, low, high, n)
+
+
+def _class_means(
+    scores: np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    ids: np.ndarray,
+    multilabel: bool,
+) -> tuple[dict[str, Estimate | None], dict[str, np.ndarray]]:
+    """Means over classes; and for each, which classes (C,) are left out as undefined."""
+
+    def recall(t: np.ndarray, p: np.ndarray, ids: np.ndarray) -> Estimate | None:
+        return proportion_estimate(p, t, ids)
+
+    measures: dict[str, tuple[Callable[..., Estimate | None], np.ndarray, np.ndarray]] = {
+        "map": (average_precision_estimate, scores, truth),
+        "balanced_accuracy": (recall, truth, predicted),
+        "auroc": (auroc_estimate, scores, truth),
+        "f1": (f1_estimate, truth, predicted),
+    }
+    del measures["balanced_accuracy" if multilabel else "map"]
+    means: dict[str, Estimate | None] = {}
+    undefined = {}
+    for name, (measure, one, other) in measures.items():
+        each = [measure(a, b, ids) for a, b in zip(one.T, other.T, strict=True)]
+        defined = [estimate for estimate in each if estimate is not None]
+        means[name] = mean_estimate(defined) if defined else None
+        undefined[name] = np.array([estimate is None for estimate in each])
+    return means, undefined
+
+
+def _image_means(
+    scores: np.ndarray, targets: np.ndarray, truth: np.ndarray, ids: np.ndarray
+) -> dict[str, Estimate | None]:
+    """Means over images: accuracy (of classes), Brier score and log loss."""
+    n = len(targets)
+    found: dict[str, Estimate | None] = {}
+    errors = (scores - truth) ** 2
+    losses = -np.log(np.where(truth == 1, scores, 1 - scores).clip(LEAST))
+    if targets.ndim == 2:
+        kinds, most = np.zeros(n, dtype=np.int64), 1.0
+        brier, loss = errors.mean(axis=1), losses.mean(axis=1)
+    else:
+        kinds, most = targets, 2.0
+        brier, loss = errors.sum(axis=1), losses[np.arange(n), targets]
+        correct = is_correct(scores, targets).astype(np.float64)
+        found["accuracy"] = proportion_estimate(correct, np.ones(n), ids)
+    strata = [(kinds == c, float((kinds == c).mean())) for c in np.unique(kinds)]
+    share, mean_loss = float(brier.mean()) / most, float(loss.mean())
+    error = bounded_estimate(share, (brier / most - share) / n, ids, strata)
+    return found | {
+        "brier": error.mapped(lambda x: most * x, most),
+        "nll": positive_estimate(mean_loss, (loss - mean_loss) / n, ids, kinds),
+    }
+
+
+def _ece(
+    scores: np.ndarray, targets: np.ndarray, ids: np.ndarray, draws: int, seed: int
+) -> tuple[Metric, float | None]:
+    """The expected calibration error, and what it would be if probabilities were perfect."""
+    confident, correct = confidences(scores, targets)
+    each = np.repeat(ids, len(confident) // len(ids))
+    value, low, high, by_chance = calibration_error(
+        confident, correct, each, draws=max(draws, 1), seed=seed
+    )
+    if not draws:
+        return Metric(value, None, None, len(ids)), None
+    return Metric(value, low, high, len(ids)), by_chance
 
 
 def _by_class(
-    inputs: MetricInputs,
-    ids: np.ndarray,
-    classes: Sequence[str],
-    drawn: list[dict[str, np.ndarray]],
+    truth: np.ndarray, predicted: np.ndarray, ids: np.ndarray, classes: Sequence[str], told: bool
 ) -> dict[str, dict[str, Metric]]:
-    """Sensitivity, specificity and precision of each class.
-
-    Args:
-        ids: (n,) numbers of the images' groups.
-        drawn: the rates (R, C) in the resamples, in blocks.
-    """
-    point = weighted_rates(inputs, np.ones((1, len(inputs.truth))))
-    denominators = {
-        "sensitivity": inputs.truth,
-        "specificity": 1 - inputs.truth,
-        "precision": inputs.predicted,
-    }
-    found: dict[str, dict[str, Metric]] = {name: {} for name in classes}
-    for rate, values in point.items():
-        for c, name in enumerate(classes):
-            value = None if np.isnan(values[0, c]) else float(values[0, c])
-            rows = np.flatnonzero(denominators[rate][:, c])
-            groups = len(set(ids[rows].tolist()))
-            ends = interval([block[rate][:, c] for block in drawn], value, groups=groups)
-            found[name][rate] = Metric(value, *ends, len(rows))
+    """Sensitivity, specificity and precision of each class."""
+    found = {}
+    for name, t, p in zip(classes, truth.T, predicted.T, strict=True):
+        rates = {"sensitivity": (p, t), "specificity": (1 - p, 1 - t), "precision": (t, p)}
+        found[name] = {
+            rate: _metric(proportion_estimate(hit, among, ids), int(among.sum()), told)
+            for rate, (hit, among) in rates.items()
+        }
     return found
 
 
@@ -242,52 +322,3 @@ def _group_ids(groups: np.ndarray | None, n: int) -> np.ndarray:
     if groups.shape != (n,):
         raise DataError(f"groups {groups.shape}: expected ({n},), one id per image")
     return np.unique(groups, return_inverse=True)[1]
-
-
-# --- point values ----------------------------------------------------------------------------
-
-
-def _point_values(
-    inputs: MetricInputs,
-) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
-    """Values by name; and for each mean over classes, whether a class is left out (C,)."""
-    import torch
-    import torchmetrics.functional as tm
-
-    positives: np.ndarray = inputs.truth.sum(axis=0)
-    absent = np.equal(positives, 0)
-    one_value = absent | np.equal(positives, len(inputs.truth))
-    confidence, correct = (torch.from_numpy(x.ravel()) for x in (inputs.confidence, inputs.correct))
-    values = {
-        "auroc": _class_mean(tm.auroc, inputs.scores, inputs.truth, one_value),
-        "f1": _class_mean(tm.f1_score, inputs.predicted, inputs.truth, absent),
-        "ece": float(tm.calibration_error(confidence, correct.long(), task="binary", n_bins=BINS)),
-        "brier": float(inputs.squared_error.mean()),
-        "nll": float(inputs.log_loss.mean()),
-    }
-    left_out = {"auroc": one_value, "f1": absent}
-    if inputs.multilabel:
-        precision = _class_mean(tm.average_precision, inputs.scores, inputs.truth, one_value)
-        return {"map": precision} | values, {"map": one_value} | left_out
-    predicted, truth = (
-        torch.from_numpy(x.argmax(axis=1)) for x in (inputs.predicted, inputs.truth)
-    )
-    accuracy = tm.accuracy(predicted, truth, task="multiclass", num_classes=len(positives))
-    first = {
-        "accuracy": float(accuracy),
-        "balanced_accuracy": _class_mean(tm.recall, inputs.predicted, inputs.truth, absent),
-    }
-    return first | values, {"balanced_accuracy": absent} | left_out
-
-
-def _class_mean(
-    metric: Callable[..., Any], values: np.ndarray, truth: np.ndarray, left_out: np.ndarray
-) -> float | None:
-    """Mean over classes of a binary metric of torchmetrics; None if all are left out."""
-    import torch
-
-    columns = zip(
-        torch.from_numpy(values).T, torch.from_numpy(truth).long().T, left_out, strict=True
-    )
-    each = [float(metric(value, t, task="binary")) for value, t, out in columns if not out]
-    return float(np.mean(each)) if each else None

@@ -63,11 +63,14 @@ class CalibrationErrors:
         equal_mass: expected calibration error with about equally many cases in each bin.
         classwise: expected calibration error of each class's probability, mean over classes.
         brier: parts of the Brier score: their sums over classes, or their means over labels.
+        by_chance: mean expected calibration error that perfect probabilities would have on as many
+            images; None if it was not computed.
     """
 
     equal_mass: float
     classwise: float
     brier: BrierParts
+    by_chance: float | None = None
 
 
 def calibration_errors(

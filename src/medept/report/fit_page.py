@@ -14,10 +14,10 @@ import numpy as np
 
 from medept.data.images import ImageLike
 from medept.data.labelled_images import label_text
+from medept.evaluation.calibration_error import BINS
 from medept.evaluation.conformal import Coverage, check_coverage, check_label_coverage
 from medept.evaluation.predictions import THRESHOLD, indicators
 from medept.evaluation.reliability import abstention_curve, confidences, reliability_curve
-from medept.evaluation.weighted_metrics import BINS
 from medept.files import write_text
 from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
@@ -94,6 +94,8 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
             METRICS[key][0]: names
             for key, names in (fit.metrics or {}).get("undefined", {}).items()
         },
+        few={shown(c): n for c, n in (fit.metrics or {}).get("few", {}).items()},
+        units="images" if fit.groups is None else "groups",
         table=_confusion(fit) if tested and not fit.multilabel else None,
         per_class=_per_class(fit) if tested else [],
         threshold=THRESHOLD,

@@ -22,7 +22,7 @@ from medept.report.fit_page import write_fit_page
 logger = logging.getLogger(__name__)
 
 FEW = 20
-"""Images or groups of a test set, below which bootstrap intervals are known to be too narrow."""
+"""Images or groups of a test set, below which any result says little."""
 
 
 def evaluate_unseen(
@@ -74,6 +74,11 @@ def _evaluated(
     units, kind = (data.names, "images") if data.groups is None else (data.groups, "groups")
     if (count := len(set(units))) < FEW:
         logger.warning("%d %s to test on: metrics and intervals of so few say little", count, kind)
-    return probabilities, evaluate(
+    evaluation = evaluate(
         probabilities, data.targets, classes=data.classes, groups=data.groups, seed=classifier.seed
     )
+    for name, count in evaluation.few.items():
+        logger.warning(
+            "%r has %d %s to test on: its intervals may be too narrow", name, count, kind
+        )
+    return probabilities, evaluation
