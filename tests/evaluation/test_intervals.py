@@ -53,7 +53,7 @@ def simulation():
     ("counts", "group"), [((195, 5), 1), ((60, 20, 8), 1), ((200, 40), 4)], ids=str
 )
 def test_every_interval_holds_the_truth_as_often_as_it_says(simulation, counts, group) -> None:
-    """60 test sets each: an interval that holds in 0.95 does so in less than 0.87 of them once in 200."""
+    """60 test sets each: 0.95 comes out as less than 0.87 once in 200 times."""
     held = simulation.coverage(counts, group=group, test_sets=60, population=20_000)
     assert set(held) > {"balanced_accuracy", "auroc", "f1", "ece", "brier", "nll", "accuracy"}
     assert {name: rate for name, rate in held.items() if rate < 0.87} == {}
