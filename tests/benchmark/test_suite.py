@@ -173,3 +173,40 @@ def test_tables_of_the_results_are_of_methods_that_their_suite_has(file: Path) -
             found |= {row.split("|")[1].strip() for rows in tables for row in rows.splitlines()}
     assert found
     assert found <= methods, found - methods
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: x\ndata: " + "[" * 5000, "can be read"),
+        ("title: x\nepisodes: " + "9" * 5000, "can be read"),
+        (
+            "title: x\ndata: {medmnist-path: " + "x" * 5000 + "}\nmethods: {knn: null}",
+            "not a usable path",
+        ),
+        ('title: x\ndata: {a: "x\\0y"}\nmethods: {knn: null}', "not a usable path"),
+        (
+            'title: x\ndata: {a: {path: x, image_root: "y\\0"}}\nmethods: {knn: null}',
+            "not a usable",
+        ),
+        (
+            "title: x\ndata: {}\nmethods: {knn: null}\nencoders: [{name: vit, weights: "
+            + "x" * 5000
+            + "}]",
+            "no such file of weights",
+        ),
+    ],
+)
+def test_what_no_suite_can_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_suite(str(tmp_path / "s.yaml"))
+
+
+@pytest.mark.parametrize("changes", [{"episodes": 10**9}, {"episodes": 2**70}, {"repeats": 10**6}])
+def test_more_runs_than_anybody_waits_for_are_refused(changes: dict[str, int]) -> None:
+    suite = read_suite("quick", **changes)
+    with pytest.raises(InputError, match="at most 100,000"):
+        suite.runs()
+    with pytest.raises(InputError, match="at most 100,000"):
+        suite.part(episodes=1)

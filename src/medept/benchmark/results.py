@@ -65,7 +65,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(row, dict) or "id" not in row:
                 raise ValueError("no id in it")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{file}: damaged ({error}); remove it and run the benchmark again"
             ) from error

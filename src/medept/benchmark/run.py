@@ -66,10 +66,16 @@ class DataSpec(_Frozen):
         known, colon, place = self.path.partition(":")
         if not colon or known not in SOURCES:
             known, place = "", self.path
-        path = (folder / place).resolve()
-        if not known and name in SOURCES and path.is_dir():
-            known = name
-        root = self.image_root and str((folder / self.image_root).resolve())
+        try:
+            path = (folder / place).resolve()
+            if not known and name in SOURCES and path.is_dir():
+                known = name
+            root = self.image_root and str((folder / self.image_root).resolve())
+        except (OSError, ValueError) as error:  # too long, or with a null character
+            raise SettingsError(
+                f"the data set {name[:60]!r}: {self.path[:60]!r} is not a usable path ({error}); "
+                "write where it is"
+            ) from error
         absolute = {"path": f"{known}:{path}" if known else str(path), "image_root": root}
         return self.model_copy(update=absolute)
 
@@ -139,8 +145,12 @@ class EncoderSpec(_Frozen):
                 f"{self.weights}: weights of the encoder {EMBEDDED!r}, which has its own; name the "
                 "encoder that they belong to"
             )
-        file = (folder / str(self.weights)).resolve()
-        if not file.is_file():
+        try:
+            file = (folder / str(self.weights)).resolve()
+            there = file.is_file()
+        except (OSError, ValueError):  # too long, or with a null character
+            file, there = folder / str(self.weights), False
+        if not there:
             raise SettingsError(f"{file}: no such file of weights, for the encoder {self.name}")
         return self.model_copy(update={"weights": str(file)})
 

@@ -5,6 +5,7 @@ Suites are YAML files. Those that ship with medept repeat the tables and figures
 
 from __future__ import annotations
 
+import math
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,9 @@ from medept.benchmark.run import DataSpec, EncoderSpec, MethodSpec, Run
 from medept.errors import SettingsError, problems
 
 SHIPPED = files(__package__).joinpath("suites")
+
+MOST_RUNS = 100_000
+"""Of one suite; more are taken for a slip of the pen."""
 
 
 def _as_mapping(value: Any) -> Any:
@@ -73,6 +77,7 @@ class Suite(BaseModel):
                 f"{self.title}: it has no method {', '.join(unknown)}; its methods are "
                 + ", ".join(self.methods)
             )
+        self._check_count()
         there = self._episodes()
         count = len(there) if episodes is None else episodes
         if not 1 <= count <= len(there):
@@ -104,6 +109,16 @@ class Suite(BaseModel):
             for encoder in self.encoders
         ]
         return self.model_copy(update={"encoders": encoders})
+
+    def _check_count(self) -> None:
+        episodes = self.episodes if isinstance(self.episodes, int) else len(self.episodes)
+        lists = (self.encoders, self.data, self.shots, self.methods)
+        count = math.prod(map(len, lists)) * max(episodes, 0) * self.repeats
+        if count > MOST_RUNS:
+            raise SettingsError(
+                f"{self.title}: it asks for {count:,} runs; at most {MOST_RUNS:,} are done, so "
+                "give fewer episodes or repeats"
+            )
 
     def _episodes(self) -> list[int | str]:
         return list(range(self.episodes)) if isinstance(self.episodes, int) else self.episodes
@@ -140,6 +155,7 @@ class Suite(BaseModel):
                 f"{self.title}: two of its encoders have the same title ({', '.join(titles)}): "
                 "rename a file of weights"
             )
+        self._check_count()
         return [
             Run(
                 data=name,
@@ -196,9 +212,9 @@ def read_suite(name: str, /, **changes: Any) -> Suite:
     source = shipped if shipped.is_file() else Path(name)
     try:
         content = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SettingsError(
-            f"no suite {name!r} can be read ({error}): use a YAML file, or "
+            f"no suite {name[:200]!r} can be read ({error}): use a YAML file, or "
             + ", ".join(shipped_names())
         ) from error
     if not isinstance(content, dict):

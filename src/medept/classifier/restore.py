@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from medept.classifier.fitted import Fitted
@@ -60,15 +61,27 @@ def _restore_one(
         raise EncoderError(
             f"{folder}: it was fitted by another version of medept ({error}); fit again"
         ) from error
-    if weights not in (None, RANDOM) and not Path(weights).exists():
+    if weights not in (None, RANDOM) and not _is_file(Path(weights)):
         raise EncoderError(
             f"{folder}: its encoder's weights, {weights}, are not there; say where they are "
             "now with encoder_weights="
         )
     size = info.encoder.preprocessing.size
+    try:
+        info.encoder.preprocessing.evaluation()(Image.new("RGB", (2, 2)))
+    except Exception as error:  # whatever the transforms do not accept
+        raise EncoderError(
+            f"{folder}: damaged (no image can be prepared as it says: {error}); copy it again, or "
+            "fit again"
+        ) from error
     encoder = load_encoder(info.encoder.name, weights=weights)
     if encoder.preprocessing.size != size:
         encoder = load_encoder(info.encoder.name, weights=weights, image_size=size[0])
+    if encoder.preprocessing.size != size:
+        raise EncoderError(
+            f"{folder}: damaged (its encoder takes no input of {size[0]} x {size[1]} pixels); copy "
+            "it again, or fit again"
+        )
     accelerator = make_accelerator(device, precision)
     model = restored_model(encoder, state, info, str(folder), accelerator)
     info = info.model_copy(update={"encoder_weights": None if weights is None else str(weights)})
@@ -88,6 +101,13 @@ def _restore_one(
         "precision": precision,
     }
     return parameters, Fitted.of_adapter(model, info)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
 
 
 def restored_model(

@@ -194,6 +194,6 @@ def read_settings(option: str, pairs: list[str]) -> dict[str, Any]:
     for name, value in read_pairs(option, pairs).items():
         try:
             settings[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             settings[name] = value
     return settings

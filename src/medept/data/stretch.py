@@ -6,6 +6,9 @@ import numpy as np
 
 from medept.errors import DataError
 
+_AT_ONCE = 2**20
+"""Values that are in memory as float64 at a time: an image may have 89 million."""
+
 
 def stretched(values: np.ndarray) -> np.ndarray:
     """Values as uint8, from 0 at their minimum to 255 at their maximum; a constant becomes 0.
@@ -16,10 +19,12 @@ def stretched(values: np.ndarray) -> np.ndarray:
     >>> stretched(np.array([-5, 0, 5])).tolist()
     [0, 128, 255]
     """
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
+    low, high = float(values.min()), float(values.max())  # NaN, if there is one
+    if not (np.isfinite(low) and np.isfinite(high)):
         raise DataError("holds NaN or infinite values; replace them first")
-    low, high = values.min(), values.max()
-    if low == high:
-        return np.zeros(values.shape, dtype=np.uint8)
-    return np.round((values - low) / (high - low) * 255).astype(np.uint8)
+    flat = values.reshape(-1)
+    shown = np.zeros(flat.shape, dtype=np.uint8)
+    for start in range(0, len(flat) if low < high else 0, _AT_ONCE):
+        part = flat[start : start + _AT_ONCE].astype(np.float64)
+        shown[start : start + _AT_ONCE] = np.round((part - low) / (high - low) * 255)
+    return shown.reshape(values.shape)

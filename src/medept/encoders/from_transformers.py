@@ -22,8 +22,9 @@ def load_from_transformers(name: str, weights: str | Path | None) -> Encoder:
     """
     transformers = import_extra("transformers", "transformers")
     local = Path(name).is_dir()
+    no_code = {"trust_remote_code": False}  # else transformers asks, on the terminal
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, **no_code)
         config = getattr(config, "vision_config", config)
         if weights is None:
             model, found = transformers.AutoModel.from_pretrained(
@@ -32,11 +33,14 @@ def load_from_transformers(name: str, weights: str | Path | None) -> Encoder:
                 use_safetensors=True,
                 attn_implementation="sdpa",
                 output_loading_info=True,
+                **no_code,
             )
             _leave_out_pooler(model, found["missing_keys"])
         else:
-            model = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
-        processor = transformers.AutoImageProcessor.from_pretrained(name).to_dict()
+            model = transformers.AutoModel.from_config(
+                config, attn_implementation="sdpa", **no_code
+            )
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **no_code).to_dict()
     except (OSError, ValueError) as error:
         raise EncoderError(
             f"the transformers model {name!r} could not be loaded ({error})"

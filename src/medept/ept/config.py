@@ -16,7 +16,13 @@ from pydantic import (
 from medept.ept.attention import Kernel, Way
 from medept.errors import SettingsError
 
+MOST_PROMPTS = 10_000
+"""The greatest prompt length: each token has as many numbers in each layer."""
+
 Init = Literal["normal", "uniform", "zeros", "kaiming", "identity"]
+
+MOST_LAYERS = 10_000
+"""More than any encoder has: a range over more of them is not written out."""
 
 Layers = Annotated[
     str | tuple[int, ...],
@@ -77,8 +83,8 @@ class EmbeddedPromptConfig(BaseModel):
     @field_validator("length")
     @classmethod
     def _positive(cls, length: int | str) -> int | str:
-        if isinstance(length, int) and length < 1:
-            raise ValueError("the prompt length must be at least 1")
+        if isinstance(length, int) and not 1 <= length <= MOST_PROMPTS:
+            raise ValueError(f"the prompt length must be at least 1, and at most {MOST_PROMPTS:,}")
         return length
 
     @model_validator(mode="after")
@@ -139,5 +145,6 @@ def _parse_ranges(text: str) -> list[int]:
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        numbers += range(int(first), int(last) + 1) if dash else [int(first)]
+        ends = int(first), int(last if dash else first)
+        numbers += ends if ends[1] - ends[0] > MOST_LAYERS else range(ends[0], ends[1] + 1)
     return numbers

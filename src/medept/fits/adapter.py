@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.tensors import is_finite
-from medept.errors import EncoderError, problems
+from medept.errors import EncoderError, ResourceError, problems
 from medept.evaluation.calibration import Calibration
 from medept.files import write_tensors, write_text
 from medept.fits import layout
@@ -29,6 +30,13 @@ LABEL_TYPES: dict[str, Literal["int", "float", "bool"]] = {
     "i": "int", "u": "int", "f": "float", "b": "bool",
 }  # fmt: skip
 """NumPy's kind of a label -> its name in ``adapter.json``; any other kind is text."""
+
+
+MOST_PIXELS = 4096
+"""Along a side of an encoder's input, by an adapter that may come from a stranger."""
+
+MOST_CLASSES = 10_000
+"""Of such an adapter: with each of them grows what is allocated before its weights are read."""
 
 
 class EncoderIdentity(BaseModel):
@@ -40,6 +48,12 @@ class EncoderIdentity(BaseModel):
     preprocessing: Preprocessing
     readout: str = "pooled"
 
+    @model_validator(mode="after")
+    def _input_is_bounded(self) -> EncoderIdentity:
+        if not all(1 <= side <= MOST_PIXELS for side in self.preprocessing.size):
+            raise ValueError(f"the input's sides must be from 1 to {MOST_PIXELS} pixels")
+        return self
+
 
 class AdapterInfo(BaseModel):
     """The content of ``adapter.json``."""
@@ -50,7 +64,7 @@ class AdapterInfo(BaseModel):
     encoder: EncoderIdentity
     encoder_weights: str | None = None
     task: Literal["multiclass", "multilabel"]
-    classes: list[str]
+    classes: list[str] = Field(max_length=MOST_CLASSES)
     label_type: Literal["text", "int", "float", "bool"] = "text"
     method: str
     settings: dict[str, Any]
@@ -113,6 +127,7 @@ def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     info = read_info(folder)
     file = folder / layout.ADAPTER_TENSORS
     try:
+        _refuse_too_large(file)
         state = load_file(file)
     except FileNotFoundError as error:
         raise EncoderError(
@@ -126,6 +141,26 @@ def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     return state, info
 
 
+def _refuse_devices(file: Path) -> None:
+    """Refuse a pipe or a device, from which reading may never end."""
+    if file.exists() and not file.is_file():
+        raise EncoderError(f"{file}: not a file; copy the adapter again")
+
+
+def _refuse_too_large(file: Path) -> None:
+    """Refuse a file that would not fit into memory, and what is no file, such as a pipe.
+
+    Tensors that a header claims are never larger than the file: safetensors checks that.
+    """
+    _refuse_devices(file)
+    size, room = file.stat().st_size, psutil.virtual_memory().available
+    if 2 * size > room:
+        raise ResourceError(
+            f"{file}: {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB of memory are free; an adapter "
+            "takes kilobytes to megabytes, so copy it again"
+        )
+
+
 def read_info(folder: Path) -> AdapterInfo:
     """Read ``adapter.json`` alone.
 
@@ -133,6 +168,7 @@ def read_info(folder: Path) -> AdapterInfo:
         InputError: if it is missing or cannot be understood.
     """
     file = folder / layout.ADAPTER_INFO
+    _refuse_devices(file)
     try:
         return AdapterInfo.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -140,7 +176,7 @@ def read_info(folder: Path) -> AdapterInfo:
             f"{folder}: no adapter here ({layout.ADAPTER_INFO} is missing); give the folder that "
             "`medept fit --out` wrote"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, or not of this form
         why = problems(error) if isinstance(error, ValidationError) else error
         raise EncoderError(
             f"{file}: not an adapter that this version can read ({why}); copy it again, or fit "

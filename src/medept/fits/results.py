@@ -64,7 +64,7 @@ def _write(file: Path, content: Any) -> None:
 def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: damaged ({error}); copy it again, or fit again") from error
 
 

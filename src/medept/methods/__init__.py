@@ -12,6 +12,7 @@ Every module here is imported, which registers its method by its class. ``base``
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -98,8 +99,8 @@ def named_settings(name: str) -> dict[str, Any]:
 
 
 def _split(name: str) -> tuple[str, dict[str, Any]]:
-    method, dash, k = name.rpartition("-")
-    return (method, {"k": int(k)}) if dash and k.isdigit() else (name, {})
+    found = re.fullmatch("(.*)-([0-9]{1,9})", name)
+    return (found[1], {"k": int(found[2])}) if found else (name, {})
 
 
 def adapt(

@@ -25,7 +25,7 @@ class LoRA(PeftTuner):
     class Settings(MethodSettings):
         """Rank, scale and start of the updates."""
 
-        rank: int = Field(default=8, ge=1)
+        rank: int = Field(default=8, ge=1, le=4096)
         """Rank r of an update."""
 
         alpha: float | None = Field(default=None, gt=0)

@@ -67,7 +67,7 @@ class MLP(AdaptedEncoder):
     class Settings(MethodSettings):
         """How deep the head is."""
 
-        k: int = Field(default=3, ge=1)
+        k: int = Field(default=3, ge=1, le=32)
         """How many linear layers, including the last one."""
 
     name = "mlp"

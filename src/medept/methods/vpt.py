@@ -36,7 +36,7 @@ class VisualPromptTuning(TokenPrompts):
     class Settings(TokenPrompts.Settings):
         """Where prompts are, and how many."""
 
-        length: int = Field(default=50, ge=1)
+        length: int = Field(default=50, ge=1, le=10_000)
         """Prompt tokens per block."""
 
     name = "vpt"
