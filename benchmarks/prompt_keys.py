@@ -141,35 +141,30 @@ def balanced_accuracy(logits: np.ndarray, test: LabelledImages) -> float:
 
 
 def show(rows: pd.DataFrame) -> str:
-    """Tables of paired differences, of cells in which every method has run."""
+    """Tables of paired differences, over the cells in which every method has run."""
     cell = RUN[:-1]
     wide = rows.pivot_table(index=cell, columns="method", values=HEADS).dropna()
     score = wide["score"]
     there = ", ".join(f"{name} {wide.index.unique(name).tolist()}" for name in cell)
-    lines = [
-        f"{len(wide)} cells: {there}",
-        "",
-        "| method | " + " | ".join(f"{e}, {s} shots" for e, s in _columns(score)),
-    ]
-    for against in ("linear", "ept, frozen"):
-        lines += ["", f"minus {against}, and over all:"]
+    groups = {f"{e}, {s} shots": d for (e, s), d in score.groupby(level=["encoder", "shots"])}
+    columns = groups | {"all": score}
+    lines = [f"{len(wide)} cells: {there}"]
+    for against in ("linear", "ept, frozen", "ept"):
+        lines += _header(f"minus {against}", *columns)
         for method in METHODS:
-            difference = score[method] - score[against]
-            cells = [
-                interval(difference.xs((s, e), level=("shots", "encoder")))
-                for e, s in _columns(score)
-            ]
-            lines.append(f"| {method} | " + " | ".join([*cells, interval(difference)]) + " |")
-    lines += ["", "heads fitted again, minus the trained one:"]
+            lines.append(_row(method, *(d[method] - d[against] for d in columns.values())))
+    lines += _header("fitted again, minus trained", *HEADS[1:])
     for method in METHODS:
-        cells = [interval(wide[head][method] - score[method]) for head in HEADS[1:]]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append(_row(method, *(wide[head][method] - score[method] for head in HEADS[1:])))
     return "\n".join(lines)
 
 
-def _columns(score: pd.DataFrame) -> list[tuple[str, int]]:
-    levels = (score.index.unique(name) for name in ("encoder", "shots"))
-    return list(itertools.product(*map(sorted, levels)))
+def _header(*cells: str) -> list[str]:
+    return ["", f"| {' | '.join(cells)} |", f"|{' --- |' * len(cells)}"]
+
+
+def _row(method: str, *differences: pd.Series) -> str:
+    return f"| {method} | {' | '.join(map(interval, differences))} |"
 
 
 def interval(differences: pd.Series) -> str:

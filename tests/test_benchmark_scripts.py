@@ -9,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from helpers import ROOT
+
+from medept.phantoms import make_phantoms
 
 SCRIPTS = ROOT / "benchmarks"
 ALL = sorted([*SCRIPTS.glob("*.py"), *(ROOT / "pretraining").glob("*.py")])
@@ -65,3 +68,27 @@ def test_fine_tuning_has_its_ratios() -> None:
     assert isinstance(found["bf16_fast"], bool)
     encoded = {row["way"]: row["encode (s)"] for row in found["rows"]}
     assert encoded["medept, EPT"] < encoded["medept, linear"]
+
+
+def test_prompts_with_keys_are_compared_in_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that are done are passed over; differences are within pairs of data and support set."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("prompt_keys")
+    data = make_phantoms("colon", patients=4, images_per_patient=2, size=48)
+    options = script.METHODS["keys, 1"] | {"epochs": 2}
+    found = script.do_run(data, 1, 0, options)
+    assert found["support"] == found["test"] == 4
+    assert all(0 <= found[head] <= 1 for head in script.HEADS)
+
+    done: list[int] = []
+    monkeypatch.setattr(
+        script, "do_run", lambda *_: done.append(1) or found | {"score": len(done) ** 2}
+    )
+    runs = [(i, 1, "colon", "embedded", method) for i in (0, 1) for method in script.METHODS]
+    for count in (5, 12, 12):
+        script.run_all(tmp_path / "keys.csv", runs[:count], {"colon": data}, {"embedded": {}}, 2)
+        assert len(done) == count
+    shown = script.show(pd.read_csv(tmp_path / "keys.csv"))
+    assert "| ept | +9.000 ± 76.237 (2 of 2) |" in shown  # 4 - 1 and 64 - 49

@@ -11,7 +11,9 @@ from PIL import Image
 
 from medept import FewShotClassifier
 from medept.analysis.gates import has_gates, patch_scaling
+from medept.encoders.load import load_encoder
 from medept.errors import InputError
+from medept.methods import adapt
 from medept.phantoms import make_phantoms
 
 
@@ -64,6 +66,15 @@ def test_gates_and_rollout_are_those_of_the_attention(adapters: Path) -> None:
     assert scaling.rollout_maps().shape == (n, rows, columns)
     patches = scaling.gates[0, 0, 0, -rows * columns :]
     assert np.array_equal(scaling.gate_maps()[0, 0, 0].ravel(), patches)
+
+
+def test_gates_of_prompts_with_keys_depend_on_the_image() -> None:
+    model = adapt(load_encoder(), "ept", 2, {"way": "keys", "length": 2})
+    images = [np.full((64, 64, 3), value, np.uint8) for value in (40, 200)]
+    scaling = patch_scaling(model, images)
+    assert scaling.gate_maps().shape == (2, 8, 3, 8, 8)
+    assert ((scaling.gates > 0) & (scaling.gates < 1)).all()
+    assert not np.allclose(*scaling.gates, atol=1e-3)
 
 
 def test_only_prompts_of_one_grid_have_gates(adapters: Path) -> None:
