@@ -22,7 +22,7 @@ from medept.analysis.model_features import (
 )
 from medept.analysis.tables import as_dict, distribution_table
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.images import decode_images
+from medept.data.cases import decode_items
 from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError, InputError
 from medept.evaluation.distribution import project
@@ -175,4 +175,4 @@ def _draw(data: LabelledImages, limit: int, seed: int) -> LabelledImages:
     if len(data) > limit:
         rows = np.random.default_rng(seed).permutation(len(data))[:limit]
         data = data.subset(np.sort(rows))
-    return replace(data, images=decode_images(data.images))
+    return replace(data, images=decode_items(data.images))

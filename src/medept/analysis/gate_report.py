@@ -12,6 +12,7 @@ import pandas as pd
 from medept.analysis import gate_plots
 from medept.analysis.gates import PatchScaling, has_gates, patch_scaling
 from medept.analysis.model_features import ModelFeatures
+from medept.data.cases import images_of
 from medept.data.images import read_image
 from medept.data.labelled_images import LabelledImages, label_text
 from medept.evaluation.predictions import confidence, decide, is_correct
@@ -28,13 +29,15 @@ def write_gates(models: Sequence[ModelFeatures], data: LabelledImages, folder: P
 
     The files are ``gates.png`` (gates of several images by layer), ``gates-by-head.png`` (gates of
     one image by layer and head), ``gates-by-layer.png`` (gates of all tokens) and ``gates.csv``.
-    Nothing is written if no model has gates.
+    Nothing is written if no model has gates, or the data have cases.
     """
+    if data.has_cases:
+        return
     gated = _by_folder([model for model in models if model.adapted and has_gates(model.adapted)])
     if not gated:
         return
     scalings = {
-        name: patch_scaling(model.adapted, data.images)
+        name: patch_scaling(model.adapted, images_of(data.images))
         for name, model in gated.items()
         if model.adapted
     }

@@ -112,7 +112,8 @@ def extract_features(
         if model.info().others:
             raise DataError(f"{source}: features are looked at for one encoder, not for several")
         features, distribution = pretrained[key].features, pretrained[key].distribution
-        if model.model_.alters_features:
+        pooled = data.has_cases and model.model_.pool.name != "mean"
+        if model.model_.alters_features or pooled:
             features = model.embed(data.images)
             distribution = feature_distribution(features, data.targets, data.classes)
         probabilities = model.predict_proba_of_features(features)

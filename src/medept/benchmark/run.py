@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -30,10 +30,13 @@ class DataSpec(_Frozen):
     Args:
         path: what ``medept fit`` takes as DATA, or ``phantoms:TASK:PATIENTS`` for phantoms with
             two images per patient, of 120 patients by default.
-        image_column: as for ``medept fit``, like the next three.
+        image_column: as for ``medept fit``, like all that follow.
         label_column: likewise.
         group_column: likewise.
         image_root: likewise.
+        case_column: likewise.
+        case: likewise.
+        case_label: likewise.
 
     >>> data = DataSpec(path="phantoms:colon:4").read()
     >>> len(data), data.classes
@@ -45,6 +48,9 @@ class DataSpec(_Frozen):
     label_column: str | None = None
     group_column: str | None = None
     image_root: str | None = None
+    case_column: str | None = None
+    case: Literal["folder"] | None = None
+    case_label: Literal["any", "majority", "max"] | None = None
 
     @property
     def synthetic(self) -> bool:

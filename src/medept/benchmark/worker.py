@@ -19,7 +19,8 @@ import torch
 
 from medept.benchmark.run import Run
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.images import decode_images, read_image, read_images
+from medept.data.cases import decode_items, images_of, sizes_of
+from medept.data.images import read_image, read_images
 from medept.data.labelled_images import LabelledImages
 from medept.data.sources import official_list
 from medept.episodes.draw import Episode, draw_episode
@@ -38,7 +39,7 @@ def decode(data: LabelledImages) -> LabelledImages:
 
     Images that cannot be read stay as they are, so that only the runs that need them fail.
     """
-    return replace(data, images=decode_images(data.images, DECODED))
+    return replace(data, images=decode_items(data.images, DECODED))
 
 
 def frozen_features(data: LabelledImages, run: Run) -> np.ndarray:
@@ -50,8 +51,10 @@ def frozen_features(data: LabelledImages, run: Run) -> np.ndarray:
     try:
         return extractor.features(data.images)
     except DataError:
-        problems = read_images(data.images, lambda _: None)
-        good = [i for i, problem in enumerate(problems) if problem is None]
+        problems = list(read_images(images_of(data.images), lambda _: None))
+        ends = np.cumsum(sizes_of(data.images))
+        each = np.split(np.array([problem is None for problem in problems]), ends[:-1])
+        good = [i for i, readable in enumerate(each) if readable.all()]
     found = extractor.features([data.images[i] for i in good])
     features = np.full((len(data), found.shape[1]), np.nan, dtype=found.dtype)
     features[good] = found
@@ -136,7 +139,8 @@ def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> d
     else:
         known = features[episode.test]
         for row in np.flatnonzero(np.isnan(known).any(axis=1)):
-            read_image(test.images[row])  # raises the error of an image that cannot be read
+            for image in images_of([test.images[row]]):
+                read_image(image)  # raises the error of an image that cannot be read
         probabilities = classifier.predict_proba_of_features(known)
     result = evaluate(probabilities, test.targets, classes=data.classes, resamples=0)
     info = classifier.info()

@@ -31,6 +31,7 @@ from medept.checks.findings import (
     unusable_masks,
 )
 from medept.checks.label_errors import find_label_errors
+from medept.data.cases import images_of, sizes_of
 from medept.data.formats import FORMATS
 from medept.data.images import ImageLike, read_images
 from medept.data.labelled_images import LabelledImages
@@ -55,12 +56,13 @@ class CheckResult:
     """Everything that a check found.
 
     Attributes:
-        data: the data set that was checked.
+        data: the data set that was checked, one row an image.
         findings: those that inflate results first.
         sizes: how many readable images have each (width, height).
         modes: how many readable files have each mode (``RGB``, ``L``, ``I;16``, ...).
         probe_accuracy: cross-validated balanced accuracy of the probe that doubts labels, by name:
             ``all``, or each label of multi-label data; empty where no probe was fitted.
+        cases: how many the images are of; 0 where each is its own.
     """
 
     data: LabelledImages
@@ -68,6 +70,7 @@ class CheckResult:
     sizes: Counter[tuple[int, int]]
     modes: Counter[str]
     probe_accuracy: dict[str, float] = field(default_factory=dict)
+    cases: int = 0
 
     @property
     def flatters(self) -> bool:
@@ -85,8 +88,11 @@ def check_dataset(
 ) -> CheckResult:
     """Check a data set for leakage, damage, and labels that look wrong.
 
+    Cases are checked image by image, where those of one case belong together; their labels by the
+    mean features of their images.
+
     Args:
-        data: labelled images; those that cannot be read become a finding.
+        data: labelled images or cases; images that cannot be read become a finding.
         extractor: an encoder whose features show which labels look wrong; default: labels are not
             checked.
 
@@ -101,7 +107,9 @@ def check_dataset(
     >>> result.flatters, [finding.kind for finding in result.findings]
     (True, ['exact-ungrouped', 'exact-labels'])
     """
-    scan = _scan_images(data.images, extractor, progress, near=True)
+    whole, data = data, data.by_image()
+    images = images_of(data.images)
+    scan = _scan_images(images, extractor, progress, near=True)
     findings = [
         *unreadable_images(scan.errors),
         *files_left_out(data),
@@ -116,13 +124,18 @@ def check_dataset(
     readable = [row for row, size in enumerate(scan.sizes) if size is not None]
     accuracy: dict[str, float] = {}
     if scan.features is not None:
-        doubts = _doubt_labels(data.subset(readable), scan.features, progress)
+        owners = np.repeat(np.arange(len(whole)), sizes_of(whole.images))[readable]
+        rows, first = np.unique(owners, return_index=True)
+        counts = np.diff(np.append(first, len(owners)))[:, None]
+        features = np.add.reduceat(scan.features, first, axis=0) / counts.astype(np.float32)
+        doubts = _doubt_labels(whole.subset(rows), features, progress)
         accuracy = {doubt.name: doubt.errors.balanced_accuracy for doubt in doubts}
-        findings += doubted_labels(data, np.array(readable, dtype=np.int64), doubts)
+        findings += doubted_labels(data, np.array(readable, dtype=np.int64)[first], doubts)
     findings.sort(key=lambda finding: not finding.flatters)
     sizes = Counter(size for size in scan.sizes if size is not None)
-    modes = Counter(_file_mode(data.images[row]) for row in readable)
-    return CheckResult(data, tuple(findings), sizes, modes, accuracy)
+    modes = Counter(_file_mode(images[row]) for row in readable)
+    cases = len(whole) if whole.has_cases else 0
+    return CheckResult(data, tuple(findings), sizes, modes, accuracy, cases)
 
 
 def quick_check(support: LabelledImages, test: LabelledImages) -> list[Finding]:
@@ -131,6 +144,7 @@ def quick_check(support: LabelledImages, test: LabelledImages) -> list[Finding]:
     These are unreadable and constant images, groups (or those that may be one) on both sides, and
     exact duplicates.
     """
+    support, test = support.by_image(), test.by_image()
     both = LabelledImages(
         images=support.images + test.images,
         names=support.names + test.names,
@@ -141,7 +155,7 @@ def quick_check(support: LabelledImages, test: LabelledImages) -> list[Finding]:
         else np.concatenate([support.groups, test.groups]),
         splits=np.array(["train"] * len(support) + ["test"] * len(test)),
     )
-    scan = _scan_images(both.images, None, silent, near=False)
+    scan = _scan_images(images_of(both.images), None, silent, near=False)
     return [
         *shared_groups(both),
         *alike_groups(both),

@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from medept.classifier.case_prediction import CasePrediction, mean_prediction
 from medept.classifier.fitting import fit
 from medept.classifier.restore import in_precision, restore
-from medept.classifier.several import (
-    Weights,
-    logits_of_probabilities,
-    pair_weights,
-)
+from medept.classifier.several import Weights, logits_of_probabilities, pair_weights
 from medept.classifier.specification import Specification, chosen_method, given_changes
 from medept.classifier.state import FittedState
-from medept.classifier.support import SupportSet, as_list
-from medept.data.images import ImageLike
+from medept.classifier.support import SupportSet, as_items
+from medept.data.cases import Item, sizes_of
 from medept.encoders.load import EMBEDDED
 from medept.evaluation.calibration import Kind
 from medept.evaluation.predictions import decide
@@ -29,10 +26,18 @@ from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
 from medept.training.cache import TensorCache
 from medept.training.checkpoint import checkpoint_of
-from medept.training.inference import encode_images, logits_of_features, predict_logits
+from medept.training.inference import (
+    CaseLogits,
+    encode_images,
+    logits_of_features,
+    predict_cases,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+Cases = Sequence[Any] | np.ndarray | None
+"""(n,) the case of each of n images; None where each is classified by itself."""
 
 
 class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
@@ -75,11 +80,17 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             scaling, fitted by cross-validation over groups inside the support set (which trains
             the method two or three more times), or ``none``. Where a class has a single group
             there is nothing to hold out, and probabilities stay as they are.
+        pool: how the features of a case of several images come from theirs: ``mean``, ``max`` (of
+            each feature), or ``attention``, which learns which images matter, for methods on
+            frozen features (:mod:`medept.methods.pooling`).
         progress: called with (what, done, total) while it works. With it, a fit begins by
             estimating what it will cost, which takes a training step, and notes that.
 
     Images are paths, PIL images or uint8 arrays, in a list, an object array (n,) or a table's one
-    column. A fitted classifier can be pickled: what was trained is kept, and the encoder's name.
+    column. With ``cases``, the case (patient, study, slide) of each image, there is one row of
+    labels and probabilities a case, in the order of their first images, and a case weighs the same
+    whatever its number of images. A fitted classifier can be pickled: what was trained is kept,
+    and the encoder's name.
 
     >>> import numpy as np
     >>> images = [np.full((64, 64, 3), grey, np.uint8) for grey in (10, 30, 220, 240)]
@@ -110,6 +121,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         device: str = "auto",
         precision: str = "auto",
         calibrate: Kind = "temperature",
+        pool: str = "mean",
         progress: Progress | None = None,
     ) -> None:
         self.encoder = encoder
@@ -131,13 +143,15 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         self.device = device
         self.precision = precision
         self.calibrate = calibrate
+        self.pool = pool
         self.progress = progress
 
     def fit(
         self,
-        X: Sequence[ImageLike],
+        X: Sequence[Item],
         y: Any,
         *,
+        cases: Cases = None,
         groups: np.ndarray | None = None,
         classes: Sequence[str] | None = None,
         checkpoint: str | Path | None = None,
@@ -145,10 +159,12 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         """Train on the support set.
 
         Args:
-            X: n images.
-            y: (n,) labels, or (n, C) of 0 and 1 for multi-label data.
+            X: n images, or :class:`~medept.data.cases.Case` objects of several each.
+            y: (n,) labels, or (n, C) of 0 and 1 for multi-label data. With ``cases`` one for each
+                of them, or for each image.
+            cases: (n,) ids of what is classified as one; None: each image by itself.
             groups: (n,) patients or studies, which cross-validation inside the support set keeps
-                together; None: each image is its own.
+                together; None: each image or case is its own.
             classes: names of the labels (default: the sorted labels; ``0``.. for multi-label).
             checkpoint: a file in which the state is kept after each epoch, but for those of the
                 head alone, which take seconds. A fit that was killed resumes from it, to the same
@@ -163,45 +179,45 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             self._forget()
             for i, member in enumerate(members):
                 file = checkpoint_of(Path(checkpoint), i) if checkpoint else None
-                member.fit(X, y, groups=groups, classes=classes, checkpoint=file)
+                member.fit(X, y, cases=cases, groups=groups, classes=classes, checkpoint=file)
             self.members_ = members
             return self
         spec = self.specification()
         with TensorCache() as cache:
-            support = SupportSet.read(X, y, groups, classes, cache)
+            support = SupportSet.read(X, y, groups, classes, cache, cases)
             file = Path(checkpoint) if checkpoint else None
             self._forget()
             self.fitted_ = fit(spec, support, checkpoint=file, progress=self._report)
         return self
 
-    def logits(self, X: Sequence[ImageLike]) -> np.ndarray:
+    def logits(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
         """Logits (n, C), before any calibration; of several encoders, of their mean probability."""
         if hasattr(self, "members_"):
-            return logits_of_probabilities(self.predict_proba(X), self.task_)
-        spec = self.specification()
-        accelerator = spec.accelerator()
-        model = self._model_on(accelerator, spec)
-        return predict_logits(
-            model,
-            as_list(X),
-            accelerator,
-            symmetry=self._state.symmetry,
-            tta=self.tta or self._state.tta,
-            progress=self._report,
-        )
+            return logits_of_probabilities(self.predict_proba(X, cases), self.task_)
+        return self._case_logits(as_items(X, cases)).logits
 
-    def decision_function(self, X: Sequence[ImageLike]) -> np.ndarray:
+    def decision_function(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
         """Logits (n, C); for two classes, by how much the second's exceeds the first's (n,)."""
-        logits = self.logits(X)
+        logits = self.logits(X, cases)
         two_classes = self.task_ == "multiclass" and len(self.classes_) == 2
         return logits[:, 1] - logits[:, 0] if two_classes else logits
 
-    def predict_proba(self, X: Sequence[ImageLike]) -> np.ndarray:
+    def predict_proba(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
         """Probabilities (n, C): a row sums to 1, but for multi-label data."""
+        return self.predict_cases(X, cases).probabilities
+
+    def predict_cases(self, X: Sequence[Item], cases: Cases = None) -> CasePrediction:
+        """Probabilities of each case and of each of its images by itself, and what decided."""
+        items = as_items(X, cases)
         if hasattr(self, "members_"):
-            images = as_list(X)
-            return np.mean([one.predict_proba(images) for one in self._fitted_members()], axis=0)
-        return self.calibration_.probabilities(self.logits(X), self.task_)
+            return mean_prediction([one.predict_cases(items) for one in self._fitted_members()])
+        found, to_probabilities = self._case_logits(items), self.calibration_.probabilities
+        return CasePrediction(
+            probabilities=to_probabilities(found.logits, self.task_),
+            image_probabilities=to_probabilities(found.image_logits, self.task_),
+            weights=found.weights,
+            sizes=sizes_of(items),
+        )
 
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
         """Probabilities (n, C) from features (n, D) that :meth:`embed` gave."""
@@ -213,32 +229,34 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         logits = logits_of_features(self.model_, features)
         return self.calibration_.probabilities(logits, self.task_)
 
-    def predict(self, X: Sequence[ImageLike]) -> np.ndarray:
+    def predict(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
         """Labels (n,), or (n, C) of 0 and 1 (calibrated probability above one half)."""
-        predicted = decide(self.predict_proba(X), self.task_)
+        predicted = decide(self.predict_proba(X, cases), self.task_)
         return predicted if self.task_ == "multilabel" else self.classes_[predicted]
 
-    def embed(self, X: Sequence[ImageLike]) -> np.ndarray:
+    def embed(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
         """Features (n, D) of the encoder: as adapted once fitted, and as it came before.
 
         They are the mean over the views that a prediction averages over; those of several encoders
-        stand side by side.
+        stand side by side. Those of a case are pooled (before a fit: their mean).
         """
+        items = as_items(X, cases)
         fitted = hasattr(self, "members_")
         members = self._fitted_members() if fitted else self._members()
         if len(members) > 1:
-            images = as_list(X)
-            return np.concatenate([member.embed(images) for member in members], axis=1)
+            return np.concatenate([member.embed(items) for member in members], axis=1)
         spec = self.specification()
         if not hasattr(self, "fitted_"):
-            return spec.extractor().features(as_list(X), self._report)
+            return spec.extractor().features(items, self._report)
         accelerator, state = spec.accelerator(), self._state
+        model = self._model_on(accelerator, spec)
         return encode_images(
-            self._model_on(accelerator, spec).encoder,
-            as_list(X),
+            model.encoder,
+            items,
             accelerator,
             symmetry=state.symmetry,
             tta=self.tta or state.tta,
+            pool=model.pool,
             progress=self._report,
         )
 
@@ -331,6 +349,20 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             readout=self.readout,
             symmetry=self.symmetry,
             tta=self.tta,
+            pool=self.pool,
+        )
+
+    def _case_logits(self, items: Sequence[Item]) -> CaseLogits:
+        """What the model makes of images or cases; of one encoder."""
+        spec = self.specification()
+        accelerator, state = spec.accelerator(), self._state
+        return predict_cases(
+            self._model_on(accelerator, spec),
+            items,
+            accelerator,
+            symmetry=state.symmetry,
+            tta=self.tta or state.tta,
+            progress=self._report,
         )
 
     def _model_on(self, accelerator: Accelerator, spec: Specification) -> AdaptedEncoder:

@@ -32,6 +32,7 @@ class Fitted:
         symmetry: the flips and turns that it was trained on.
         tta: how many of these views a prediction averages over.
         support_images: how many it was trained on.
+        support_cases: how many cases they are of; None where each image is its own.
         encoder_weights: the local file of the encoder's weights, if there was one.
         calibration: how logits become probabilities.
         history: the learning curve, one dict an epoch; empty for an adapter that was loaded.
@@ -48,6 +49,7 @@ class Fitted:
     symmetry: Symmetry
     tta: int
     support_images: int
+    support_cases: int | None = None
     encoder_weights: str | Path | None = None
     calibration: Calibration = field(default_factory=Calibration)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -67,6 +69,7 @@ class Fitted:
             symmetry=Symmetry(info.symmetry),
             tta=info.tta,
             support_images=info.support_images,
+            support_cases=info.support_cases,
             encoder_weights=info.encoder_weights,
             calibration=info.calibration,
         )
@@ -91,5 +94,7 @@ class Fitted:
             calibration=self.calibration,
             trainable_parameters=self.model.trainable_count(),
             support_images=self.support_images,
+            support_cases=self.support_cases,
+            pool=self.model.pool.name,
             versions=current_versions(),
         )

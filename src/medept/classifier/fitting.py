@@ -20,6 +20,7 @@ import torch
 from medept.classifier.fitted import Fitted
 from medept.classifier.specification import Specification
 from medept.classifier.support import SupportSet
+from medept.data.cases import images_of, sizes_of
 from medept.data.image_hashes import image_key
 from medept.encoders.tensors import is_finite
 from medept.episodes.folds import make_folds
@@ -27,6 +28,7 @@ from medept.errors import SettingsError
 from medept.evaluation.calibration import Calibration, fit_calibration
 from medept.methods import AdaptedEncoder, adapt, find_method
 from medept.methods.features import FeatureMethod
+from medept.methods.pooling import pool_cases
 from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
 from medept.training.cost import estimate_cost, spent
@@ -66,7 +68,8 @@ def fit(
     support.cache.fits = 1 + sum(trials) + len(folds)
     if progress is not silent:
         _say_the_cost(spec, support, fitted, trials, len(folds))
-    contents = [image_key(image) for image in support.images] if checkpoint else []
+    contents = [image_key(x) for x in images_of(support.items)] if checkpoint else []
+    contents += [str(size) for size in sizes_of(support.items)] if support.has_cases else []
 
     def key(of: Fitted) -> list[Any]:
         labels = support.targets.tolist(), support.groups.tolist()
@@ -109,6 +112,8 @@ def held_out_logits(
         if not isinstance(model, FeatureMethod) and tta == 1:
             symmetry = AS_IT_IS  # the other views are of training alone
         features = frozen_features(model, views, accelerator, support.cache, symmetry=symmetry)
+        if model.pool.learns:
+            features = pool_cases(model.pool, features[:, :tta], views.sizes.numpy())
         return logits_of_features(model, features[:, :tta].mean(axis=1))
 
 
@@ -117,7 +122,7 @@ def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fi
     accelerator, encoder = spec.accelerator(), support.encoder(spec)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.seed)
-        model = adapt(encoder, spec.method, len(support.classes), spec.settings)
+        model = adapt(encoder, spec.method, len(support.classes), spec.settings, spec.pool)
     recipe, symmetry = spec.make_recipe(), spec.chosen_symmetry(encoder)
     return Fitted(
         model=model.to(accelerator.device),
@@ -130,7 +135,8 @@ def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fi
         precision=precision_of(accelerator),
         symmetry=symmetry,
         tta=spec.chosen_tta(symmetry),
-        support_images=len(rows),
+        support_images=int(sizes_of(support.items)[rows].sum()),
+        support_cases=len(rows) if support.has_cases else None,
         encoder_weights=spec.encoder_weights,
     )
 
@@ -242,12 +248,14 @@ def _say_the_cost(
             tta=fitted.tta,
         )
     processes = accelerator.num_processes
+    cases = f" of {len(support)} cases" if support.has_cases else ""
     logger.info(
-        "%s: %s trained parameters beside %s frozen ones; %d support images%s%s%s%s; about %s",
+        "%s: %s trained parameters beside %s frozen ones; %d support images%s%s%s%s%s; about %s",
         spec.method,
         f"{model.trainable_count():,}",
         f"{model.encoder_identity['parameters']:,}",
-        len(support),
+        fitted.support_images,
+        cases,
         f", {fitted.recipe.epochs} epochs" if model.rates else "",
         f", {len(trials)} trials of {trials[0]} folds first" if trials else "",
         f", and again for {folds} folds" if folds else "",

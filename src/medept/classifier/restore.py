@@ -19,7 +19,7 @@ from medept.encoders.readout import Readout
 from medept.encoders.weights import RANDOM
 from medept.errors import EncoderError, InputError
 from medept.fits.adapter import AdapterInfo, load_adapter
-from medept.methods import AdaptedEncoder, adapt, read_settings, trained_of
+from medept.methods import AdaptedEncoder, adapt, find_pool, read_settings, trained_of
 from medept.training.device import make_accelerator, precision_of
 from medept.training.recipes import make_recipe
 
@@ -56,6 +56,7 @@ def _restore_one(
 ) -> tuple[dict[str, Any], Fitted]:
     try:
         read_settings(info.method, info.settings)
+        find_pool(info.pool, info.method)
         make_recipe(**info.recipe)
     except InputError as error:
         raise EncoderError(
@@ -96,6 +97,7 @@ def _restore_one(
         "readout": info.encoder.readout,
         "symmetry": info.symmetry,
         "tta": info.tta,
+        "pool": info.pool,
         "seed": info.seed,
         "device": device,
         "precision": precision,
@@ -133,7 +135,7 @@ def restored_model(
     if accelerator is not None and precision_of(accelerator) == "bfloat16":
         encoder.cast_to_bfloat16(except_for=trained_of(encoder, info.method, info.settings))
     with torch.random.fork_rng(devices=[]):  # initial values, all of which are replaced
-        model = adapt(encoder, info.method, len(info.classes), info.settings)
+        model = adapt(encoder, info.method, len(info.classes), info.settings, info.pool)
     model.load_trained_state(state)
     return model
 

@@ -12,7 +12,7 @@ from medept.encoders.readout import Readout, default_readout
 from medept.encoders.symmetry import Symmetry
 from medept.errors import SettingsError
 from medept.evaluation.calibration import KINDS, Kind
-from medept.methods import find_method, read_settings, trained_of
+from medept.methods import find_method, find_pool, read_settings, trained_of
 from medept.methods.features import FeatureMethod
 from medept.training.device import make_accelerator, precision_of
 from medept.training.extractor import FeatureExtractor
@@ -59,6 +59,7 @@ class Specification:
     readout: str = "auto"
     symmetry: str = "auto"
     tta: int | None = None
+    pool: str = "mean"
 
     def __post_init__(self) -> None:
         if self.calibrate not in KINDS:
@@ -70,6 +71,7 @@ class Specification:
         if self.tune < 0:
             raise SettingsError(f"tune={self.tune}: give the number of trials, or 0 for none")
         read_settings(self.method, self.settings)
+        find_pool(self.pool, self.method)
 
     def with_parameters(self, found: dict[str, Any]) -> Specification:
         """This specification with the rates and settings that a search found."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from medept.classifier.fitted import Fitted, Task
 from medept.classifier.specification import Specification
+from medept.data.cases import Case, Item, gather, images_of, one_a_case
 from medept.data.image_hashes import image_key
 from medept.data.images import ImageLike
 from medept.data.labels import encode_labels
@@ -27,14 +28,14 @@ class SupportSet:
     """Labelled images, and what fits to parts of them share: the encoder, views, cached tensors.
 
     Attributes:
-        images: n images.
+        items: n images or cases.
         targets: (n,) class indices, or (n, C) of 0 and 1.
         classes: (C,) names.
         groups: (n,) ids that cross-validation keeps together.
         cache: tensors that are computed once for all fits.
     """
 
-    images: Sequence[ImageLike]
+    items: Sequence[Item]
     targets: np.ndarray
     classes: np.ndarray
     groups: np.ndarray
@@ -45,25 +46,35 @@ class SupportSet:
     @classmethod
     def read(
         cls,
-        X: Sequence[ImageLike],
+        X: Sequence[Item],
         y: Any,
         groups: np.ndarray | None,
         classes: Sequence[str] | None,
         cache: TensorCache,
+        cases: Sequence[Any] | np.ndarray | None = None,
     ) -> SupportSet:
         """Check what :meth:`medept.FewShotClassifier.fit` was given.
 
         Raises:
             DataError: if images, labels and groups do not go together.
         """
-        images = as_list(X)
+        items = as_items(X, cases)
         targets, names = encode_labels(y, classes)
-        if len(images) != len(targets):
-            raise DataError(f"{len(images)} images but {len(targets)} labels were given")
-        groups = _one_group_an_image(images) if groups is None else np.asarray(groups)
-        if groups.shape != (len(images),):
-            raise DataError(f"groups of shape {groups.shape} for {len(images)} images")
-        return cls(images, targets, names, groups, cache)
+        given = None if groups is None else np.asarray(groups)
+        if cases is not None:
+            targets = one_a_case(targets, cases, "labels")
+            given = None if given is None else one_a_case(given, cases, "groups")
+        if len(items) != len(targets):
+            raise DataError(f"{len(items)} images but {len(targets)} labels were given")
+        groups = _one_group_an_item(items) if given is None else given
+        if groups.shape != (len(items),):
+            raise DataError(f"groups of shape {groups.shape} for {len(items)} images")
+        return cls(items, targets, names, groups, cache)
+
+    @property
+    def has_cases(self) -> bool:
+        """Whether any of its items is a case."""
+        return any(isinstance(item, Case) for item in self.items)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -77,7 +88,7 @@ class SupportSet:
         """Views of all images, which all fits share."""
         if self._views is None:
             self._views = Views(
-                self.images,
+                self.items,
                 fitted.model.encoder.preprocessing,
                 crop_scale=fitted.recipe.crop_scale,
                 symmetry=fitted.symmetry,
@@ -94,8 +105,18 @@ class SupportSet:
         return self._encoder.copy_with_shared_weights()
 
 
-def as_list(X: Sequence[ImageLike]) -> list[ImageLike]:
-    """Images as a list, from a sequence, an array of objects, or a table's one column.
+def as_items(X: Sequence[Item], cases: Sequence[Any] | np.ndarray | None = None) -> Sequence[Item]:
+    """Images as a list; with the case of each, as cases in the order of their first images.
+
+    Raises:
+        DataError: if it is one image, empty, or cases are not given one an image.
+    """
+    items = as_list(X)
+    return items if cases is None else gather(items, cases)
+
+
+def as_list(X: Sequence[Item]) -> list[Item]:
+    """Images or cases as a list, from a sequence, an array of objects, or a table's one column.
 
     Raises:
         DataError: if it is one image, a table of several columns, or empty.
@@ -103,7 +124,7 @@ def as_list(X: Sequence[ImageLike]) -> list[ImageLike]:
     >>> as_list(("a.png", "b.png"))
     ['a.png', 'b.png']
     """
-    if isinstance(X, str | PathLike | Image.Image):
+    if isinstance(X, str | PathLike | Image.Image | Case):
         raise DataError("one image was given: give a list of images, [image]")
     if isinstance(X, pd.DataFrame):
         if X.shape[1] != 1:
@@ -115,7 +136,11 @@ def as_list(X: Sequence[ImageLike]) -> list[ImageLike]:
     return images
 
 
-def _one_group_an_image(images: Sequence[ImageLike]) -> np.ndarray:
-    """(n,) numbers, the same for an image that is given twice, as some official lists do."""
-    keys = [str(x) if isinstance(x, str | PathLike) else image_key(x) for x in images]
+def _one_group_an_item(items: Sequence[Item]) -> np.ndarray:
+    """(n,) numbers, the same for an image or case given twice, as some official lists do."""
+    keys = [" ".join(map(_key, images_of([item]))) for item in items]
     return pd.factorize(np.array(keys, dtype=object))[0]
+
+
+def _key(image: ImageLike) -> str:
+    return str(image) if isinstance(image, str | PathLike) else image_key(image)

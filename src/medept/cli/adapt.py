@@ -49,8 +49,8 @@ def fit(
         str,
         typer.Option(
             metavar="K|P%|all",
-            help="Shots per class (a shot is a patient if there is a column of patients, else an "
-            "image), or a percentage such as 20%; the rest is the test set. `all`: everything, or "
+            help="Shots per class (a shot is a case if there are cases, else a patient if there is a "
+            "column of patients, else an image), or a percentage such as 20%; the rest is the test set. `all`: everything, or "
             "the train rows of the `split` column.",
             rich_help_panel=SUPPORT,
         ),
@@ -104,6 +104,15 @@ def fit(
             rich_help_panel=METHOD,
         ),
     ] = "auto",
+    pool: Annotated[
+        Literal["mean", "max", "attention"],
+        typer.Option(
+            help="How the features of a case come from those of its images: mean, max (of each "
+            "feature), or attention, which learns which images matter (for methods on frozen "
+            "features).",
+            rich_help_panel=METHOD,
+        ),
+    ] = "mean",
     prompt_length: Annotated[
         int | None,
         typer.Option(
@@ -170,8 +179,8 @@ def fit(
             "--set-recipe",
             metavar="NAME=VALUE",
             help="Another part of the recipe: optimizer, warmup, weight_decay, "
-            "encoder_weight_decay, head_first, crop_scale, views, standardise, or micro_batch "
-            "(images computed at once); repeatable.",
+            "encoder_weight_decay, head_first, crop_scale, views, standardise, images_per_case, or "
+            "micro_batch (images computed at once); repeatable.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -227,6 +236,7 @@ def fit(
             device=device,
             precision=precision,
             calibrate=calibrate,
+            pool=pool,
             progress=report,
         )
         result = fit_to_table(table, out, classifier, shots=shot_count, episode=chosen)

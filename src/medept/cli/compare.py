@@ -116,7 +116,8 @@ def bench(
         return
     from medept.benchmark.runner import run_suite
 
-    of_tables = DataSpec(path="", **{name: value and str(value) for name, value in columns.items()})
+    given = {name: value and str(value) for name, value in columns.items()}
+    of_tables = DataSpec.model_validate({"path": "", **given})
     named = read_pairs("--data", data or [])
     changes = read_settings("--set", setting or [])
     if "data" in changes:
@@ -186,7 +187,7 @@ def report(
     images = None
     if data is not None:
         table = open_dataset(data, **columns)
-        images = dict(zip(table.names, table.images, strict=True))
+        images = table.pictures()
     benchmark = holds_benchmark(folder)
     written = write_benchmark(folder) if benchmark else write_fit_page(folder, images)
     if as_json:

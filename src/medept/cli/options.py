@@ -124,6 +124,30 @@ GroupColumn = Annotated[
         rich_help_panel=COLUMNS,
     ),
 ]
+CaseColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Column of cases: the images of one (a patient, study or slide) have one label and "
+        "one prediction. Default: each image is a case.",
+        rich_help_panel=COLUMNS,
+    ),
+]
+CaseOption = Annotated[
+    Literal["folder"] | None,
+    typer.Option(
+        help="folder: the images in one folder are a case.",
+        rich_help_panel=COLUMNS,
+    ),
+]
+CaseLabelRule = Annotated[
+    Literal["any", "majority", "max"] | None,
+    typer.Option(
+        help="How a case gets its label if those of its images differ: any (of two classes, or of "
+        "labels), majority, or max (the last class in their order). Default: that is an error.",
+        rich_help_panel=COLUMNS,
+    ),
+]
 ImageRoot = Annotated[
     Path | None,
     typer.Option(
@@ -152,6 +176,9 @@ TABLE_OPTIONS = {
     "group_column": GroupColumn,
     "image_column": ImageColumn,
     "image_root": ImageRoot,
+    "case_column": CaseColumn,
+    "case": CaseOption,
+    "case_label": CaseLabelRule,
 }
 
 

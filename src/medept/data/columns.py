@@ -41,15 +41,21 @@ class Columns:
     group: str | None
     split: str | None
     frame: str | None
+    case: str | None = None
 
 
 def find_columns(
-    table: Table, image: str | None = None, label: str | None = None, group: str | None = None
+    table: Table,
+    image: str | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    case: str | None = None,
 ) -> Columns:
     """The columns to read, with those that are named here instead of the usual ones.
 
     Args:
         label: one column, or several with commas between them.
+        case: has no usual name: without it there is none.
 
     Raises:
         DataError: if a column that is needed or named is not there, one is named for two uses, or
@@ -61,6 +67,7 @@ def find_columns(
         "group": _find(table, group, GROUP_COLUMNS, reserved),
         "split": _find(table, None, ("split",), reserved),
         "frame": find_frame_column(table, reserved),
+        "case": None if case is None else _require(table, case),
     }
     taken = {images, *others.values()}
     labels = _find_label_columns(table, label, taken)
@@ -163,16 +170,17 @@ def log_columns(table: Table, columns: Columns) -> None:
         UserWarning: if another column looks like a split.
     """
     logger.info(
-        "%s: images in column %r, labels in %s, %s%s",
+        "%s: images in column %r, labels in %s, %s%s%s",
         table.path.name,
         columns.image,
         ", ".join(map(repr, columns.labels)),
         f"patients or other groups in {columns.group!r}"
         if columns.group
         else "no column of patients",
+        f", cases in {columns.case!r}" if columns.case else "",
         f", split in {columns.split!r}" if columns.split else "",
     )
-    read = {columns.image, columns.group, *columns.labels}
+    read = {columns.image, columns.group, columns.case, *columns.labels}
     for name in [] if columns.split else set(table.columns) - read:
         if {text.lower() for text in table.texts(name).values()} in _SPLIT_VALUES:
             warnings.warn(
@@ -180,6 +188,16 @@ def log_columns(table: Table, columns: Columns) -> None:
                 "'split' to test on its test rows alone",
                 stacklevel=4,
             )
+
+
+def read_ids(table: Table, column: str) -> np.ndarray:
+    """(n,) ids of what each image belongs to, as they are written, except that 1.0 becomes 1.
+
+    Raises:
+        DataError: if a cell is empty.
+    """
+    cells = (unescape_cell(text) for text in table.filled(column).values())
+    return np.array([normalise_label(text) or text for text in cells])
 
 
 def read_groups(table: Table, column: str) -> np.ndarray:
@@ -191,8 +209,7 @@ def read_groups(table: Table, column: str) -> np.ndarray:
     Warns:
         UserWarning: if some differ only in case, leading zeros, spaces or dashes.
     """
-    cells = (unescape_cell(text) for text in table.filled(column).values())
-    ids = [normalise_label(text) or text for text in cells]
+    ids = read_ids(table, column).tolist()
     if alike := find_alike(ids):
         warnings.warn(
             f"{table.path}: different patients or other groups in column {column!r} that may be "

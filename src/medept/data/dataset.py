@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
-from medept.data.columns import Columns, find_columns, log_columns, read_groups, read_splits
+from medept.data.case_labels import CaseLabel, join_cases
+from medept.data.columns import (
+    Columns,
+    find_columns,
+    log_columns,
+    read_groups,
+    read_ids,
+    read_splits,
+)
 from medept.data.dicom.patients import dicom_groups
 from medept.data.folder_images import warn_of_companions
 from medept.data.folders import read_folder
@@ -13,7 +22,7 @@ from medept.data.image_paths import locate_images, read_image_names
 from medept.data.labelled_images import LabelledImages, Task
 from medept.data.table import Table, read_table
 from medept.data.targets import read_targets
-from medept.errors import DataError
+from medept.errors import DataError, SettingsError
 
 
 def read_dataset(
@@ -25,6 +34,9 @@ def read_dataset(
     image_root: str | Path | None = None,
     classes: Sequence[str] | None = None,
     task: Task | None = None,
+    case_column: str | None = None,
+    case: Literal["folder"] | None = None,
+    case_label: CaseLabel | None = None,
 ) -> LabelledImages:
     """Labelled images from a CSV or Parquet table, or a folder with one subfolder per class.
 
@@ -48,10 +60,17 @@ def read_dataset(
         classes: the only classes allowed, in this order; default: those found, sorted.
         task: ``multiclass`` or ``multilabel``. Default: multi-label if there are several label
             columns, or any label holds a ``|``.
+        case_column: of what is classified as one, such as a patient's images; default: every image
+            by itself.
+        case: ``folder``: the images in one folder are a case. Those that are in none of their own
+            (directly in the folder of a class, or beside the table) are a case each.
+        case_label: how a case gets its label from its images
+            (:data:`medept.data.case_labels.CaseLabel`); default: they have to agree.
 
     Raises:
         DataError: if something is missing or cannot be used; the message names file, row and
             remedy.
+        SettingsError: if options do not go together.
 
     >>> for name in ("a.png", "b.png", "c.png"):
     ...     _ = Path(name).write_bytes(b"")  # images are opened later
@@ -63,19 +82,45 @@ def read_dataset(
     (('benign', 'malignant'), [0, 1, 1], ['7', '8', '8'])
     """
     path = Path(source)
+    if case not in (None, "folder") or (case and case_column):
+        raise SettingsError("a case is given by case=folder or by case_column=: give one of them")
+    if case_label and not (case or case_column):
+        raise SettingsError(f"case_label={case_label}: say with case_column= what a case is")
+    how = case_label or "agree"
     try:
         if path.is_dir():
             if image_root is not None:
                 raise DataError(f"{path}: its images are inside it; leave image_root= out")
-            return read_folder(path, classes, task)
+            if case_column is not None:
+                raise DataError(f"{path}: a folder has no columns; use case=folder")
+            data = read_folder(path, classes, task)
+            above = 1 if data.splits is None else 2
+            return join_cases(data, folder_ids(data.names, above), how) if case else data
         if not path.exists():
             known = " (`medept datasets` lists those known by name)" if ":" in str(path) else ""
             raise DataError(f"{path}: no such table or folder{known}; check the path")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check it") from error
     table = read_table(path)
-    columns = find_columns(table, image_column, label_column, group_column)
-    return _read_labelled_table(table, columns, image_root, classes, task)
+    columns = find_columns(table, image_column, label_column, group_column, case_column)
+    data = _read_labelled_table(table, columns, image_root, classes, task)
+    if columns.case:
+        return join_cases(data, read_ids(table, columns.case), how)
+    return join_cases(data, folder_ids(data.names, 0), how) if case else data
+
+
+def folder_ids(names: Sequence[str], above: int = 0) -> list[str]:
+    """For each image the folder it is in; its own name if that is none of its own.
+
+    Args:
+        names: paths, as they are written.
+        above: how many folders the paths begin with that are no case: those of class and split.
+
+    >>> folder_ids(["benign/7/a.png", "benign/7/b.png", "benign/c.png"], above=1)
+    ['benign/7', 'benign/7', 'benign/c.png']
+    """
+    paths = [PurePosixPath(name.replace("\\", "/")) for name in names]
+    return [str(x.parent if len(x.parts) > above + 1 else x) for x in paths]
 
 
 def _read_labelled_table(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medept.data.cases import Case, Item, images_of, sizes_of
 from medept.data.images import ImageLike
 from medept.errors import DataError
 
@@ -23,8 +24,10 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 class LabelledImages:
     """n images with their labels, and with groups, splits and masks where these are known.
 
+    Each image may also be a case of several: then all that is said of an image here holds for it.
+
     Attributes:
-        images: anything that :func:`medept.data.images.read_image` accepts.
+        images: anything that :func:`medept.data.images.read_image` accepts, or cases of these.
         names: what each image is called in outputs.
         targets: (n,) class indices (int64), or (n, C) of 0 and 1 (uint8) for multi-label data.
         classes: names of the C classes or labels.
@@ -49,7 +52,7 @@ class LabelledImages:
     ['benign', 'malignant']
     """
 
-    images: tuple[ImageLike, ...]
+    images: tuple[Item, ...]
     names: tuple[str, ...]
     targets: np.ndarray
     classes: tuple[str, ...]
@@ -78,6 +81,33 @@ class LabelledImages:
     def task(self) -> Task:
         """``multiclass`` if each image has one class, ``multilabel`` if any number of labels."""
         return "multiclass" if self.targets.ndim == 1 else "multilabel"
+
+    @property
+    def has_cases(self) -> bool:
+        """Whether its rows are cases."""
+        return any(isinstance(item, Case) for item in self.images)
+
+    def by_image(self) -> LabelledImages:
+        """One row an image: those of a case have its label, and without groups form one."""
+        if not self.has_cases:
+            return self
+        rows = np.repeat(np.arange(len(self)), sizes_of(self.images))
+        cases = zip(self.images, self.names, strict=True)
+        names = [x.names if isinstance(x, Case) else (name,) for x, name in cases]
+        return LabelledImages(
+            images=tuple(images_of(self.images)),
+            names=tuple(name for each in names for name in each),
+            targets=self.targets[rows],
+            classes=self.classes,
+            groups=np.array(self.names if self.groups is None else self.groups)[rows],
+            splits=None if self.splits is None else self.splits[rows],
+            left_out=self.left_out,
+        )
+
+    def pictures(self) -> dict[str, ImageLike]:
+        """Every image by its name, those of cases too."""
+        single = self.by_image()
+        return dict(zip(single.names, images_of(single.images), strict=True))
 
     @property
     def labels(self) -> np.ndarray:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from medept.data.cases import images_of, sizes_of
 from medept.data.dicom.files import split_frame
 from medept.data.image_hashes import ORIGINAL, original_hash
 from medept.data.images import ImageLike, read_image
@@ -44,12 +46,13 @@ def write_shrunk(
     """
     if pixels < 1:
         raise SettingsError(f"pixels={pixels}: give 1 or more")
-    files = [_copy_path(name) for name in data.names]
+    single = data.by_image()
+    images, files = images_of(single.images), [_copy_path(name) for name in single.names]
     other = f"something other than copies of {pixels} pixels"
     claim_folder(out, "shrunk.json", {"pixels": pixels}, other)
 
     def write(number: int) -> None:
-        image, file = data.images[number], out / files[number]
+        image, file = images[number], out / files[number]
         if not _is_newer(file, image):
             small, note = _shrunk(read_image(image), pixels), PngInfo()
             note.add_text(ORIGINAL, original_hash(image))
@@ -57,12 +60,17 @@ def write_shrunk(
                 small.save(partial, format="PNG", pnginfo=note)
 
     threads = available_threads()
-    done = prefetch(write, range(len(data)), threads=threads, limit=2 * threads)
+    done = prefetch(write, range(len(images)), threads=threads, limit=2 * threads)
     for count, _ in enumerate(done, 1):
-        progress("shrinking", count, len(data))
-    table = pd.DataFrame({"image": [str(file) for file in files], "label": label_texts(data)})
-    for name, column in (("group", data.groups), ("split", data.splits)):
-        if column is not None:
+        progress("shrinking", count, len(images))
+    table = pd.DataFrame({"image": [str(file) for file in files], "label": label_texts(single)})
+    if data.has_cases:
+        table["case"] = np.repeat(data.names, sizes_of(data.images))
+    for name, column, given in (
+        ("group", single.groups, data.groups is not None),
+        ("split", single.splits, data.splits is not None),
+    ):
+        if given:
             table[name] = column
     for file in set((out / IMAGES).rglob("*.png")).difference(out / file for file in files):
         file.unlink()

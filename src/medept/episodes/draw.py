@@ -1,7 +1,8 @@
 """Few-shot episodes: which images are trained on, and which are kept for testing.
 
 A shot is a *group* (a patient, study or lesion) if groups are known: all images of a drawn group
-that have the label join the support set, as in the protocol of MedFMC. In multi-label data each
+that have the label join the support set, as in the protocol of MedFMC. Where data have cases, a
+shot is a case, and as many groups are drawn from as there are. In multi-label data each
 label gets K groups that were not drawn before, as long as there are any. A group is never on both
 sides. The draw depends only on the seed and on names, not on the order of rows or the platform.
 """
@@ -12,9 +13,11 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
+from medept.data.cases import Case
 from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError, SettingsError
 
@@ -60,7 +63,7 @@ def draw_episode(data: LabelledImages, shots: int | float | None, seed: int = 0)
 
     Args:
         shots: at least 1; or a share between 0 and 1 of each class's groups (in multi-label data:
-            of all groups); None for all images (or all train rows).
+            of all groups), with all their cases; None for all images (or all train rows).
         seed: of the draw.
 
     Raises:
@@ -102,8 +105,11 @@ def draw_episode(data: LabelledImages, shots: int | float | None, seed: int = 0)
 
 
 def group_of_each(data: LabelledImages) -> np.ndarray:
-    """(n,) group ids; without groups, the names of the images."""
-    return np.array(data.names) if data.groups is None else data.groups
+    """(n,) group ids; without groups, the names of the images, and of cases of their first."""
+    if data.groups is not None:
+        return data.groups
+    items = zip(data.images, data.names, strict=True)
+    return np.array([min(x.names) if isinstance(x, Case) else name for x, name in items])
 
 
 def refuse_shared_groups(groups: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
@@ -164,9 +170,14 @@ def _draw_shots(
         count = max(1, round(shots * len(ranked))) if shots < 1 else int(shots)
         taken = _take(ranked, count, drawn, to_keep)
         drawn.update(taken)
-        support[pool] |= has_label[pool, c] & np.isin(groups[pool], taken)
-        if len(taken) < count:
-            fewer.append(f"{name} ({len(taken)} of {len(members[c])})")
+        rows = pool[has_label[pool, c] & np.isin(groups[pool], taken)]
+        if data.has_cases and shots >= 1:
+            rows = _cases_of_groups(data, groups, rows, taken)[:count]
+        support[rows] = True
+        found = len(rows) if data.has_cases else len(taken)
+        if found < count:
+            of = has_label[pool, c].sum() if data.has_cases else len(members[c])
+            fewer.append(f"{name} ({found} of {of})")
     if fewer:
         asked = shots if shots >= 1 else f"{shots:.0%}"
         warnings.warn(
@@ -175,6 +186,18 @@ def _draw_shots(
             stacklevel=3,
         )
     return np.flatnonzero(support)
+
+
+def _cases_of_groups(
+    data: LabelledImages, groups: np.ndarray, rows: np.ndarray, taken: list[str]
+) -> np.ndarray:
+    """The rows of these groups: one case of each in the order of ``taken``, then the others."""
+    of_group = [
+        sorted(rows[groups[rows] == group].tolist(), key=lambda row: data.names[row])
+        for group in taken
+    ]
+    turns = zip_longest(*of_group)
+    return np.array([row for turn in turns for row in turn if row is not None], dtype=np.int64)
 
 
 def _take(ranked: list[str], shots: int, drawn: set[str], to_keep: list[set[str]]) -> list[str]:

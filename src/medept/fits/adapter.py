@@ -77,6 +77,8 @@ class AdapterInfo(BaseModel):
     calibration: Calibration = Calibration()
     trainable_parameters: int
     support_images: int
+    support_cases: int | None = None
+    pool: str = "mean"
     versions: dict[str, str]
     others: list[AdapterInfo] = []
 

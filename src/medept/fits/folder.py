@@ -16,6 +16,7 @@ from medept.fits.results import read_findings, read_metrics
 from medept.fits.tables import (
     read_distribution,
     read_history,
+    read_image_predictions,
     read_predictions,
     read_support,
     read_targets,
@@ -29,7 +30,9 @@ class Fit:
     Attributes:
         info: the content of ``adapter.json``.
         metrics: the content of ``metrics.json``; None where there was no test set.
-        names: of the n test images.
+        names: of the n test images, or the ids of the n test cases.
+        has_cases: whether rows of the test set are cases.
+        images: ``images.csv``, one row per image of the test cases; None without cases.
         groups: (n,) ids of the groups of the test images; None if there are none.
         targets: (n,) class indices of the test images, or (n, C) of 0 and 1.
         probabilities: (n, C) of the test images.
@@ -44,6 +47,8 @@ class Fit:
     info: AdapterInfo
     metrics: dict[str, Any] | None
     names: list[str]
+    has_cases: bool
+    images: pd.DataFrame | None
     groups: np.ndarray | None
     targets: np.ndarray
     probabilities: np.ndarray
@@ -113,13 +118,22 @@ def read_fit(folder: Path) -> Fit:
         none = np.zeros((0, len(info.classes)))
         targets = none if info.task == "multilabel" else np.zeros(0, dtype=np.int64)
         return Fit(
-            **parts, metrics=None, names=[], groups=None, targets=targets, probabilities=none
+            **parts,
+            metrics=None,
+            names=[],
+            has_cases="case" in support,
+            images=None,
+            groups=None,
+            targets=targets,
+            probabilities=none,
         )
     table, probabilities = read_predictions(folder, info.classes)
     return Fit(
         **parts,
         metrics=metrics,
-        names=table["image"].tolist(),
+        names=table["case" if "case" in table else "image"].tolist(),
+        has_cases="case" in table,
+        images=read_image_predictions(folder, info.classes),
         groups=table["group"].to_numpy() if "group" in table else None,
         targets=read_targets(table["label"], info.classes, info.task, folder / layout.PREDICTIONS),
         probabilities=probabilities,

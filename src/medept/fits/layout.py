@@ -14,7 +14,7 @@ REPORT = "report.html"
 """The report page."""
 
 SUPPORT = "support.csv"
-"""The support set: one row per image."""
+"""The support set: one row per image, with its case if there are cases."""
 
 FINDINGS = "check.json"
 """Findings of the quick data check."""
@@ -26,7 +26,11 @@ METRICS = "metrics.json"
 """Metrics on the test set. Missing without a test set."""
 
 PREDICTIONS = "predictions.csv"
-"""Labels and probabilities of the test set: one row per image. Missing without a test set."""
+"""Labels and probabilities of the test set: one row per image, or per case if there are cases.
+Missing without a test set."""
+
+IMAGE_PREDICTIONS = "images.csv"
+"""The images of the cases of the test set: one row per image. Missing without cases."""
 
 DISTRIBUTION = "distribution.csv"
 """How features are distributed: one row per model, the adapter last."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medept.data.cases import images_of, sizes_of
 from medept.data.image_hashes import original_hash
 from medept.data.labelled_images import LabelledImages, label_text
 from medept.errors import DataError
@@ -24,6 +25,8 @@ from medept.fits import layout
 def image_columns(data: LabelledImages) -> pd.DataFrame:
     """The columns ``image`` (its name), ``group`` (if there are groups) and ``label``.
 
+    Of cases the first columns are ``case`` (its id) and ``images`` (how many it has).
+
     >>> data = LabelledImages(("a.png", "b.png"), ("a", "b"), np.array([1, 0]), ("no", "yes"))
     >>> print(image_columns(data))
       image label
@@ -31,6 +34,8 @@ def image_columns(data: LabelledImages) -> pd.DataFrame:
     1     b    no
     """
     table = pd.DataFrame({"image": data.names})
+    if data.has_cases:
+        table = pd.DataFrame({"case": data.names, "images": sizes_of(data.images)})
     if data.groups is not None:
         table["group"] = data.groups
     table["label"] = [label_text(target, data.classes) for target in data.targets]
@@ -62,9 +67,20 @@ def probability_names(classes: Iterable[str]) -> list[str]:
 
 
 def write_support(folder: Path, support: LabelledImages) -> None:
-    """Write ``support.csv``: the columns of each image, and the SHA-256 of its file."""
-    hashes = [original_hash(image) for image in support.images]
-    write_table(folder / layout.SUPPORT, image_columns(support).assign(sha256=hashes))
+    """Write ``support.csv``: the columns of each image, its case, and the SHA-256 of its file."""
+    table = image_columns(support)
+    if support.has_cases:
+        rows = np.repeat(np.arange(len(support)), sizes_of(support.images))
+        of_case = table.drop(columns=["case", "images"]).iloc[rows].reset_index(drop=True)
+        table = image_rows(support).join(of_case)
+    hashes = [original_hash(image) for image in images_of(support.images)]
+    write_table(folder / layout.SUPPORT, table.assign(sha256=hashes))
+
+
+def image_rows(data: LabelledImages) -> pd.DataFrame:
+    """The columns ``case`` and ``image`` of the images of all cases."""
+    cases = np.repeat(data.names, sizes_of(data.images))
+    return pd.DataFrame({"case": cases, "image": data.by_image().names})
 
 
 def read_support(folder: Path, count: int) -> pd.DataFrame:
@@ -86,8 +102,37 @@ def read_support(folder: Path, count: int) -> pd.DataFrame:
     return table
 
 
+def write_image_predictions(
+    file: Path, data: LabelledImages, probabilities: np.ndarray, weights: np.ndarray
+) -> None:
+    """Write the images of cases: ``case``, ``image``, ``weight`` and the probabilities of each.
+
+    Args:
+        probabilities: (N, C) of the images by themselves.
+        weights: (N,) how much each decides of the features of its case.
+    """
+    each = prediction_columns(probabilities, data.classes, data.task)
+    write_table(file, image_rows(data).assign(weight=weights).join(each))
+
+
+def read_image_predictions(folder: Path, classes: Sequence[str]) -> pd.DataFrame | None:
+    """The content of ``images.csv``, with weights and probabilities as numbers; None without it.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    file, columns = folder / layout.IMAGE_PREDICTIONS, ["weight", *probability_names(classes)]
+    if not file.exists():
+        return None
+    table = _read(file, "case", "image", *columns)
+    try:
+        return table.astype(dict.fromkeys(columns, float))
+    except ValueError as error:
+        raise _damaged(file, error) from error
+
+
 def write_predictions(folder: Path, data: LabelledImages, probabilities: np.ndarray) -> None:
-    """Write ``predictions.csv``: the columns of each test image, then its prediction.
+    """Write ``predictions.csv``: the columns of each test image or case, then its prediction.
 
     Args:
         probabilities: (n, C).
@@ -103,7 +148,9 @@ def read_predictions(folder: Path, classes: Sequence[str]) -> tuple[pd.DataFrame
         InputError: if the file is missing or damaged.
     """
     file, columns = folder / layout.PREDICTIONS, probability_names(classes)
-    table = _read(file, "image", "label", *columns)
+    table = _read(file, "label", *columns)
+    if "case" not in table and "image" not in table:
+        raise _damaged(file, "no column image or case")
     try:
         return table, table[columns].to_numpy(dtype=np.float64)
     except ValueError as error:

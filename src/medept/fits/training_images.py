@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medept.data.cases import images_of, sizes_of
 from medept.data.image_hashes import original_hash
 from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
@@ -23,8 +24,8 @@ def exclude_training_images(data: LabelledImages, fits: Sequence[Path]) -> Label
     """The images that none of the fits was trained on, nor on others of their groups.
 
     A training image is recognised by its name in ``support.csv`` or by the SHA-256 of its file,
-    and its group by its id, if both that list and ``data`` have groups. If ``data`` have splits,
-    only the test images are kept. How many images are left out is logged.
+    its case and its group by their ids, if both that list and ``data`` have these. If ``data`` have
+    splits, only the test images are kept. How many images are left out is logged.
 
     Args:
         fits: folders that ``medept fit`` wrote.
@@ -69,6 +70,7 @@ def _is_training(data: LabelledImages, fits: Sequence[Path]) -> np.ndarray:
     names: set[str] = set()
     groups: set[str] = set()
     hashes: set[str] = set()
+    cases: set[str] = set()
     for folder in fits:
         file = folder / layout.SUPPORT
         if not file.exists():
@@ -78,9 +80,12 @@ def _is_training(data: LabelledImages, fits: Sequence[Path]) -> np.ndarray:
         names.update(support["image"].map(normpath))
         groups.update(support.get("group", ()))
         hashes.update(support.get("sha256", ()))
+        cases.update(support.get("case", ()))
     hashes.discard("")  # images that are not files have no hash
-    same_name = np.array([normpath(name) in names for name in data.names])
-    found = np.array([original_hash(image) if hashes else "" for image in data.images])
+    single = data.by_image()
+    images = images_of(single.images)
+    same_name = np.array([normpath(name) in names for name in single.names])
+    found = np.array([original_hash(image) if hashes else "" for image in images])
     same_file = np.isin(found, list(hashes))
     if count := int((same_name & ~same_file & (found != "")).sum()):
         logger.warning(
@@ -88,7 +93,10 @@ def _is_training(data: LabelledImages, fits: Sequence[Path]) -> np.ndarray:
             "training images; if they are not, rename them and their groups",
             count,
         )
-    training = same_name | same_file
+    case_of_each = np.repeat(np.arange(len(data)), sizes_of(data.images))
+    training = np.isin(np.arange(len(data)), case_of_each[same_name | same_file])
+    if data.has_cases:
+        training |= np.isin(data.names, list(cases))
     if data.groups is None:
         if groups:
             logger.warning(

@@ -1,7 +1,8 @@
 """How an encoder is adapted: one file per method, and this registry.
 
 Every module here is imported, which registers its method by its class. ``base``, ``heads``,
-``features``, ``own_parameters``, ``peft_tuners`` and ``token_prompts`` are shared by several.
+``features``, ``own_parameters``, ``peft_tuners``, ``pooling``, ``attention_pooling`` and
+``token_prompts`` are shared by several.
 
 >>> from medept.encoders.load import load_encoder
 >>> model = adapt(load_encoder("test_vit", weights="random"), "ept", classes=3)
@@ -24,6 +25,8 @@ from torch import nn
 from medept.encoders.encoder import Encoder
 from medept.errors import SettingsError, problems
 from medept.methods.base import METHODS, AdaptedEncoder, MethodSettings
+from medept.methods.features import FeatureMethod
+from medept.methods.pooling import POOLS, Pool
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -104,7 +107,11 @@ def _split(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def adapt(
-    encoder: Encoder, name: str, classes: int, settings: dict[str, Any] | None = None
+    encoder: Encoder,
+    name: str,
+    classes: int,
+    settings: dict[str, Any] | None = None,
+    pool: str = "mean",
 ) -> AdaptedEncoder:
     """Adapt an encoder, in place, by the named method, ready to be trained.
 
@@ -113,12 +120,37 @@ def adapt(
         name: of the method, such as ``ept`` or ``partial-2``.
         classes: the number of classes or labels.
         settings: of the method, by name; those left out have its defaults.
+        pool: how the features of a case come from those of its images: ``mean``, ``max`` or
+            ``attention`` (:mod:`medept.methods.pooling`).
 
     Raises:
         InputError: if there is no such method, a setting is wrong, or the method cannot adapt this
-            encoder.
+            encoder or does not go with the pooling.
     """
-    return find_method(name)(encoder, classes, read_settings(name, settings))
+    pooling = find_pool(pool, name)
+    model = find_method(name)(encoder, classes, read_settings(name, settings))
+    model.pool = pooling()
+    return model
+
+
+def find_pool(pool: str, method: str) -> type[Pool]:
+    """The class of the pooling of this name.
+
+    Raises:
+        SettingsError: if there is none, or the method does not go with it.
+
+    >>> find_pool("max", "ept").name
+    'max'
+    """
+    if pool not in POOLS:
+        raise SettingsError(f"pool={pool!r}: use one of {', '.join(POOLS)}")
+    if POOLS[pool].learns and not issubclass(find_method(method), FeatureMethod):
+        fitted = [name for name, kind in METHODS.items() if issubclass(kind, FeatureMethod)]
+        raise SettingsError(
+            f"pool={pool!r} is learnt from frozen features, and goes with the methods "
+            f"{', '.join(sorted(fitted))}; use mean or max with {method}"
+        )
+    return POOLS[pool]
 
 
 def trained_of(
@@ -134,6 +166,7 @@ __all__ = [
     "MethodSettings",
     "adapt",
     "find_method",
+    "find_pool",
     "named_settings",
     "read_settings",
     "shown_settings",

@@ -20,6 +20,7 @@ from medept.ept.attach import Handle
 from medept.ept.prompts import EmbeddedPrompt
 from medept.errors import EncoderError
 from medept.methods.heads import Head, LinearHead, copy_into
+from medept.methods.pooling import MeanPool, Pool
 
 
 class MethodSettings(BaseModel):
@@ -50,6 +51,7 @@ class AdaptedEncoder(nn.Module):
     Attributes:
         encoder_identity: the encoder's identity before anything was put into it.
         head: what turns features into logits.
+        pool: what turns the features of images into those of a case of several.
         handle: the prompts inside the softmax, for methods that put some there.
         on_remove: what :meth:`insert` asks to be undone by :meth:`remove`, last first.
         name: what users call the method. A class with a name of its own is registered by it.
@@ -87,6 +89,7 @@ class AdaptedEncoder(nn.Module):
         self.encoder_identity = encoder.identity()
         encoder.requires_grad_(False)
         self.head = self.make_head(encoder.width, classes)
+        self.pool: Pool = MeanPool()
         self.on_remove = ExitStack()
         try:
             self.insert()
@@ -168,8 +171,9 @@ class AdaptedEncoder(nn.Module):
         return {"head": head, "encoder": rest}
 
     def trainable_count(self) -> int:
-        """The number of trained parameters, including the head's."""
-        return sum(p.numel() for group in self.parameter_groups().values() for p in group)
+        """The number of trained parameters, including those of the head and of pooling."""
+        trained = [p for group in self.parameter_groups().values() for p in group]
+        return sum(p.numel() for p in [*trained, *self.pool.trained_state().values()])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) -> logits (B, C)."""
@@ -187,7 +191,8 @@ class AdaptedEncoder(nn.Module):
     def trained_state(self) -> dict[str, Tensor]:
         """What the adapter file keeps: what was trained, and nothing else."""
         head = {f"head.{name}": tensor for name, tensor in self.head.folded().items()}
-        return head | self.inserted_state()
+        pool = {f"pool.{name}": tensor for name, tensor in self.pool.trained_state().items()}
+        return head | pool | self.inserted_state()
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
         """Put a saved :meth:`trained_state` back.
@@ -195,11 +200,14 @@ class AdaptedEncoder(nn.Module):
         Raises:
             InputError: if it belongs to another method, encoder or number of classes.
         """
-        head, inserted = {}, {}
+        head, pool, inserted = {}, {}, {}
         for name, tensor in state.items():
             if name.startswith("head."):
                 head[name.removeprefix("head.")] = tensor
+            elif name.startswith("pool."):
+                pool[name.removeprefix("pool.")] = tensor
             else:
                 inserted[name] = tensor
         self.head.load_folded(head)
+        self.pool.load_trained_state(pool)
         self.load_inserted_state(inserted)

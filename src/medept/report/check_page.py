@@ -16,6 +16,7 @@ from rich.text import Text
 
 from medept.checks.check import CheckResult
 from medept.checks.findings import Finding
+from medept.data.cases import images_of
 from medept.data.labelled_images import LabelledImages, label_text
 from medept.files import whole_folder, write_table, write_text
 from medept.report.html import render, shown, thumbnail
@@ -150,6 +151,8 @@ def facts(check: CheckResult) -> str:
     data = check.data
     classes = f"{len(data.classes)} class{'es' if len(data.classes) > 1 else ''}"
     parts = [f"{len(data):,} images", classes]
+    if check.cases:
+        parts.append(f"{check.cases:,} cases")
     if data.groups is not None:
         parts.append(f"{len(set(data.groups.tolist())):,} groups")
     elif data.splits is None:
@@ -259,13 +262,14 @@ def _lines(data: LabelledImages, finding: Finding) -> list[str]:
 
 def _finding(data: LabelledImages, finding: Finding) -> dict[str, Any]:
     notes = finding.notes or ("",) * len(finding.sets)
+    images = images_of(data.images)
     sets = [
         {
             "images": [
                 {
                     "name": shown(data.names[row]),
                     "about": _about(data, row),
-                    "picture": "" if finding.kind == "unreadable" else thumbnail(data.images[row]),
+                    "picture": "" if finding.kind == "unreadable" else thumbnail(images[row]),
                 }
                 for row in rows[:_IMAGES]
             ],

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medept.data.images import ImageLike
+from medept.data.cases import Item
 from medept.encoders.encoder import Encoder
 from medept.encoders.load import EMBEDDED, load_encoder
 from medept.encoders.readout import Readout, default_readout
@@ -95,8 +95,8 @@ class FeatureExtractor:
     def _transform(self) -> Callable[[Image.Image], Tensor]:
         return self.encoder.preprocessing.evaluation()
 
-    def features(self, images: Sequence[ImageLike], progress: Progress = silent) -> np.ndarray:
-        """Features (n, D), float32, of ``images`` as they are evaluated.
+    def features(self, images: Sequence[Item], progress: Progress = silent) -> np.ndarray:
+        """Features (n, D), float32, of images as they are evaluated; of a case the mean.
 
         Raises:
             DataError: if an image cannot be read.

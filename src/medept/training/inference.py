@@ -8,6 +8,7 @@ keep what they decoded, for whoever reads them next.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
@@ -16,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medept.data.cases import Item, images_of, sizes_of
 from medept.data.images import ImageLike, read_image
 from medept.data.threads import available_threads, prefetch
 from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.symmetry import Symmetry
 from medept.methods import AdaptedEncoder
+from medept.methods.pooling import MeanPool, Pool
 from medept.progress import Progress, silent
 from medept.training.cache import Activations, CacheKey, TensorCache
 from medept.training.views import Views
@@ -36,7 +39,9 @@ EVALUATION_BATCH = 32
 
 AS_IT_IS = Symmetry("none")
 
-Images = Sequence[ImageLike] | Views
+MEAN = MeanPool()
+
+Images = Sequence[Item] | Views
 
 
 def encode_images(
@@ -46,16 +51,19 @@ def encode_images(
     *,
     symmetry: Symmetry = AS_IT_IS,
     tta: int | None = None,
+    pool: Pool = MEAN,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Features (n, D), float32, of every image, by the encoder as it is now.
+    """Features (n, D), float32, of every image or case, by the encoder as it is now.
 
     Args:
         encoder: is moved to the accelerator's device.
-        images: paths, PIL images or arrays; or views, of which the evaluation views are taken.
+        images: paths, PIL images or arrays, or cases of these; or views, of which the evaluation
+            views are taken.
         accelerator: where to compute, and in what precision.
         symmetry: over whose views of each image features are averaged.
         tta: over how many of these, at most; None for all.
+        pool: how the features of a case come from those of its images.
         progress: called with ``"reading"``, the images done, and all of them.
 
     Raises:
@@ -67,8 +75,16 @@ def encode_images(
     >>> encode_images(load_encoder(), [black, black], make_accelerator("cpu", "float32")).shape
     (2, 192)
     """
-    features = partial(_mean_over_views, encoder, symmetry, tta)
-    return _outputs(encoder, features, images, accelerator, progress, symmetry)
+    encoder.to(accelerator.device)
+    images, sizes = _flat(images)
+    batches = pixel_batches(images, encoder.preprocessing, symmetry=symmetry)
+    seen = _Counter(progress, len(images))
+    if (sizes == 1).all():
+        features = partial(_mean_over_views, encoder, symmetry, tta)
+        return _rows(map(seen, run_batches(features, batches, accelerator)))
+    features = partial(_views_to_pool, encoder, symmetry, tta, pool)
+    pooled = _pooled(pool, map(seen, run_batches(features, batches, accelerator)), sizes)
+    return _rows(_batched(pooled, EVALUATION_BATCH))
 
 
 def predict_logits(
@@ -82,7 +98,8 @@ def predict_logits(
 ) -> np.ndarray:
     """Logits (n, C), float32, of every image, from its mean features over a symmetry's views.
 
-    Arguments and errors are :func:`encode_images`'s.
+    Those of a case are from the features that the model pools. Arguments and errors are
+    :func:`encode_images`'s.
 
     >>> from medept.encoders.load import load_encoder
     >>> from medept.methods import adapt
@@ -92,11 +109,68 @@ def predict_logits(
     >>> predict_logits(model, [black], make_accelerator("cpu", "float32")).shape
     (1, 3)
     """
+    return predict_cases(
+        model, images, accelerator, symmetry=symmetry, tta=tta, progress=progress
+    ).logits
 
-    def logits(pixels: Tensor) -> Tensor:
-        return model.logits(_mean_over_views(model.encoder, symmetry, tta, pixels))
 
-    return _outputs(model, logits, images, accelerator, progress, symmetry)
+@dataclass(frozen=True)
+class CaseLogits:
+    """What a model makes of n images or cases, and of each of their N images.
+
+    Attributes:
+        logits: (n, C).
+        image_logits: (N, C) of the images by themselves.
+        weights: (N,) how much each image decides of the features of its case; those of a case add
+            up to 1.
+    """
+
+    logits: np.ndarray
+    image_logits: np.ndarray
+    weights: np.ndarray
+
+
+def predict_cases(
+    model: AdaptedEncoder,
+    images: Images,
+    accelerator: Accelerator,
+    *,
+    symmetry: Symmetry = AS_IT_IS,
+    tta: int | None = None,
+    progress: Progress = silent,
+) -> CaseLogits:
+    """As :func:`predict_logits`, with what single images say; every image is encoded once."""
+    model.to(accelerator.device)
+    encoder, pool = model.encoder, model.pool
+    images, sizes = _flat(images)
+    batches = pixel_batches(images, encoder.preprocessing, symmetry=symmetry)
+    seen = _Counter(progress, len(images))
+    if (sizes == 1).all():
+
+        def logits(pixels: Tensor) -> Tensor:
+            return model.logits(_mean_over_views(encoder, symmetry, tta, pixels))
+
+        found = _rows(map(seen, run_batches(logits, batches, accelerator)))
+        return CaseLogits(found, found, np.ones(len(found), dtype=np.float32))
+
+    def views(pixels: Tensor) -> Tensor:
+        return _views_to_pool(encoder, symmetry, tta, pool, pixels)
+
+    image_logits: list[Tensor] = []
+    weights: list[Tensor] = []
+
+    @torch.inference_mode()
+    def explained() -> Iterator[Tensor]:
+        for case in _by_case(map(seen, run_batches(views, batches, accelerator)), sizes):
+            parts = list(case)
+            means = torch.cat([part.mean(dim=1) for part in parts])
+            image_logits.append(model.logits(means))
+            weights.append(pool.weights(means))
+            yield pool.pool(parts).mean(dim=0)
+
+    with torch.inference_mode():
+        found = _rows(map(model.logits, _batched(explained(), EVALUATION_BATCH)))
+    return CaseLogits(found, _rows(image_logits), _rows(weights))
 
 
 @torch.inference_mode()
@@ -110,7 +184,7 @@ def logits_of_features(model: AdaptedEncoder, features: np.ndarray) -> np.ndarra
 
 
 def pixel_batches(
-    images: Images,
+    images: Sequence[ImageLike] | Views,
     preprocessing: Preprocessing,
     size: int = EVALUATION_BATCH,
     symmetry: Symmetry = AS_IT_IS,
@@ -150,24 +224,31 @@ def frozen_features(
     *,
     symmetry: Symmetry = AS_IT_IS,
 ) -> np.ndarray:
-    """Features (n, V, D) of the images' V views of a symmetry, by the encoder as it came.
+    """Features (n, V, D) of V views of n images or cases, by the encoder as it came.
 
-    Those of the whole set that ``views`` are a subset of are cached.
+    Those of the whole set that ``views`` are a subset of are cached. A pooling that is learnt needs
+    those of the images, and has (N, V, D) of all N images.
 
     Args:
         model: of a method that does not alter features.
-        views: n images.
+        views: n images or cases.
         accelerator: where to compute, and in what precision.
         cache: shared by fits to subsets of the same images.
         progress: as for :func:`encode_images`.
         symmetry: whose views are encoded.
     """
     sha256, precision = model.encoder_identity["sha256"], accelerator.mixed_precision
-    details = (str(model.encoder.readout), symmetry.name)
-    key = CacheKey("frozen features", sha256, precision, details=details)
     whole = views.whole()
-    batches = _features_of_views(model, whole, accelerator, progress, symmetry)
-    (features,) = cache.get(key, len(whole), batches)
+    pooled = bool((whole.sizes > 1).any()) and not model.pool.learns
+    details = (str(model.encoder.readout), symmetry.name, model.pool.name if pooled else "")
+    key = CacheKey("frozen features", sha256, precision, details=details)
+    found = _features_of_views(model, whole, accelerator, progress, symmetry)
+    if pooled:
+        sizes = whole.sizes.numpy()
+        cases = _batched(_pooled(model.pool, found, sizes, mean=False), EVALUATION_BATCH)
+        (features,) = cache.get(key, len(whole.cases), ([batch.cpu()] for batch in cases))
+        return features[views.cases].numpy()
+    (features,) = cache.get(key, len(whole), ([batch.float().cpu()] for batch in found))
     return features[views.indices].numpy()
 
 
@@ -177,14 +258,15 @@ def _features_of_views(
     accelerator: Accelerator,
     progress: Progress,
     symmetry: Symmetry,
-) -> Iterator[Activations]:
-    """Features (n, V, D) in one batch, computed when it is asked for."""
+) -> Iterator[Tensor]:
+    """Features (B, V, D) of every image, computed when they are asked for."""
+    model.encoder.to(accelerator.device)
 
     def every_view(pixels: Tensor) -> Tensor:
         return torch.stack([model.encoder(view) for view in symmetry.views(pixels)], dim=1)
 
-    features = _outputs(model.encoder, every_view, views, accelerator, progress, symmetry)
-    yield [torch.as_tensor(features)]
+    batches = pixel_batches(views, model.encoder.preprocessing, symmetry=symmetry)
+    yield from map(_Counter(progress, len(views)), run_batches(every_view, batches, accelerator))
 
 
 def encode_views(
@@ -214,25 +296,68 @@ def _mean_over_views(
     return views[0] if len(views) == 1 else torch.stack(views).mean(dim=0)
 
 
-def _outputs(
-    model: Encoder | AdaptedEncoder,
-    function: Callable[[Tensor], Tensor],
-    images: Images,
-    accelerator: Accelerator,
-    progress: Progress,
-    symmetry: Symmetry,
-) -> np.ndarray:
-    """What a function of prepared pixels, by the model, makes of every image, one row each."""
-    model.to(accelerator.device)
-    encoder = model if isinstance(model, Encoder) else model.encoder
-    batches = pixel_batches(images, encoder.preprocessing, symmetry=symmetry)
-    outputs: list[np.ndarray] = []
-    done = 0
-    for output in run_batches(function, batches, accelerator):
-        outputs.append(output.float().cpu().numpy())
-        done += len(output)
-        progress("reading", done, len(images))
-    return np.concatenate(outputs) if outputs else np.zeros((0, 0), dtype=np.float32)
+def _views_to_pool(
+    encoder: Encoder, symmetry: Symmetry, count: int | None, pool: Pool, pixels: Tensor
+) -> Tensor:
+    """Features (B, V, D) of the views of prepared pixels; their mean where that is enough."""
+    if not pool.by_view:
+        return _mean_over_views(encoder, symmetry, count, pixels)[:, None]
+    return torch.stack([encoder(view) for view in symmetry.views(pixels, count)], dim=1)
+
+
+def _flat(images: Images) -> tuple[Sequence[ImageLike] | Views, np.ndarray]:
+    """The images of images and cases, and how many each has."""
+    if isinstance(images, Views):
+        return images, images.sizes.numpy()
+    return images_of(images), sizes_of(images)
+
+
+def _by_case(batches: Iterator[Tensor], sizes: np.ndarray) -> Iterator[Iterator[Tensor]]:
+    """For each case the features (b, V, D) of its images, in float32 and in parts.
+
+    Each case has to be read to its end before the next one.
+    """
+    rest = torch.zeros(0)
+
+    def parts(size: int) -> Iterator[Tensor]:
+        nonlocal rest
+        while size:
+            if not len(rest):
+                rest = next(batches).float()
+            part, rest = rest[:size], rest[size:]
+            size -= len(part)
+            yield part
+
+    for size in sizes.tolist():
+        yield parts(size)
+
+
+@torch.inference_mode()
+def _pooled(
+    pool: Pool, batches: Iterator[Tensor], sizes: np.ndarray, *, mean: bool = True
+) -> Iterator[Tensor]:
+    """Features (D) of each case, means over views; or those of its views (V, D)."""
+    for parts in _by_case(batches, sizes):
+        features = pool.pool(parts)
+        yield features.mean(dim=0) if mean else features
+
+
+class _Counter:
+    """Passes batches on, and reports how many images have been read."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        self._done += len(batch)
+        self._progress("reading", self._done, self._total)
+        return batch
+
+
+def _rows(batches: Iterable[Tensor]) -> np.ndarray:
+    """All rows of batches, in float32."""
+    rows = [batch.float().cpu().numpy() for batch in batches]
+    return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 
 
 def _prepare(images: Sequence[ImageLike], transform: Callable[..., Tensor], row: int) -> Tensor:
@@ -240,6 +365,6 @@ def _prepare(images: Sequence[ImageLike], transform: Callable[..., Tensor], row:
 
 
 def _batched(images: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """Images (3, H, W) stacked into batches of ``size``; the last may be smaller."""
+    """Tensors stacked into batches of ``size``, such as images; the last may be smaller."""
     while batch := list(islice(images, size)):
         yield torch.stack(batch)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from medept.methods import AdaptedEncoder
+from medept.methods.pooling import Pool
 from medept.progress import Progress, silent
 from medept.training.cache import Activations, CacheKey, RandomViews, TensorCache
 from medept.training.inference import encode_views
 from medept.training.plan import EntryPoint, make_plan
 from medept.training.recipes import Recipe
-from medept.training.views import Views
+from medept.training.views import Views, combined_seed
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -66,6 +67,52 @@ class FeatureInputs:
 
     def features(self, activations: Activations) -> Tensor:
         return activations[0]
+
+
+class CaseInputs:
+    """Features of cases, pooled from those of some of their images.
+
+    Which images of a case are seen with a view is drawn by the seed, and the same in every epoch.
+
+    Args:
+        inputs: of all images, one case after the other.
+        sizes: (n,) the number of images of each case.
+        limit: how many images of a case are computed at once, at most.
+        pool: how their features become those of the case.
+        seed: of the draws.
+    """
+
+    def __init__(self, inputs: Inputs, sizes: Tensor, limit: int, pool: Pool, seed: int) -> None:
+        self._inputs, self._pool, self._seed = inputs, pool, seed
+        self._sizes, self._starts = sizes, sizes.cumsum(0) - sizes
+        self._limit = min(limit, int(sizes.max()))
+
+    def read(self, view: int, rows: Tensor) -> Activations:
+        """Activations (B, K, ...) of at most K images of each case; the last says which are real.
+
+        A case of fewer images has its first again in the places that are left.
+        """
+        seen = self._sizes[rows].clamp(max=self._limit)
+        real = torch.arange(self._limit) < seen[:, None]
+        drawn = torch.stack([self._draw(view, row) for row in rows.tolist()])
+        images = torch.where(real, drawn, drawn[:, :1])
+        read = self._inputs.read(view, images.flatten())
+        return [*(part.unflatten(0, images.shape) for part in read), real]
+
+    def features(self, activations: Activations) -> Tensor:
+        *parts, real = activations
+        features = self._inputs.features([part.flatten(0, 1) for part in parts])
+        return self._pool.pool_batch(
+            features.unflatten(0, real.shape).float(), real.to(features.device)
+        )
+
+    def _draw(self, view: int, row: int) -> Tensor:
+        """Places (K) of images of a case, those drawn first."""
+        size = int(self._sizes[row])
+        generator = torch.Generator().manual_seed(combined_seed(self._seed, row, view))
+        order = torch.randperm(size, generator=generator)[: self._limit]
+        places = torch.nn.functional.pad(order, (0, self._limit - len(order)))
+        return self._starts[row] + places
 
 
 @contextmanager

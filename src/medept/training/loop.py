@@ -33,11 +33,12 @@ from medept.data.threads import prefetch
 from medept.encoders.symmetry import Symmetry
 from medept.methods import AdaptedEncoder
 from medept.methods.features import FeatureMethod
+from medept.methods.pooling import pool_cases
 from medept.progress import Progress, silent
 from medept.training.cache import Activations, TensorCache
 from medept.training.checkpoint import Checkpoint
 from medept.training.inference import AS_IT_IS, EVALUATION_BATCH, frozen_features
-from medept.training.inputs import FeatureInputs, Inputs, open_inputs
+from medept.training.inputs import CaseInputs, FeatureInputs, Inputs, open_inputs
 from medept.training.processes import average_gradients, copy_from_first, own_rows
 from medept.training.recipes import Recipe
 from medept.training.views import Views
@@ -75,7 +76,7 @@ def train(
 
     Args:
         model: an adapted encoder; moved to the accelerator's device.
-        views: n images and their random views.
+        views: n images or cases, and their random views.
         targets: (n,) class indices, or (n, C) of 0 and 1.
         recipe: how to train.
         accelerator: where to compute, and in what precision.
@@ -98,10 +99,16 @@ def train(
             features = frozen_features(
                 model, views, accelerator, cache, progress, symmetry=symmetry
             )
+            sizes = views.sizes.numpy()
+            if model.pool.learns:
+                model.pool.fit(features.mean(axis=1), sizes, targets, seed)
+                features = pool_cases(model.pool, features, sizes)
             model.fit_views(features, targets, groups)
             return []
         opened = open_inputs(model, views, recipe, accelerator, cache, progress)
-        inputs = stack.enter_context(opened)
+        inputs: Inputs = stack.enter_context(opened)
+        if (views.sizes > 1).any():
+            inputs = CaseInputs(inputs, views.sizes, recipe.images_per_case, model.pool, views.seed)
         on_device = torch.as_tensor(targets, device=accelerator.device)
         trainer = _Trainer(model, inputs, on_device, recipe, accelerator, seed)
         if recipe.standardise:

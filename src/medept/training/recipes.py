@@ -38,6 +38,7 @@ class Recipe(BaseModel):
         crop_scale: smallest part of an image's area in a random resized crop; 1 keeps whole
             images. All are flipped at random.
         views: distinct random views per image; epoch e sees view e modulo ``views``.
+        images_per_case: images of a case that a step computes, at most; drawn anew for each view.
         standardise: whether the head sees features standardised by the support set's mean and
             standard deviation, so that ``lr`` means the same for every encoder.
 
@@ -61,6 +62,7 @@ class Recipe(BaseModel):
     micro_batch: int | None = Field(default=None, ge=1)
     crop_scale: float = Field(gt=0, le=1)
     views: int = Field(ge=1)
+    images_per_case: int = Field(default=8, ge=1)
     standardise: bool
 
     @property

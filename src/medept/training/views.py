@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medept.data.images import MEMORY_FOR_DECODED_IMAGES, ImageLike, read_image
+from medept.data.cases import Item, images_of, sizes_of
+from medept.data.images import MEMORY_FOR_DECODED_IMAGES, read_image
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.symmetry import Symmetry
 
@@ -36,14 +37,16 @@ class Views:
     :meth:`whole` share them.
 
     Args:
-        images: paths, PIL images or arrays.
+        items: paths, PIL images or arrays, or cases of these.
         preprocessing: the encoder's.
         crop_scale: see :class:`medept.training.recipes.Recipe`.
         symmetry: the flips and turns of which random views are drawn.
         seed: determines all random views.
 
     Attributes:
-        indices: (n,) the place of each image in the whole set.
+        indices: (N,) the place of each image in the whole set.
+        cases: (n,) the place of each item, which is an image or a case, in the whole set.
+        sizes: (n,) the number of images of each item.
 
     >>> square = Preprocessing(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
     >>> views = Views([np.zeros((50, 40, 3), np.uint8)] * 5, square, seed=1)
@@ -58,15 +61,17 @@ class Views:
 
     def __init__(
         self,
-        images: Sequence[ImageLike],
+        items: Sequence[Item],
         preprocessing: Preprocessing,
         *,
         crop_scale: float = 1.0,
         symmetry: Symmetry = FLIP,
         seed: int = 0,
     ) -> None:
-        self._images, self.seed = images, seed
-        self.indices = torch.arange(len(images))
+        self._images, self.seed = images_of(items), seed
+        self._sizes = torch.as_tensor(sizes_of(items))
+        self._starts = self._sizes.cumsum(0) - self._sizes
+        self._take(torch.arange(len(items)))
         self._decoded = _DecodedImages()
         self._evaluation = preprocessing.evaluation()
         self._preparation = symmetry.preparation(preprocessing)
@@ -74,19 +79,28 @@ class Views:
         self._least_size = [CUT_FROM * side / crop_scale**0.5 for side in preprocessing.size]
 
     def __len__(self) -> int:
+        """The number of images."""
         return len(self.indices)
 
     def subset(self, rows: np.ndarray) -> Views:
-        """Some of the images, by their rows here. Each has the same views as before."""
+        """Some of the items, by their rows here. Their images have the same views as before."""
         part = copy(self)
-        part.indices = self.indices[torch.as_tensor(rows)]
+        part._take(self.cases[torch.as_tensor(rows)])
         return part
 
     def whole(self) -> Views:
-        """All images of the set that this is a :meth:`subset` of."""
+        """All of the set that this is a :meth:`subset` of."""
         whole = copy(self)
-        whole.indices = torch.arange(len(self._images))
+        whole._take(torch.arange(len(self._sizes)))
         return whole
+
+    def _take(self, cases: Tensor) -> None:
+        self.cases, self.sizes = cases, self._sizes[cases]
+        first = self._starts[cases].repeat_interleave(self.sizes)
+        place = torch.arange(len(first)) - (self.sizes.cumsum(0) - self.sizes).repeat_interleave(
+            self.sizes
+        )
+        self.indices = first + place
 
     def decoded_bytes(self) -> int:
         """Bytes of the decoded images that will be kept, if all are as large as the first."""
@@ -122,7 +136,7 @@ class Views:
         drawn = []
         for view in views:
             with _RANDOM_STATE_LOCK, torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(_combine(self.seed, index, view))
+                torch.default_generator.manual_seed(combined_seed(self.seed, index, view))
                 make_view = self._training(image)
             drawn.append(make_view())
         return drawn
@@ -164,7 +178,7 @@ def _size(image: Image.Image) -> int:
     return 3 * image.width * image.height
 
 
-def _combine(*numbers: int) -> int:
+def combined_seed(*numbers: int) -> int:
     """One seed from several numbers."""
     seed = 0
     for number in numbers:

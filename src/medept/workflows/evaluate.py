@@ -6,8 +6,7 @@ import logging
 from pathlib import Path
 from shutil import copyfile
 
-import numpy as np
-
+from medept.classifier.case_prediction import CasePrediction
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
@@ -15,7 +14,7 @@ from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_folder
 from medept.fits import layout
 from medept.fits.results import write_metrics
-from medept.fits.tables import write_predictions
+from medept.fits.tables import write_image_predictions, write_predictions
 from medept.fits.training_images import exclude_training_images
 from medept.report.fit_page import write_fit_page
 
@@ -52,33 +51,44 @@ def evaluate_unseen(
         for name in (layout.ADAPTER_INFO, layout.SUPPORT):
             copyfile(folder / name, new / name)
         evaluation = write_evaluation(classifier, data, new)
-        write_fit_page(new, dict(zip(data.names, data.images, strict=True)))
+        write_fit_page(new, data.pictures())
     return evaluation
 
 
 def write_evaluation(
     classifier: FewShotClassifier, data: LabelledImages, folder: Path
 ) -> Evaluation:
-    """Evaluate on ``data`` and write ``metrics.json`` and ``predictions.csv``."""
-    probabilities, evaluation = _evaluated(classifier, data)
+    """Evaluate on ``data`` and write ``metrics.json`` and ``predictions.csv``.
+
+    Of cases, what their images say is written to ``images.csv``.
+    """
+    found, evaluation = _evaluated(classifier, data)
     write_metrics(folder, evaluation)
-    write_predictions(folder, data, probabilities)
+    write_predictions(folder, data, found.probabilities)
+    if data.has_cases:
+        file = folder / layout.IMAGE_PREDICTIONS
+        write_image_predictions(file, data, found.image_probabilities, found.weights)
     return evaluation
 
 
 def _evaluated(
     classifier: FewShotClassifier, data: LabelledImages
-) -> tuple[np.ndarray, Evaluation]:
-    """Probabilities (n, C), and their metrics."""
-    probabilities = classifier.predict_proba(data.images)
-    units, kind = (data.names, "images") if data.groups is None else (data.groups, "groups")
+) -> tuple[CasePrediction, Evaluation]:
+    """Predictions, and the metrics of their probabilities."""
+    found = classifier.predict_cases(data.images)
+    own = "cases" if data.has_cases else "images"
+    units, kind = (data.names, own) if data.groups is None else (data.groups, "groups")
     if (count := len(set(units))) < FEW:
         logger.warning("%d %s to test on: metrics and intervals of so few say little", count, kind)
     evaluation = evaluate(
-        probabilities, data.targets, classes=data.classes, groups=data.groups, seed=classifier.seed
+        found.probabilities,
+        data.targets,
+        classes=data.classes,
+        groups=data.groups,
+        seed=classifier.seed,
     )
     for name, count in evaluation.few.items():
         logger.warning(
             "%r has %d %s to test on: its intervals may be too narrow", name, count, kind
         )
-    return probabilities, evaluation
+    return found, evaluation

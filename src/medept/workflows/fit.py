@@ -17,7 +17,8 @@ import numpy as np
 from medept.analysis import analyse_fit
 from medept.checks.check import quick_check
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.images import MEMORY_FOR_DECODED_IMAGES, decode_images
+from medept.data.cases import decode_items, images_of
+from medept.data.images import MEMORY_FOR_DECODED_IMAGES
 from medept.data.labelled_images import LabelledImages
 from medept.episodes.draw import draw_episode
 from medept.episodes.lists import read_episode
@@ -91,12 +92,7 @@ def fit(
             analyse_fit(classifier, test, evaluation, folder)
         write_text(folder / layout.MODEL_CARD, model_card(info, support.groups, evaluation))
         write_findings(folder, findings)
-        pictures = {
-            name: image
-            for part in (test, support)
-            for name, image in zip(part.names, part.images, strict=True)
-        }
-        write_fit_page(folder, pictures)
+        write_fit_page(folder, test.pictures() | support.pictures())
     remove_checkpoint(checkpoint)
     return FitResult(out, info, evaluation, len(support), len(test))
 
@@ -105,9 +101,9 @@ def _decoded(*parts: LabelledImages) -> Iterator[LabelledImages]:
     """Data sets with their images in memory, as far as there is room for them."""
     room = MEMORY_FOR_DECODED_IMAGES
     for part in parts:
-        images = decode_images(part.images, room)
-        room -= sum(image.nbytes for image in images if isinstance(image, np.ndarray))
-        yield replace(part, images=images)
+        items = decode_items(part.images, room)
+        room -= sum(image.nbytes for image in images_of(items) if isinstance(image, np.ndarray))
+        yield replace(part, images=items)
 
 
 def fit_episode(

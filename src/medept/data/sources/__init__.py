@@ -52,7 +52,7 @@ def open_dataset(text: str | Path, **columns: Any) -> LabelledImages:
     if found is None:
         return read_dataset(text, **columns)
     source, folder = found
-    given = [name for name, value in columns.items() if name.endswith(("column", "root")) and value]
+    given = [name for name, value in columns.items() if name not in ("classes", "task") and value]
     if given:
         named = ", ".join(f"{name}=" for name in given)
         raise DataError(f"{source.name} has its own columns: leave out {named}")

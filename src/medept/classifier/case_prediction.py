@@ -1,0 +1,37 @@
+"""What a classifier predicts for cases, and which of their images decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """Probabilities of n cases and of their N images, one case after the other.
+
+    Attributes:
+        probabilities: (n, C).
+        image_probabilities: (N, C) of the images, each as if it were a case by itself.
+        weights: (N,) how much each image decides of the features of its case. Those of a case add
+            up to 1: equal for ``mean``; for ``max`` the share of features of which an image has
+            the largest value; for ``attention`` those that it computes.
+        sizes: (n,) the number of images of each case.
+    """
+
+    probabilities: np.ndarray
+    image_probabilities: np.ndarray
+    weights: np.ndarray
+    sizes: np.ndarray
+
+
+def mean_prediction(predictions: Sequence[CasePrediction]) -> CasePrediction:
+    """The mean of what several encoders predict for the same cases."""
+    return CasePrediction(
+        probabilities=np.mean([one.probabilities for one in predictions], axis=0),
+        image_probabilities=np.mean([one.image_probabilities for one in predictions], axis=0),
+        weights=np.mean([one.weights for one in predictions], axis=0),
+        sizes=predictions[0].sizes,
+    )
