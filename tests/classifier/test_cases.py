@@ -76,7 +76,7 @@ def test_images_of_a_case_may_stand_in_any_order_and_between_others(pool: str) -
 
 
 @pytest.mark.parametrize("pool", ["mean", "max", "attention"])
-def test_weights_add_up_to_one_and_a_saved_adapter_pools_the_same(pool: str, tmp_path: Path) -> None:
+def test_weights_add_up_to_one_and_saved_it_pools_the_same(pool: str, tmp_path: Path) -> None:
     fitted = quick(pool=pool).fit(IMAGES, LABELS, cases=IDS, groups=PATIENTS)
     found = fitted.predict_cases(IMAGES, IDS)
     assert found.sizes.tolist() == [1, 4, 3, 2] * 2

@@ -17,14 +17,14 @@ def test_files_folders_and_tables_keep_their_order(folder: Path) -> None:
         Image.new("RGB", (8, 8)).save(folder / name)
     (folder / "t.csv").write_text("path,age\nb.png,50\na.png,61\n")
     found = find_images([folder / "f.png", folder / "t.csv", folder / "deep"])
-    names = [image.relative_to(folder).as_posix() for image in found]
+    names = [image.relative_to(folder).as_posix() for image in found.images]
     assert names == ["f.png", "b.png", "a.png", "deep/er/z.png", "deep/y.jpg"]
 
 
 def test_columns_of_a_table_may_be_named_and_frames_are_read(folder: Path) -> None:
     (folder / "t.csv").write_text("image,scan,frame\nx,a.png,3\ny,b.png,1\n")
     found = find_images([folder / "t.csv"], image_column="scan", image_root=folder)
-    assert [image.name for image in found] == ["a.png#3", "b.png#1"]
+    assert [image.name for image in found.images] == ["a.png#3", "b.png#1"]
 
 
 def test_what_is_no_image_is_named(folder: Path) -> None:

@@ -28,7 +28,7 @@ def draw(root: Path, *names: str, format: str | None = "PNG") -> None:
 
 
 def names_below(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in find_images([folder])]
+    return [path.relative_to(folder).as_posix() for path in find_images([folder]).images]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_table_may_name_a_mask_and_loses_no_row(
     (tmp_path / "t.csv").write_text("image,label\n1.png,a\n1_mask.png,b\n")
     assert read_dataset(tmp_path / "t.csv").names == ("1.png", "1_mask.png")
     assert len(find_images([tmp_path / "t.csv"])) == 2
-    assert find_images([tmp_path / "1_mask.png"]) == [tmp_path / "1_mask.png"]
+    assert find_images([tmp_path / "1_mask.png"]).images == [tmp_path / "1_mask.png"]
     assert caplog.text.count("1 of its images are named like masks") == 2
 
 

@@ -34,7 +34,7 @@ def test_a_view_is_what_torchvision_draws_from_its_seed() -> None:
     ])  # fmt: skip
     ours = Views(IMAGES, PREPROCESSING, crop_scale=0.3, seed=4)
     for number, view in ((0, 0), (0, 1), (5, 2), (3, 3)):
-        torch.manual_seed(views._combine(4, number, view))
+        torch.manual_seed(views.combined_seed(4, number, view))
         expected = reference(Image.fromarray(IMAGES[number]))
         torch.manual_seed(1)
         assert torch.equal(ours.random_view(number, view), expected)

@@ -13,6 +13,8 @@ from medept.cli.app import ADAPT, app
 from medept.cli.console import notes, print_json, print_metrics, progress_bars, results
 from medept.cli.options import (
     AdapterFolder,
+    CaseColumn,
+    CaseOption,
     Columns,
     Device,
     EncoderName,
@@ -41,7 +43,8 @@ def predict(
         typer.Argument(metavar="IMAGES", help="Image files, folders of them, or tables."),
     ],
     out: Annotated[
-        Path, typer.Option(help="File to write, .csv or .parquet, with one row per image.")
+        Path,
+        typer.Option(help="File to write, .csv or .parquet, with one row per image or case."),
     ],
     skip_unreadable: Annotated[
         bool,
@@ -55,15 +58,28 @@ def predict(
     names: Annotated[
         str, typer.Option("--list", help="With --format: the list of images to predict.")
     ] = "test_WithoutLabel.txt",
+    per_image: Annotated[
+        bool,
+        typer.Option(
+            "--per-image",
+            help="Of cases, write a second table, OUT-images, with what each image says by itself "
+            "and how much it decides.",
+        ),
+    ] = False,
     image_column: ImageColumn = None,
     image_root: ImageRoot = None,
+    case_column: CaseColumn = None,
+    case: CaseOption = None,
     tta: TestViews = None,
     encoder_weights: Weights = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
-    """Predict the probability of each class for new images."""
+    """Predict the probability of each class for new images, or for cases of several.
+
+    The other columns of a table are carried through.
+    """
     from medept.data.find_images import find_images
     from medept.workflows.predict import predict as predict_images
     from medept.workflows.submissions import predict_submission
@@ -75,14 +91,17 @@ def predict(
     with progress_bars() as report:
         classifier = _load(adapter, encoder_weights, device, precision, report, tta)
         if form is None:
-            found = find_images(images, image_column, image_root)
-            table = predict_images(classifier, found, out, skip_unreadable=skip_unreadable)
+            found = find_images(images, image_column, image_root, case_column, case)
+            table = predict_images(
+                classifier, found, out, skip_unreadable=skip_unreadable, per_image=per_image
+            )
         else:
             table = predict_submission(classifier, str(images[0]), names, out)
     if as_json:
         print_json({"out": str(out), "predictions": table.to_dict(orient="records")})
     else:
-        notes.print(f"{len(table)} image{'s' * (len(table) > 1)}. Written to {out}")
+        what = "case" if case_column or case else "image"
+        notes.print(f"{len(table)} {what}{'s' * (len(table) > 1)}. Written to {out}")
 
 
 @app.command(rich_help_panel=ADAPT)

@@ -67,7 +67,7 @@ def find_columns(
         "group": _find(table, group, GROUP_COLUMNS, reserved),
         "split": _find(table, None, ("split",), reserved),
         "frame": find_frame_column(table, reserved),
-        "case": None if case is None else _require(table, case),
+        "case": None if case is None else require_column(table, case),
     }
     taken = {images, *others.values()}
     labels = _find_label_columns(table, label, taken)
@@ -108,7 +108,7 @@ def _find_label_columns(
     table: Table, given: str | None, taken: Collection[str | None]
 ) -> tuple[str, ...]:
     if given is not None and clean(given) not in table.columns:
-        return tuple(_require(table, name) for name in _comma_separated(given))
+        return tuple(require_column(table, name) for name in _comma_separated(given))
     name = _find(table, given, LABEL_COLUMNS, taken)
     if name is not None:
         return (name,)
@@ -135,7 +135,7 @@ def _find(
     Usual names may be spelled in any way: ``PatientID``, ``Patient ID`` or ``patient-id``.
     """
     if given is not None:
-        return _require(table, given)
+        return require_column(table, given)
     for name in usual:
         found = [c for c in table.columns if c not in reserved and _plain(c) == _plain(name)]
         if len(found) > 1:
@@ -148,7 +148,12 @@ def _find(
     return None
 
 
-def _require(table: Table, name: str) -> str:
+def require_column(table: Table, name: str) -> str:
+    """The name of a column that has to be there, as the table has it.
+
+    Raises:
+        DataError: if it is not.
+    """
     name = clean(name)
     if name not in table.columns:
         raise DataError(f"{table.path}: no column {name!r}; there are {', '.join(table.columns)}")

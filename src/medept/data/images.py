@@ -9,7 +9,6 @@ or without a suffix, are read by :mod:`medept.data.dicom.frames`.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +27,6 @@ from medept.errors import DataError, InputError
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 """What :func:`read_image` accepts."""
 
-P = TypeVar("P", bound=ImageLike)
 T = TypeVar("T")
 
 MEMORY_FOR_DECODED_IMAGES = 2**30
@@ -99,26 +97,6 @@ def read_images(
 
     threads = available_threads()
     return prefetch(one, images, threads=threads, limit=2 * threads)
-
-
-def readable_images(images: Sequence[P]) -> list[P]:
-    """The images that can be read, in their order; each is decoded once to find out.
-
-    Raises:
-        DataError: if none can be read.
-
-    Warns:
-        UserWarning: for each image that is left out, with the reason.
-    """
-    good = []
-    for image, problem in zip(images, read_images(images, lambda _: None), strict=True):
-        if problem is None:
-            good.append(image)
-        else:
-            warnings.warn(f"left out: {problem}", stacklevel=2)
-    if not good:
-        raise DataError(f"none of the {len(images)} images can be read")
-    return good
 
 
 def decode_images(

@@ -22,22 +22,23 @@ from medept.files import write_text
 from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
 from medept.fits.folder import Fit, read_fit
+from medept.fits.tables import probability_names
 from medept.report import plots, probability_plots
 from medept.report.html import data_uri, picture, render, shown, thumbnail
 
-SHOWN, SUPPORT_SHOWN, CLASSES_SHOWN = 8, 60, 25
+SHOWN, SUPPORT_SHOWN, CLASSES_SHOWN, DECIDING = 8, 60, 25, 3
 FEW_GROUPS = 30
 """The report says that a test set is small if it has fewer patients than this."""
 COVERAGE = 0.9
 """The coverage of prediction sets."""
 
 METRICS = {
-    "accuracy": ("accuracy", "share of images classified correctly"),
+    "accuracy": ("accuracy", "share of {units} classified correctly"),
     "balanced_accuracy": (
         "balanced accuracy",
         "share of a class classified correctly, mean over classes: all classes count alike",
     ),
-    "auroc": ("AUROC", "chance that an image of the class is ranked above one of the rest"),
+    "auroc": ("AUROC", "chance that one of the class is ranked above one of the rest"),
     "map": ("mAP", "average precision, mean over labels"),
     "f1": ("F1", "harmonic mean of precision and recall, mean over classes"),
     "ece": ("ECE", "expected gap between confidence and accuracy; 0 is best"),
@@ -84,7 +85,10 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
     return render(
         "fit.html.j2",
         title=f"{len(info.classes)} {'labels' if fit.multilabel else 'classes'} from "
-        f"{len(fit.support):,} labelled images",
+        f"{_support_count(fit):,} labelled {_units(fit)}",
+        units=_units(fit),
+        attention=info.pool == "attention",
+        unit=_units(fit)[:-1],
         method=f"{info.method} on the encoder {info.encoder.name}",
         summary=_summary(fit),
         headline=next((m for m in metrics if m["name"] == main and m["value"] is not None), None),
@@ -95,7 +99,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
             for key, names in (fit.metrics or {}).get("undefined", {}).items()
         },
         few={shown(c): n for c, n in (fit.metrics or {}).get("few", {}).items()},
-        units="images" if fit.groups is None else "groups",
+        tested_units=_units(fit) if fit.groups is None else "groups",
         table=_confusion(fit) if tested and not fit.multilabel else None,
         per_class=_per_class(fit) if tested else [],
         threshold=THRESHOLD,
@@ -119,22 +123,35 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
 # --- words -----------------------------------------------------------------------------------
 
 
+def _units(fit: Fit) -> str:
+    """What the rows of the test set are."""
+    return "cases" if fit.has_cases else "images"
+
+
+def _support_count(fit: Fit) -> int:
+    """The number of support images, or of cases."""
+    return (fit.has_cases and fit.info.support_cases) or len(fit.support)
+
+
 def _summary(fit: Fit) -> str:
     info = fit.info
     groups = "" if "group" not in fit.support else f" of {fit.support['group'].nunique()} groups"
-    kinds = "which labels an image has" if info.task == "multilabel" else "which class an image is"
+    one = "a case" if fit.has_cases else "an image"
+    kinds = f"which labels {one} has" if info.task == "multilabel" else f"which class {one} is"
+    of_images = f" ({len(fit.support):,} images)" if fit.has_cases else ""
     names = ", ".join(shown(name) for name in info.classes)
     if not len(fit.names):
-        tested = "not tested: no image was left to test on"
+        tested = f"not tested: none of the {_units(fit)} was left to test on"
     elif fit.groups is None:
         tested = f"tested on {len(fit.names):,} others"
     else:
         tested = (
-            f"tested on {len(fit.names):,} images of {len(set(fit.groups)):,} groups, none of "
-            "which it was trained on"
+            f"tested on {len(fit.names):,} {_units(fit)} of {len(set(fit.groups)):,} groups, none "
+            "of which it was trained on"
         )
     return (
-        f"It predicts {kinds} ({names}). Trained on {len(fit.support):,} labelled images{groups}, "
+        f"It predicts {kinds} ({names}). Trained on {_support_count(fit):,} labelled {_units(fit)}"
+        f"{of_images}{groups}, "
         f"{tested}."
     )
 
@@ -148,18 +165,18 @@ def _needed(fit: Fit) -> list[str]:
         groups = fit.metrics["groups"]
         if fit.groups is None:
             needed.append(
-                "Patients: no group column was given, so images of one patient may be in both "
-                "training and test set, and the numbers above may be too good."
+                f"Patients: no group column was given, so {_units(fit)} of one patient may be in "
+                "both training and test set, and the numbers above may be too good."
             )
         if groups < FEW_GROUPS:
-            what = "images" if fit.groups is None else "patients"
+            what = _units(fit) if fit.groups is None else "patients"
             needed.append(
                 f"More {what} to test on: with only {groups}, the intervals above are wide."
             )
         counts = fit.truth.sum(axis=0)
         rare = [shown(c) for c, k in zip(fit.info.classes, counts, strict=True) if k < 10]
         if rare:
-            needed.append(f"More test images of {', '.join(rare)}: fewer than ten so far.")
+            needed.append(f"More test {_units(fit)} of {', '.join(rare)}: fewer than ten so far.")
     if fit.info.calibration.kind == "none":
         needed.append(
             "Calibration: the probabilities were not calibrated, and may be overconfident."
@@ -192,6 +209,7 @@ def _settings(info: AdapterInfo) -> list[tuple[str, str]]:
         ("recipe", recipe),
         ("probabilities", str(info.calibration)),
         ("predicted", predicted),
+        *([("pooling", info.pool)] if info.support_cases else []),
         ("seed", str(info.seed)),
         ("versions", ", ".join(f"{k} {v}" for k, v in info.versions.items())),
     ]
@@ -205,7 +223,7 @@ def _metrics(fit: Fit) -> list[dict[str, Any]]:
     for key, (name, about) in METRICS.items():
         metric = (fit.metrics or {}).get(key)
         if metric is not None:
-            rows.append({"name": name, "about": about, **metric})
+            rows.append({"name": name, "about": about.format(units=_units(fit)), **metric})
     return rows
 
 
@@ -231,7 +249,10 @@ def _confusion(fit: Fit) -> dict[str, Any] | None:
 
 def _per_class(fit: Fit) -> list[dict[str, Any]]:
     """Training images, sensitivity, specificity and precision of each class."""
-    support = indicators(fit.support_targets, len(fit.info.classes)).sum(axis=0)
+    targets = indicators(fit.support_targets, len(fit.info.classes))
+    if fit.has_cases and "case" in fit.support:
+        targets = targets[~fit.support["case"].duplicated().to_numpy()]
+    support = targets.sum(axis=0)
     rates = (fit.metrics or {}).get("by_class", {})
     return [
         {"name": shown(name), "support": int(count), "rates": list(rates[name].values())}
@@ -341,14 +362,40 @@ def _examples(fit: Fit, images: Mapping[str, ImageLike]) -> list[dict[str, Any]]
 
 
 def _example(fit: Fit, row: int, images: Mapping[str, ImageLike]) -> dict[str, Any]:
+    decided = _deciding(fit, row)
     return {
         "name": shown(fit.names[row]),
         "predicted": _names(fit, fit.predicted[row]),
         "confidence": float(fit.confidence[row]),
         "truth": _names(fit, fit.targets[row]),
         "correct": bool(fit.correct[row]),
-        "picture": _thumbnail(fit.names[row], images),
+        "pictures": [
+            {"uri": uri, "name": shown(name), "about": about}
+            for name, about in decided
+            if (uri := _thumbnail(name, images))
+        ],
+        "decided": [f"{shown(name)}: {about}" for name, about in decided if about],
     }
+
+
+def _deciding(fit: Fit, row: int) -> list[tuple[str, str]]:
+    """The images to show of a row: its own; of a case those that decided most, and by how much.
+
+    With attention those are the images of the largest weights, else those whose own probability of
+    what was predicted is highest.
+    """
+    if fit.images is None:
+        return [(fit.names[row], "")]
+    rows = fit.images[fit.images["case"] == fit.names[row]]
+    predicted = np.atleast_1d(fit.predicted[row])
+    classes = fit.info.classes
+    named = predicted == 1 if fit.multilabel else np.arange(len(classes)) == predicted[0]
+    columns = [name for name, one in zip(probability_names(classes), named, strict=True) if one]
+    own = rows[columns].max(axis=1) if columns else 1 - rows[probability_names(classes)].max(axis=1)
+    attention = fit.info.pool == "attention"
+    ranked = (rows["weight"] if attention else own).sort_values(ascending=False, kind="stable")
+    word = "weight" if attention else "alone"
+    return [(str(rows["image"][i]), f"{word} {ranked[i]:.2f}") for i in ranked.index[:DECIDING]]
 
 
 def _names(fit: Fit, target: np.ndarray) -> str:

@@ -23,6 +23,7 @@ def model_card(info: AdapterInfo, groups: np.ndarray | None, evaluation: Evaluat
         evaluation: on the test set; None if there is none.
     """
     of_groups = "" if groups is None else f" of {len(set(groups.tolist()))} groups"
+    cases = f" of {info.support_cases} cases, pooling {info.pool}" if info.support_cases else ""
     lines = [
         f"# {info.method} adapter on {info.encoder.name}",
         "",
@@ -36,7 +37,7 @@ def model_card(info: AdapterInfo, groups: np.ndarray | None, evaluation: Evaluat
         f"settings {json.dumps(info.settings)}",
         f"- recipe: {json.dumps(info.recipe) if info.recipe else 'none'}, seed {info.seed}",
         f"- probabilities: {info.calibration}",
-        f"- support set: {info.support_images} images{of_groups} (`{layout.SUPPORT}`)",
+        f"- support set: {info.support_images} images{cases}{of_groups} (`{layout.SUPPORT}`)",
         "",
         "## Results",
         "",
