@@ -37,6 +37,10 @@ class DataSpec(_Frozen):
         case_column: likewise.
         case: likewise.
         case_label: likewise.
+        plane: likewise.
+        slices: likewise.
+        window: likewise.
+        channels: likewise.
 
     >>> data = DataSpec(path="phantoms:colon:4").read()
     >>> len(data), data.classes
@@ -51,6 +55,10 @@ class DataSpec(_Frozen):
     case_column: str | None = None
     case: Literal["folder"] | None = None
     case_label: Literal["any", "majority", "max"] | None = None
+    plane: str | None = None
+    slices: str | None = None
+    window: str | None = None
+    channels: str | None = None
 
     @property
     def synthetic(self) -> bool:

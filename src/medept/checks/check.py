@@ -35,6 +35,7 @@ from medept.data.cases import images_of, sizes_of
 from medept.data.formats import FORMATS
 from medept.data.images import ImageLike, read_images
 from medept.data.labelled_images import LabelledImages
+from medept.data.lazy_image import LazyImage
 from medept.errors import InputError
 from medept.progress import Progress, silent
 
@@ -225,6 +226,8 @@ def _file_mode(image: ImageLike) -> str:
         return f"array {image.dtype}"
     if isinstance(image, Image.Image):
         return image.mode
+    if isinstance(image, LazyImage):
+        return "slice of a volume"
     try:
         with Image.open(image, formats=FORMATS) as opened:
             return opened.mode

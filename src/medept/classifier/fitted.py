@@ -33,6 +33,8 @@ class Fitted:
         tta: how many of these views a prediction averages over.
         support_images: how many it was trained on.
         support_cases: how many cases they are of; None where each image is its own.
+        volumes: how volumes among them were cut (:class:`medept.data.volumes.slicing.Slicing`);
+            None where there were none.
         encoder_weights: the local file of the encoder's weights, if there was one.
         calibration: how logits become probabilities.
         history: the learning curve, one dict an epoch; empty for an adapter that was loaded.
@@ -50,6 +52,7 @@ class Fitted:
     tta: int
     support_images: int
     support_cases: int | None = None
+    volumes: str | None = None
     encoder_weights: str | Path | None = None
     calibration: Calibration = field(default_factory=Calibration)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -70,6 +73,7 @@ class Fitted:
             tta=info.tta,
             support_images=info.support_images,
             support_cases=info.support_cases,
+            volumes=info.volumes,
             encoder_weights=info.encoder_weights,
             calibration=info.calibration,
         )
@@ -95,6 +99,7 @@ class Fitted:
             trainable_parameters=self.model.trainable_count(),
             support_images=self.support_images,
             support_cases=self.support_cases,
+            volumes=self.volumes,
             pool=self.model.pool.name,
             versions=current_versions(),
         )

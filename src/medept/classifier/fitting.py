@@ -137,6 +137,7 @@ def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fi
         tta=spec.chosen_tta(symmetry),
         support_images=int(sizes_of(support.items)[rows].sum()),
         support_cases=len(rows) if support.has_cases else None,
+        volumes=support.volumes,
         encoder_weights=spec.encoder_weights,
     )
 

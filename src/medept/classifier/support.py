@@ -17,6 +17,7 @@ from medept.data.cases import Case, Item, gather, images_of, one_a_case
 from medept.data.image_hashes import image_key
 from medept.data.images import ImageLike
 from medept.data.labels import encode_labels
+from medept.data.volumes import slicing_of
 from medept.encoders.encoder import Encoder
 from medept.errors import DataError
 from medept.training.cache import TensorCache
@@ -70,6 +71,12 @@ class SupportSet:
         if groups.shape != (len(items),):
             raise DataError(f"groups of shape {groups.shape} for {len(items)} images")
         return cls(items, targets, names, groups, cache)
+
+    @property
+    def volumes(self) -> str | None:
+        """How volumes among its items were cut; None where there are none."""
+        slicing = slicing_of(self.items)
+        return None if slicing is None else str(slicing)
 
     @property
     def has_cases(self) -> bool:

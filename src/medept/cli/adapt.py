@@ -49,9 +49,9 @@ def fit(
         str,
         typer.Option(
             metavar="K|P%|all",
-            help="Shots per class (a shot is a case if there are cases, else a patient if there is a "
-            "column of patients, else an image), or a percentage such as 20%; the rest is the test "
-            "set. `all`: everything, or the train rows of the `split` column.",
+            help="Shots per class (a shot is a case if there are cases, else a patient if there is "
+            "a column of patients, else an image), or a percentage such as 20%; the rest is the "
+            "test set. `all`: everything, or the train rows of the `split` column.",
             rich_help_panel=SUPPORT,
         ),
     ] = "all",

@@ -148,6 +148,39 @@ CaseLabelRule = Annotated[
         rich_help_panel=COLUMNS,
     ),
 ]
+VOLUMES = "Volumes (NIfTI, DICOM series)"
+
+PlaneOption = Annotated[
+    Literal["axial", "coronal", "sagittal"] | None,
+    typer.Option(
+        help="Which slices of a volume are its images. Default: axial.", rich_help_panel=VOLUMES
+    ),
+]
+Slices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all",
+        help="How many slices, evenly over the part that is not empty. Default: 16.",
+        rich_help_panel=VOLUMES,
+    ),
+]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|L,W",
+        help="Values that slices show: auto, lung, bone, soft, brain, or a level and a width, such "
+        "as 40,400. Default: auto.",
+        rich_help_panel=VOLUMES,
+    ),
+]
+ChannelsOption = Annotated[
+    Literal["grey", "neighbours"] | None,
+    typer.Option(
+        help="neighbours: the slice before, the slice and the one after it are red, green and "
+        "blue. Default: grey.",
+        rich_help_panel=VOLUMES,
+    ),
+]
 ImageRoot = Annotated[
     Path | None,
     typer.Option(
@@ -179,6 +212,10 @@ TABLE_OPTIONS = {
     "case_column": CaseColumn,
     "case": CaseOption,
     "case_label": CaseLabelRule,
+    "plane": PlaneOption,
+    "slices": Slices,
+    "window": Window,
+    "channels": ChannelsOption,
 }
 
 

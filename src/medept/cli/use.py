@@ -15,6 +15,7 @@ from medept.cli.options import (
     AdapterFolder,
     CaseColumn,
     CaseOption,
+    ChannelsOption,
     Columns,
     Device,
     EncoderName,
@@ -22,11 +23,14 @@ from medept.cli.options import (
     ImageRoot,
     ImageSize,
     Json,
+    PlaneOption,
     Precision,
     ReadoutName,
+    Slices,
     SubmissionFormat,
     TestViews,
     Weights,
+    Window,
     with_columns,
 )
 from medept.errors import SettingsError
@@ -70,6 +74,10 @@ def predict(
     image_root: ImageRoot = None,
     case_column: CaseColumn = None,
     case: CaseOption = None,
+    plane: PlaneOption = None,
+    slices: Slices = None,
+    window: Window = None,
+    channels: ChannelsOption = None,
     tta: TestViews = None,
     encoder_weights: Weights = None,
     device: Device = "auto",
@@ -81,6 +89,7 @@ def predict(
     The other columns of a table are carried through.
     """
     from medept.data.find_images import find_images
+    from medept.data.volumes import Slicing
     from medept.workflows.predict import predict as predict_images
     from medept.workflows.submissions import predict_submission
 
@@ -92,8 +101,14 @@ def predict(
         classifier = _load(adapter, encoder_weights, device, precision, report, tta)
         if form is None:
             found = find_images(images, image_column, image_root, case_column, case)
+            volumes = _slicing_of(classifier)
             table = predict_images(
-                classifier, found, out, skip_unreadable=skip_unreadable, per_image=per_image
+                classifier,
+                found,
+                out,
+                slicing=Slicing.of(plane, slices, window, channels, default=volumes),
+                skip_unreadable=skip_unreadable,
+                per_image=per_image,
             )
         else:
             table = predict_submission(classifier, str(images[0]), names, out)
@@ -152,9 +167,11 @@ def evaluate(
         raise SettingsError(f"{data[1]}: one table or folder is evaluated at a time")
     with progress_bars() as report:
         classifier = _load(adapter, encoder_weights, device, precision, report, tta)
+        usual = _slicing_of(classifier).options()
+        given = {name: value for name, value in columns.items() if value is not None}
         table = open_dataset(
             data[0],
-            **columns,
+            **(usual | given),
             classes=classifier.info().classes,
             task=classifier.task_,
         )
@@ -279,6 +296,14 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "–" if value is None else str(value)
+
+
+def _slicing_of(classifier: Any) -> Any:
+    """How volumes are cut: as those were that it was fitted to."""
+    from medept.data.volumes import Slicing
+
+    text = classifier.info().volumes
+    return Slicing.parse(text) if text else Slicing()
 
 
 def _load(

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from medept.data.cases import Case, images_of, rows_of_cases
+from medept.data.cases import joined, rows_of_cases
 from medept.data.labelled_images import LabelledImages, label_text
 from medept.errors import DataError, SettingsError
 
@@ -23,7 +23,7 @@ def join_cases(
     """One row a case, in the order of their first images.
 
     Args:
-        data: one row an image.
+        data: one row an image, or a volume.
         ids: (n,) the case of each image.
         how: it gets its label.
 
@@ -45,11 +45,11 @@ def join_cases(
             f"case_label=any: of {len(data.classes)} classes a case can have one only; use max "
             "(the last of them in their order) or majority"
         )
-    cases, images = rows_of_cases(ids), images_of(data.images)
+    cases = rows_of_cases(ids)
     targets = [_label(data, case, rows, how) for case, rows in cases.items()]
     return LabelledImages(
         images=tuple(
-            Case(tuple(images[i] for i in rows), tuple(data.names[i] for i in rows))
+            joined([data.images[i] for i in rows], [data.names[i] for i in rows])
             for rows in cases.values()
         ),
         names=tuple(cases),

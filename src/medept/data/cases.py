@@ -71,6 +71,18 @@ def sizes_of(items: Sequence[Item]) -> np.ndarray:
     return np.array([len(x) if isinstance(x, Case) else 1 for x in items], dtype=np.int64)
 
 
+def joined(items: Sequence[Item], names: Sequence[str]) -> Case:
+    """One case of all images of the items.
+
+    Args:
+        items: images, or cases of several (such as volumes).
+        names: what each image is called; cases have names of their own.
+    """
+    each = zip(items, names, strict=True)
+    own = [x.names if isinstance(x, Case) else (name,) for x, name in each]
+    return Case(tuple(images_of(items)), tuple(name for part in own for name in part))
+
+
 def rows_of_cases(ids: Sequence[Any] | np.ndarray) -> dict[str, list[int]]:
     """The rows of each case, by its id; cases in the order of their first row.
 

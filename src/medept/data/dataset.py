@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+import numpy as np
 
 from medept.data.case_labels import CaseLabel, join_cases
 from medept.data.columns import (
@@ -22,6 +25,7 @@ from medept.data.image_paths import locate_images, read_image_names
 from medept.data.labelled_images import LabelledImages, Task
 from medept.data.table import Table, read_table
 from medept.data.targets import read_targets
+from medept.data.volumes import Slicing, open_volumes, series_folder
 from medept.errors import DataError, SettingsError
 
 
@@ -37,6 +41,10 @@ def read_dataset(
     case_column: str | None = None,
     case: Literal["folder"] | None = None,
     case_label: CaseLabel | None = None,
+    plane: str | None = None,
+    slices: str | None = None,
+    window: str | None = None,
+    channels: str | None = None,
 ) -> LabelledImages:
     """Labelled images from a CSV or Parquet table, or a folder with one subfolder per class.
 
@@ -66,6 +74,11 @@ def read_dataset(
             (directly in the folder of a class, or beside the table) are a case each.
         case_label: how a case gets its label from its images
             (:data:`medept.data.case_labels.CaseLabel`); default: they have to agree.
+        plane: of volumes, which are a case each, as are those that follow
+            (:class:`medept.data.volumes.slicing.Slicing`).
+        slices: how many; or ``all``.
+        window: which values they show.
+        channels: what red, green and blue are.
 
     Raises:
         DataError: if something is missing or cannot be used; the message names file, row and
@@ -87,6 +100,7 @@ def read_dataset(
     if case_label and not (case or case_column):
         raise SettingsError(f"case_label={case_label}: say with case_column= what a case is")
     how = case_label or "agree"
+    slicing = Slicing.of(plane, slices, window, channels)
     try:
         if path.is_dir():
             if image_root is not None:
@@ -95,7 +109,8 @@ def read_dataset(
                 raise DataError(f"{path}: a folder has no columns; use case=folder")
             data = read_folder(path, classes, task)
             above = 1 if data.splits is None else 2
-            return join_cases(data, folder_ids(data.names, above), how) if case else data
+            ids = folder_ids(data.names, above) if case else None
+            return _with_cases(data, ids, how, slicing)
         if not path.exists():
             known = " (`medept datasets` lists those known by name)" if ":" in str(path) else ""
             raise DataError(f"{path}: no such table or folder{known}; check the path")
@@ -105,8 +120,23 @@ def read_dataset(
     columns = find_columns(table, image_column, label_column, group_column, case_column)
     data = _read_labelled_table(table, columns, image_root, classes, task)
     if columns.case:
-        return join_cases(data, read_ids(table, columns.case), how)
-    return join_cases(data, folder_ids(data.names, 0), how) if case else data
+        return _with_cases(data, read_ids(table, columns.case), how, slicing)
+    return _with_cases(data, folder_ids(data.names) if case else None, how, slicing)
+
+
+def _with_cases(
+    data: LabelledImages, ids: Sequence[str] | np.ndarray | None, how: CaseLabel, slicing: Slicing
+) -> LabelledImages:
+    """The data with volumes as cases, and images put together by the ids of their cases.
+
+    A case that is all files of a DICOM series is a volume, too.
+    """
+    opened = replace(data, images=open_volumes(data.images, slicing, data.names))
+    if ids is None:
+        return opened
+    whole = join_cases(opened, ids, how)
+    series = [series_folder(item) or item for item in whole.images]
+    return replace(whole, images=open_volumes(series, slicing, whole.names))
 
 
 def folder_ids(names: Sequence[str], above: int = 0) -> list[str]:

@@ -23,7 +23,7 @@ class FoundImages:
     """Images, and what is known of each.
 
     Attributes:
-        images: n files.
+        images: n files, or volumes: NIfTI files, and folders of DICOM series that a table names.
         names: what each was called where it was given: a path, or the cell of a table.
         table: the other columns of tables, n rows of text; empty cells where an image is of none.
         cases: (n,) the case of each; None where each image is its own.

@@ -17,6 +17,8 @@ IMAGE_SUFFIXES = frozenset(
 )  # fmt: skip
 """A file with one of these is an image; if it cannot be read, that is an error."""
 
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 """What Pillow may open, whatever the suffix says. EPS is not among them: it can run a program."""
 
@@ -36,14 +38,14 @@ _SIGNATURES = {
 }
 """Patterns at the start of a file; the first that fits counts."""
 
-_VOLUME = "volumes are not read"
+_VOLUME = "not read; save the volume as NIfTI"
 _SLIDE = "whole slides: `medept tiles`"
 _RAW = "camera raw is not read; develop it"
 _VIDEO = "video is not read; save its frames"
 _ARCHIVE = "unpack it"
 _CONVERT = "not read; save it as PNG"
 _OTHER_FORMATS = {
-    _VOLUME: ".nii .nii.gz .nrrd .nhdr .mha .mhd .mgz .mgh .mnc .npy .npz .mat .h5 .hdf5",
+    _VOLUME: ".nrrd .nhdr .mha .mhd .mgz .mgh .mnc .npy .npz .mat .h5 .hdf5",
     _SLIDE: ".svs .ndpi .scn .mrxs .vms .vmu .bif .svslide .qptiff .czi",
     _RAW: ".dng .nef .nrw .cr2 .cr3 .crw .arw .sr2 .orf .pef .rw2 .raf .raw",
     _VIDEO: ".mp4 .m4v .mov .avi .mkv .wmv .mpg .mpeg .webm",
@@ -79,13 +81,22 @@ def long_suffix(path: Path) -> str:
     )
 
 
+def is_nifti(path: Path) -> bool:
+    """Whether a file is a NIfTI volume, by its suffix.
+
+    >>> is_nifti(Path("scan.1.NII.gz")), is_nifti(Path("scan.gz"))
+    (True, False)
+    """
+    return long_suffix(path) in NIFTI_SUFFIXES
+
+
 def why_no_image(path: Path) -> str | None:
     """None if a file in a folder is taken for an image, by its suffix or content; else the reason.
 
     The reason is empty where there is nothing to say, as of a text file.
     """
     suffix = long_suffix(path)
-    if suffix in IMAGE_SUFFIXES or is_dicom(path):
+    if suffix in IMAGE_SUFFIXES or is_nifti(path) or is_dicom(path):
         return None
     if suffix in _WHY_NOT:
         return _WHY_NOT[suffix]

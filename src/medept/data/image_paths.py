@@ -12,6 +12,7 @@ from medept.data.formats import IMAGE_SUFFIXES
 from medept.data.labels import normalise_label
 from medept.data.spelling import clean
 from medept.data.table import Table
+from medept.data.volumes import is_volume
 from medept.errors import DataError
 
 Listings = dict[Path, dict[str, list[str]]]
@@ -92,7 +93,7 @@ def _locate(
         if not image.resolve().is_relative_to(root):
             image = _with_suffix(_as_on_disk(table.parent, name, listings))
         place = image.resolve()
-        exists = split_frame(place)[0].is_file()
+        exists = split_frame(place)[0].is_file() or is_volume(place)
     except DataError as error:
         raise DataError(f"{table}, row {row}: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
@@ -155,7 +156,7 @@ def _children(folder: Path, name: str, listings: Listings) -> list[str]:
 
 def _with_suffix(path: Path) -> Path:
     """The path itself if it is a file, or else the only image of that name with a suffix added."""
-    if split_frame(path)[0].is_file():
+    if split_frame(path)[0].is_file() or path.is_dir():
         return path
     path = Path(str(path).replace("\\", "/"))  # a table may have been written on Windows
     if split_frame(path)[0].is_file():

@@ -18,13 +18,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medept.data.dicom.files import DICOM_SUFFIXES, begins_as_dicom, split_frame
 from medept.data.dicom.frames import read_frame
-from medept.data.formats import FORMATS, format_of, register_heif
+from medept.data.formats import FORMATS, format_of, is_nifti, register_heif
+from medept.data.lazy_image import LazyImage
 from medept.data.stretch import stretched
 from medept.data.threads import available_threads, prefetch
 from medept.data.tiff import read_unusual_tiff
 from medept.errors import DataError, InputError
 
-ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | LazyImage
 """What :func:`read_image` accepts."""
 
 T = TypeVar("T")
@@ -59,6 +60,8 @@ def read_image(source: ImageLike) -> Image.Image:
             return _to_rgb(_from_array(source))
         if isinstance(source, Image.Image):
             return _to_rgb(source)
+        if isinstance(source, LazyImage):
+            return _to_rgb(source.read())
         return _from_file(Path(source))
     except InputError as error:
         raise type(error)(f"{name}: {error}") from error
@@ -125,6 +128,8 @@ def _name(source: ImageLike) -> str:
         return str(getattr(source, "filename", "")) or "PIL image"
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
+    if isinstance(source, LazyImage):
+        return str(source)
     raise DataError(
         f"{type(source).__name__} is not an image: give a path, a PIL image or a NumPy array"
     )
@@ -134,6 +139,8 @@ def _from_file(path: Path) -> Image.Image:
     path, frame = split_frame(path)
     if path.exists() and not path.is_file():  # reading from a pipe could wait for ever
         raise DataError("a folder or a device; give the path of an image file")
+    if is_nifti(path):
+        raise DataError("a volume, and no image: cut it with medept.data.volumes.open_volume")
     with path.open("rb") as file:
         if not file.read(1):
             raise DataError("empty file; remove or replace it")

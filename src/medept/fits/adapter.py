@@ -79,6 +79,7 @@ class AdapterInfo(BaseModel):
     support_images: int
     support_cases: int | None = None
     pool: str = "mean"
+    volumes: str | None = None
     versions: dict[str, str]
     others: list[AdapterInfo] = []
 

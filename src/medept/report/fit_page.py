@@ -210,6 +210,7 @@ def _settings(info: AdapterInfo) -> list[tuple[str, str]]:
         ("probabilities", str(info.calibration)),
         ("predicted", predicted),
         *([("pooling", info.pool)] if info.support_cases else []),
+        *([("volumes", info.volumes)] if info.volumes else []),
         ("seed", str(info.seed)),
         ("versions", ", ".join(f"{k} {v}" for k, v in info.versions.items())),
     ]

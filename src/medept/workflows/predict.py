@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medept.classifier.case_prediction import CasePrediction
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.cases import Case, Item, rows_of_cases
+from medept.data.cases import Case, Item, images_of, joined, rows_of_cases
 from medept.data.find_images import FoundImages
 from medept.data.images import read_images
-from medept.errors import DataError, SettingsError
+from medept.data.volumes import Slicing, open_volumes
+from medept.errors import DataError, InputError, SettingsError
 from medept.files import whole_file, write_table
 from medept.fits.tables import prediction_columns
 
@@ -28,6 +28,7 @@ def predict(
     found: FoundImages,
     out: Path,
     *,
+    slicing: Slicing | None = None,
     skip_unreadable: bool = False,
     per_image: bool = False,
 ) -> pd.DataFrame:
@@ -37,6 +38,7 @@ def predict(
     images agree in are.
 
     Args:
+        slicing: of volumes; default: that of the volumes it was fitted to.
         skip_unreadable: leave out images that cannot be read, with a warning for each.
         per_image: of cases, write what each image says to a second table, whose name has
             ``-images`` before the suffix.
@@ -48,41 +50,51 @@ def predict(
     refuse_output(out, "predictions", ".csv", ".parquet")
     images_out = out.with_name(f"{out.stem}-images{out.suffix}")
     if per_image:
-        if found.cases is None:
-            raise SettingsError("per_image is of cases: say with case_column= what a case is")
         refuse_output(images_out, "predictions", ".csv", ".parquet")
-    if skip_unreadable:
-        found = _readable(found)
+    found, opened = _opened(found, slicing, skip_unreadable)
     rows = [[i] for i in range(len(found))]
-    items: Sequence[Item] = found.images
     if found.cases is not None:
         rows = list(rows_of_cases(found.cases).values())
-        items = [
-            Case(tuple(found.images[i] for i in each), tuple(found.names[i] for i in each))
-            for each in rows
+        opened = [
+            joined([opened[i] for i in each], [found.names[i] for i in each]) for each in rows
         ]
-    predicted = classifier.predict_cases(items)
+    if per_image and not any(isinstance(item, Case) for item in opened):
+        raise SettingsError("per_image is of cases: say with case_column= what a case is")
+    predicted = classifier.predict_cases(opened)
     classes, task = tuple(classifier.info().classes), classifier.task_
     table = prediction_columns(predicted.probabilities, classes, task)
-    table = _named(found, rows, set(table.columns)).join(table)
+    table = _named(found, rows, predicted.sizes, set(table.columns)).join(table)
     if per_image:
-        write_table(images_out, _image_table(found, rows, predicted, classes, task))
+        each = prediction_columns(predicted.image_probabilities, classes, task)
+        names = [n for x, r in zip(opened, rows, strict=True) for n in _names(x, found.names[r[0]])]
+        cases = np.repeat(table.iloc[:, 0].to_numpy(), predicted.sizes)
+        start = pd.DataFrame({"case": cases, "image": names, "weight": predicted.weights})
+        write_table(images_out, start.join(each))
     write_table(out, table)
     return table
 
 
-def _named(found: FoundImages, rows: list[list[int]], taken: set[str]) -> pd.DataFrame:
+def _names(item: Item, name: str) -> Sequence[str]:
+    """What the images of an item are called."""
+    return item.names if isinstance(item, Case) else (name,)
+
+
+def _named(
+    found: FoundImages, rows: list[list[int]], sizes: np.ndarray, taken: set[str]
+) -> pd.DataFrame:
     """The first columns of predictions: what was predicted, and what its table says of it.
 
     Args:
         rows: of ``found``, of each image or case.
+        sizes: the number of images of each.
         taken: names of the columns that follow; a column of the table with one of them is renamed.
     """
     first = [each[0] for each in rows]
-    if found.cases is None:
-        own: dict[str, Sequence[Any]] = {"image": found.names}
-    else:
-        own = {"case": found.cases[first].tolist(), "images": [len(each) for each in rows]}
+    own: dict[str, Sequence[Any]] = {"image": found.names}
+    if found.cases is not None:
+        own = {"case": found.cases[first].tolist()}
+    if found.cases is not None or (sizes > 1).any():
+        own["images"] = sizes.tolist()
     carried, differing = {}, []
     for name in found.table.columns:
         cells = found.table[name].tolist()
@@ -96,47 +108,44 @@ def _named(found: FoundImages, rows: list[list[int]], taken: set[str]) -> pd.Dat
     return pd.DataFrame(own | carried)
 
 
-def _image_table(
-    found: FoundImages,
-    rows: list[list[int]],
-    predicted: CasePrediction,
-    classes: tuple[str, ...],
-    task: str,
-) -> pd.DataFrame:
-    """One row an image: its case, its weight there, and its probabilities by itself."""
-    order = [i for each in rows for i in each]
-    cases = np.asarray(found.cases)[order]
-    table = pd.DataFrame({"case": cases, "image": [found.names[i] for i in order]})
-    each = prediction_columns(predicted.image_probabilities, classes, task)
-    return table.assign(weight=predicted.weights).join(each)
-
-
-def _readable(found: FoundImages) -> FoundImages:
-    """The images that can be read; each is decoded once to find out.
+def _opened(
+    found: FoundImages, slicing: Slicing | None, skip_unreadable: bool
+) -> tuple[FoundImages, list[Item]]:
+    """What was found, and the same as items of a classifier: volumes are opened.
 
     Raises:
         DataError: if none can be read.
 
     Warns:
-        UserWarning: for each image that is left out, with the reason, and for each case without
-            an image left.
+        UserWarning: for each image that is skipped, with the reason, and for each case without an
+            image left.
     """
-    problems = list(read_images(found.images, lambda _: None))
-    for problem in problems:
-        if problem is not None:
-            warnings.warn(f"left out: {problem}", stacklevel=3)
-    good = [i for i, problem in enumerate(problems) if problem is None]
+    if not skip_unreadable:
+        return found, list(open_volumes(found.images, slicing))
+    opened: list[Item] = []
+    good = []
+    for row, image in enumerate(found.images):
+        try:
+            (item,) = open_volumes([image], slicing)
+            problems = [p for p in read_images(images_of([item]), lambda _: None) if p is not None]
+        except InputError as error:
+            problems = [error]
+        if problems:
+            warnings.warn(f"left out: {problems[0]}", stacklevel=3)
+        else:
+            good.append(row)
+            opened.append(item)
     if not good:
         raise DataError(f"none of the {len(found)} images can be read")
     left = found.subset(good)
     if found.cases is not None and left.cases is not None:
         for case in sorted(set(found.cases.tolist()) - set(left.cases.tolist())):
             warnings.warn(f"left out: case {case}, as none of its images is left", stacklevel=3)
-    return left
+    return left, opened
 
 
 def embed(
-    encode: Callable[[Sequence[Path]], np.ndarray], found: FoundImages, out: Path
+    encode: Callable[[Sequence[Item]], np.ndarray], found: FoundImages, out: Path
 ) -> np.ndarray:
     """Features of each image, written to the new file ``out``.
 
@@ -149,7 +158,7 @@ def embed(
         InputError: if ``out`` has another suffix or exists.
     """
     refuse_output(out, "features", ".npy", ".csv", ".parquet")
-    features = encode(found.images)
+    features = encode(open_volumes(found.images))
     if out.suffix == ".npy":
         with whole_file(out) as partial, partial.open("wb") as file:
             np.save(file, features)

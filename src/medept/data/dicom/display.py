@@ -70,6 +70,26 @@ def display_grey(data: Any, stored: np.ndarray, index: int) -> np.ndarray:
     return np.round(shown * 255).astype(np.uint8)
 
 
+def grey_values(data: Any, stored: np.ndarray, index: int) -> np.ndarray:
+    """What a grey frame was measured to be, float64 (H, W): rescaled, and without padding.
+
+    Args:
+        data: the pydicom data set.
+        stored: (H, W) values as they are stored.
+        index: of the frame, from 0.
+
+    Raises:
+        DataError: if values are not finite.
+    """
+    rescale = _functional_group(data, index, "PixelValueTransformationSequence")
+    values, padding = _rescaled(rescale, stored), _is_padding(data, stored)
+    if not np.isfinite(values[~padding]).all():
+        raise DataError("holds NaN or infinite values; replace them first")
+    if padding.any() and not padding.all():
+        values[padding] = values[~padding].min()
+    return values
+
+
 def _functional_group(data: Any, index: int, name: str) -> Any:
     """Where a frame's attributes stand: its own functional group, the shared one, or the file."""
     frames = data.get("PerFrameFunctionalGroupsSequence") or []

@@ -8,7 +8,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from medept.data.dicom.display import DISPLAY_ATTRIBUTES, display_colour, display_grey
+from medept.data.dicom.display import (
+    DISPLAY_ATTRIBUTES,
+    display_colour,
+    display_grey,
+    grey_values,
+)
 from medept.data.dicom.files import import_pydicom, read_attributes
 from medept.errors import DataError, ResourceError
 
@@ -51,6 +56,26 @@ def read_frame(file: BinaryIO, frame: int | None = None) -> np.ndarray:
         DataError: if there are no pixels or not that many frames, or the image exceeds Pillow's
             limit on pixels. Messages do not hold the file's name.
     """
+    data, stored, index = _read_stored(file, frame)
+    if data.get("SamplesPerPixel", 1) == 3 or data.PhotometricInterpretation == "PALETTE COLOR":
+        return display_colour(data, stored)
+    return display_grey(data, stored, index)
+
+
+def read_values(file: BinaryIO) -> np.ndarray:
+    """The values (H, W) of a grey file of one frame, such as Hounsfield units of CT, float64.
+
+    Padding has the lowest of the other values. Errors are those of :func:`read_frame`, and a
+    DataError if it is in colour.
+    """
+    data, stored, index = _read_stored(file, None)
+    if stored.ndim != 2 or data.PhotometricInterpretation == "PALETTE COLOR":
+        raise DataError("in colour: a volume has one number a voxel")
+    return grey_values(data, stored, index)
+
+
+def _read_stored(file: BinaryIO, frame: int | None) -> tuple[Any, np.ndarray, int]:
+    """The data set, and the stored values of a frame with its index."""
     data = read_attributes(file, _PIXEL_ATTRIBUTES + DISPLAY_ATTRIBUTES)
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise DataError("a DICOM file without an image in it; remove it from the data")
@@ -66,9 +91,7 @@ def read_frame(file: BinaryIO, frame: int | None = None) -> np.ndarray:
     stored = _decode(data, index, plugin)
     if not plugin:
         stored = _without_unused_bits(data, stored)
-    if data.get("SamplesPerPixel", 1) == 3 or data.PhotometricInterpretation == "PALETTE COLOR":
-        return display_colour(data, stored)
-    return display_grey(data, stored, index)
+    return data, stored, index
 
 
 def _check_kind(data: Any) -> None:

@@ -48,7 +48,7 @@ def dicom_groups(paths: Sequence[Path]) -> np.ndarray | None:
     Warns:
         UserWarning: if patient ids differ only in case, leading zeros, spaces or dashes.
     """
-    owners = [_owner(split_frame(path)[0]) for path in paths]
+    owners = [_owner(_first_file(split_frame(path)[0])) for path in paths]
     if all(owner is None for owner in owners):
         return None
     if alike := _find_alike(owners):
@@ -77,6 +77,11 @@ def dicom_groups(paths: Sequence[Path]) -> np.ndarray | None:
     return groups
 
 
+def _first_file(path: Path) -> Path:
+    """The first DICOM file of a folder that holds a series; any other path as it is."""
+    return next(filter(is_dicom, sorted(path.iterdir())), path) if path.is_dir() else path
+
+
 def find_alike_patients(paths: Sequence[Path]) -> list[tuple[str, ...]]:
     """Sets of groups whose patient ids differ only in case, leading zeros, spaces or dashes.
 
@@ -86,7 +91,7 @@ def find_alike_patients(paths: Sequence[Path]) -> list[tuple[str, ...]]:
     owners = []
     for path in paths:
         with suppress(InputError):
-            owners.append(_owner(split_frame(path)[0]))
+            owners.append(_owner(_first_file(split_frame(path)[0])))
     return _find_alike(owners)
 
 

@@ -18,6 +18,10 @@ SOURCES = {
 }
 
 
+ALLOWED = ("classes", "task", "plane", "slices", "window", "channels")
+"""What may be given for a named data set, too."""
+
+
 def named_source(text: str | Path) -> tuple[Source, Path] | None:
     """The data set of ``NAME:FOLDER`` and the folder of its files; None for any other text.
 
@@ -52,7 +56,7 @@ def open_dataset(text: str | Path, **columns: Any) -> LabelledImages:
     if found is None:
         return read_dataset(text, **columns)
     source, folder = found
-    given = [name for name, value in columns.items() if name not in ("classes", "task") and value]
+    given = [name for name, value in columns.items() if name not in ALLOWED and value]
     if given:
         named = ", ".join(f"{name}=" for name in given)
         raise DataError(f"{source.name} has its own columns: leave out {named}")
