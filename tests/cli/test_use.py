@@ -36,7 +36,8 @@ def test_predict_reads_the_images_that_a_table_lists(
     exact = ("--precision", "float32", "--out")
     assert run("predict", fitted, new, *exact, tmp_path / "p.csv") == 0
     rows = pd.read_csv(tmp_path / "p.csv").set_index("image")
-    assert list(rows.index) == [str((own_table.parent / name).resolve()) for name in listed]
+    assert list(rows.index) == listed.tolist()  # as they were given
+    assert set(rows.site) == {"north"}
     assert run("predict", fitted, own_table.parent, *exact, tmp_path / "all.csv") == 0
     everything = pd.read_csv(tmp_path / "all.csv").set_index("image")
     for path, row in rows.iterrows():

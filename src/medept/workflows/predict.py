@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.cases import Case, Item, images_of, joined, rows_of_cases
+from medept.data.cases import Case, Item, images_of, joined, rows_of_cases, sizes_of
 from medept.data.find_images import FoundImages
 from medept.data.images import read_images
 from medept.data.volumes import Slicing, open_volumes
@@ -122,26 +122,26 @@ def _opened(
     """
     if not skip_unreadable:
         return found, list(open_volumes(found.images, slicing))
-    opened: list[Item] = []
-    good = []
+    opened: dict[int, Item] = {}
+    problems: dict[int, InputError] = {}
     for row, image in enumerate(found.images):
         try:
-            (item,) = open_volumes([image], slicing)
-            problems = [p for p in read_images(images_of([item]), lambda _: None) if p is not None]
+            (opened[row],) = open_volumes([image], slicing)
         except InputError as error:
-            problems = [error]
-        if problems:
-            warnings.warn(f"left out: {problems[0]}", stacklevel=3)
-        else:
-            good.append(row)
-            opened.append(item)
+            problems[row] = error
+    rows = np.repeat(list(opened), sizes_of(list(opened.values()))).tolist()
+    read = read_images(images_of(list(opened.values())), lambda _: None)
+    problems |= {row: error for row, error in zip(rows, read, strict=True) if error is not None}
+    for row in sorted(problems):
+        warnings.warn(f"left out: {problems[row]}", stacklevel=3)
+    good = [row for row in opened if row not in problems]
     if not good:
         raise DataError(f"none of the {len(found)} images can be read")
     left = found.subset(good)
     if found.cases is not None and left.cases is not None:
         for case in sorted(set(found.cases.tolist()) - set(left.cases.tolist())):
             warnings.warn(f"left out: case {case}, as none of its images is left", stacklevel=3)
-    return left, opened
+    return left, [opened[row] for row in good]
 
 
 def embed(

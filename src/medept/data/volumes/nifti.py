@@ -68,20 +68,20 @@ def _slabs(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     voxels = _load(path).dataobj
     count = shape[0] * shape[1]
     size = count * voxels.dtype.itemsize
-    opened = gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
-    k = 0
+    done = 0
     try:
-        with opened as file:
+        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
             file.seek(voxels.offset)
-            for k in range(shape[2]):
+            for _ in range(shape[2]):
                 raw = file.read(size)
                 if len(raw) < size:
                     raise EOFError("it ends there")
                 slab = np.frombuffer(raw, voxels.dtype).reshape(shape[:2], order="F")
                 yield (slab * voxels.slope + voxels.inter).astype(np.float32)
+                done += 1
             while file.read(2**20):
                 pass
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"damaged or cut short at slice {k + 1} of {shape[2]} ({error}); copy it again"
+            f"damaged or cut short at slice {done + 1} of {shape[2]} ({error}); copy it again"
         ) from error
