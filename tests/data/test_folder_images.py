@@ -49,6 +49,7 @@ def names_below(folder: Path) -> list[str]:
         ("images/7.png", "Labels/7_label.png", "1 annotation (Labels/...)"),
         ("7.heic", "7_mask.png", "1 mask (..._mask.png)"),
         ("7.nii.gz", "7_overlay.png", "1 overlay (..._overlay.png)"),
+        ("7.nii.gz", "7_seg.nii.gz", "1 segmentation (..._seg.nii.gz)"),
         ("7.png", "@eaDir/7.png/SYNOPHOTO_THUMB_M.jpg", "1 file in @eaDir"),
         ("7.png", "__MACOSX/._7.png", "1 file in __MACOSX"),
         ("7.png", "#recycle/8.png", "1 file in #recycle"),
@@ -143,8 +144,8 @@ def test_formats_are_found_by_content(tmp_path: Path, name: str, format: str) ->
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.nii.gz", b"\x1f\x8b\x08", "1 .nii.gz (volumes are not read)"),
-        ("a.NRRD", b"NRRD0004", "1 .nrrd (volumes are not read)"),
+        ("a.mha", b"ObjectType", "1 .mha (save the volume as NIfTI)"),
+        ("a.NRRD", b"NRRD0004", "1 .nrrd (save the volume as NIfTI)"),
         ("a.svs", b"II*\0", "1 .svs (whole slides: `medept tiles`)"),
         ("a.dng", b"II*\0", "1 .dng (camera raw is not read"),
         ("a.mp4", b"\0\0\0\x18ftypmp42", "1 .mp4 (video is not read"),
@@ -174,10 +175,10 @@ def test_what_is_not_read_is_counted_by_suffix_with_the_reason(
 def test_a_class_of_files_that_are_not_read_says_which(tmp_path: Path) -> None:
     draw(tmp_path, "a/1.png")
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "1.nii").write_bytes(bytes(400))
-    with pytest.raises(InputError, match=r"b: no image .*\(but 1 .nii \(volumes are not read\)\)"):
+    (tmp_path / "b" / "1.nrrd").write_bytes(bytes(400))
+    with pytest.raises(InputError, match=r"b: no image .*\(but 1 .nrrd \(save the volume as"):
         read_dataset(tmp_path)
-    with pytest.raises(InputError, match=r"b: no image .*\(but 1 .nii"):
+    with pytest.raises(InputError, match=r"b: no image .*\(but 1 .nrrd"):
         find_images([tmp_path / "b"])
 
 

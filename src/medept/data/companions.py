@@ -76,8 +76,8 @@ def companions(
     images = list(images)
     names: dict[Path, set[str]] = {}
     for image in (*images, *unread):
-        stem = image.name[: -len(long_suffix(image))] if image.suffix else image.name
-        names.setdefault(image.parent, set()).update((stem.casefold(), image.name.casefold()))
+        own = _stem(image).casefold(), image.name.casefold()
+        names.setdefault(image.parent, set()).update(own)
     beside = {place.parent: names.get(place.parent, set()).copy() for place in names}
     for place, inside in names.items():
         if place.name.casefold() in _PICTURE_FOLDERS:
@@ -91,7 +91,7 @@ def companions(
                 break
         else:
             kind = _KINDS.get(image.parent.name.casefold(), "")
-            bases = {image.stem.casefold(), *(base for base, _, _ in readings)}
+            bases = {_stem(image).casefold(), *(base for base, _, _ in readings)}
             if kind and image.parent != top and bases & beside[image.parent.parent]:
                 found[image] = kind, f"{image.parent.name}/..."
     return found
@@ -103,7 +103,7 @@ def looks_like_companion(image: Path) -> bool:
     >>> looks_like_companion(Path("7_mask.png")), looks_like_companion(Path("mask.png"))
     (True, False)
     """
-    found = _AFTER.fullmatch(image.stem)
+    found = _AFTER.fullmatch(_stem(image))
     return found is not None and found["gap"] != ""
 
 
@@ -128,13 +128,18 @@ def image_and_mask_folders(stems: dict[str, set[str]]) -> tuple[str, str] | None
     return None
 
 
+def _stem(image: Path) -> str:
+    """The name without its suffix, which may be that of a packed volume."""
+    return image.name[: -len(long_suffix(image))] if image.suffix else image.name
+
+
 def _readings(image: Path) -> Iterable[tuple[str, str, str]]:
     """For each way to read a name as that of a companion: whose it is, what it is, the pattern."""
-    if found := _AFTER.fullmatch(image.stem):
+    if found := _AFTER.fullmatch(_stem(image)):
         for i in range(len(found["gap"]) + 1):  # a bracket in it may be of the picture's name
             base, kind = found[1] + found["gap"][:i], _KINDS[found["word"].lower()]
             yield base.casefold(), kind, f"...{image.name[len(base) :]}"
-    if found := _BEFORE.fullmatch(image.stem):
+    if found := _BEFORE.fullmatch(_stem(image)):
         yield found[3].casefold(), _KINDS[found[2].lower()], f"{found['rest']}...{image.suffix}"
-    if found := _SMALLER.fullmatch(image.stem):
+    if found := _SMALLER.fullmatch(_stem(image)):
         yield found[1].casefold(), "thumbnail", f"...{found['rest']}{image.suffix}"

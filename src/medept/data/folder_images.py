@@ -30,9 +30,9 @@ class LeftOut:
     >>> left = LeftOut()
     >>> left.add("mask", "..._mask.png")
     >>> left.add("mask", "..._mask_1.png")
-    >>> left.add(".nii.gz", "volumes are not read", picture=True)
+    >>> left.add(".nrrd", "save the volume as NIfTI", picture=True)
     >>> str(left)
-    '2 masks (..._mask.png), 1 .nii.gz (volumes are not read)'
+    '2 masks (..._mask.png), 1 .nrrd (save the volume as NIfTI)'
 
     Attributes:
         counts: by what the files are: a suffix, or a noun in the singular.

@@ -38,7 +38,7 @@ _SIGNATURES = {
 }
 """Patterns at the start of a file; the first that fits counts."""
 
-_VOLUME = "not read; save the volume as NIfTI"
+_VOLUME = "save the volume as NIfTI"
 _SLIDE = "whole slides: `medept tiles`"
 _RAW = "camera raw is not read; develop it"
 _VIDEO = "video is not read; save its frames"
