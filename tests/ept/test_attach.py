@@ -64,8 +64,8 @@ def test_the_kernel_that_is_asked_for_runs(
         monkeypatch.setattr(kernels, name, spy)
     pixels, found = torch.randn(2, 3, 32, 32), []
     for asked in ("auto", kernel):
-        used.clear()
         handle = attach(tiny_vit, EmbeddedPromptConfig(length=5, init="zeros", kernel=asked))
+        used.clear()
         with torch.no_grad():
             found.append(tiny_vit(pixels))
         handle.detach()

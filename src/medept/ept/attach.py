@@ -15,11 +15,15 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
 
 from medept.ept.config import EmbeddedPromptConfig
-from medept.ept.divert import Divert
+from medept.ept.divert import divert_one_call
+from medept.ept.grid import GridWatch
 from medept.ept.prompts import EmbeddedPrompt
-from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
+from medept.ept.proof import prove
+from medept.ept.sites import AttentionSite, LeftOut, describe, find_all_attentions, use_sdpa
 from medept.errors import EncoderError
 
 DEFAULT = "default"
@@ -51,34 +55,50 @@ def attach(
             default what the model says of itself. Images of other sizes work too: prompts are then
             interpolated over the token grid.
 
+    It ends with one pass of a test image, forward and backward, which proves that each prompt
+    changes the output. If one does not, the model is refused, and left as it was.
+
     Raises:
-        InputError: if ``model`` is no module, holds prompts already, or has no self-attention that
-            can be prompted.
+        InputError: if ``model`` is no module, holds prompts already, is compiled or wrapped for
+            several processes, has no self-attention that can be prompted, or one whose prompt
+            would not act.
     """
     if not isinstance(model, nn.Module):
         raise EncoderError(f"{model!r}: give the model itself, such as timm.create_model(NAME)")
-    _refuse_prompted(model)
-    return attach_at(model, find_attentions(model, image_size), config or EmbeddedPromptConfig())
+    _refuse_wrapped(model)
+    sites, left_out = find_all_attentions(model, image_size)
+    return attach_at(model, sites, config or EmbeddedPromptConfig(), left_out)
 
 
 def attach_at(
-    model: nn.Module, sites: tuple[AttentionSite, ...], config: EmbeddedPromptConfig
+    model: nn.Module,
+    sites: tuple[AttentionSite, ...],
+    config: EmbeddedPromptConfig,
+    left_out: tuple[LeftOut, ...] = (),
 ) -> Handle:
     """:func:`attach` for a model whose self-attentions are known."""
-    _refuse_prompted(model)
-    handle = Handle(model, sites)
+    _refuse_wrapped(model)
+    handle = Handle(model, sites, left_out)
     try:
         handle.add(DEFAULT, config)
         handle.use(DEFAULT)
+        prove(model, {sites[i]: prompt for i, prompt in handle.prompts.items()})
     except BaseException:
         handle.detach()
         raise
     return handle
 
 
-def _refuse_prompted(model: nn.Module) -> None:
+def _refuse_wrapped(model: nn.Module) -> None:
     if any(isinstance(module, EmbeddedPrompt) for module in model.modules()):
         raise EncoderError("this model already holds prompts: detach them first")
+    if isinstance(model, OptimizedModule):
+        raise EncoderError("this model is compiled: attach to the model first, then compile it")
+    if isinstance(model, DistributedDataParallel):
+        raise EncoderError(
+            "this model is wrapped by DistributedDataParallel, which would not see the prompts: "
+            "attach to the model first, then wrap it"
+        )
 
 
 class Handle:
@@ -99,16 +119,25 @@ class Handle:
 
     Attributes:
         model: the model.
-        sites: every self-attention found, in order of execution.
+        sites: every self-attention that can be prompted, in order of execution.
+        left_out: the attentions that cannot be, and why.
         adapters: prompts by adapter name and layer index, counted from 0.
         prompts: those of the adapter in use.
     """
 
-    def __init__(self, model: nn.Module, sites: tuple[AttentionSite, ...]) -> None:
-        self.model, self.sites = model, sites
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: tuple[AttentionSite, ...],
+        left_out: tuple[LeftOut, ...] = (),
+    ) -> None:
+        self.model, self.sites, self.left_out = model, sites, left_out
         self.adapters: dict[str, dict[int, EmbeddedPrompt]] = {}
         self.prompts: dict[int, EmbeddedPrompt] = {}
         self._undo = ExitStack()
+        self._watches = {site.patches: GridWatch() for site in sites if site.patches}
+        for patches, watch in self._watches.items():
+            self._undo.callback(patches.register_forward_hook(watch).remove)
         use_sdpa(model, self._undo)
         for parameter in model.parameters():
             self._undo.callback(parameter.requires_grad_, parameter.requires_grad)
@@ -118,7 +147,8 @@ class Handle:
         numbers = sum(parameter.numel() for parameter in self.parameters())
         return (
             f"Handle({type(self.model).__name__}: {len(self.prompts)} of {len(self.sites)} "
-            f"attentions prompted, {numbers:,} numbers; adapters: {', '.join(self.adapters)})"
+            f"attentions prompted, {numbers:,} numbers; adapters: {', '.join(self.adapters)}"
+            f"{'; left out: ' if self.left_out else ''}{describe(self.left_out)})"
         )
 
     def add(self, name: str, config: EmbeddedPromptConfig) -> None:
@@ -138,6 +168,7 @@ class Handle:
                 width=self.sites[i].width,
                 prefix=self.sites[i].prefix,
                 grid=self.sites[i].grid,
+                watch=self._watches.get(self.sites[i].patches),
             ).to(device)
             for i in config.chosen_layers(len(self.sites))
         }
@@ -268,8 +299,7 @@ class PromptedAttention(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.embedded_prompt is None:
             return super().forward(*args, **kwargs)
-        with Divert(self.embedded_prompt):
-            return super().forward(*args, **kwargs)
+        return divert_one_call(self.embedded_prompt, super().forward, *args, **kwargs)
 
     def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
         return _empty_prompted, (type(self).__bases__[1],), self.__dict__
@@ -292,9 +322,18 @@ def _make_prompted(module: nn.Module, undo: ExitStack) -> None:
     original: type = type(module)
     module.__class__ = _prompted(original)
     module.embedded_prompt = None  # type: ignore[assignment]
+    if isinstance(module, nn.MultiheadAttention):
+        undo.callback(module.register_forward_pre_hook(_off_the_fast_path).remove)
 
     def restore() -> None:
         del module.embedded_prompt
         module.__class__ = original
 
     undo.callback(restore)
+
+
+def _off_the_fast_path(*_: Any) -> None:
+    """A hook: where one is, ``nn.TransformerEncoderLayer`` calls its attention in ``eval()`` too.
+
+    Without, it passes its weights to one fused operator, and the prompt would not act.
+    """

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from medept.errors import EncoderError
 
@@ -48,3 +49,19 @@ def resize_rows(prompt: Tensor, prefix: int, old: Grid, new: Grid) -> Tensor:
     image = F.interpolate(image, size=new, mode="bicubic", antialias=True, align_corners=False)
     body = image.permute(0, 2, 3, 1).reshape(*prompt.shape[:-2], new[0] * new[1], length)
     return torch.cat([head, body], dim=-2)
+
+
+class GridWatch:
+    """Remembers the token grid of the image that a model is working on.
+
+    It is a forward hook of the convolution that makes the patches.
+
+    Attributes:
+        grid: rows and columns; None until an image has passed.
+    """
+
+    def __init__(self) -> None:
+        self.grid: Grid | None = None
+
+    def __call__(self, _: nn.Module, __: Any, output: Tensor) -> None:
+        self.grid = (output.shape[-2], output.shape[-1])

@@ -22,7 +22,7 @@ from peft.utils import PeftType, register_peft_method
 from torch import nn
 
 from medept.ept.config import EmbeddedPromptConfig
-from medept.ept.divert import Divert
+from medept.ept.divert import divert_one_call
 from medept.ept.prompts import EmbeddedPrompt
 from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
 from medept.errors import SettingsError
@@ -118,8 +118,7 @@ class EptLayer(nn.Module, BaseTunerLayer):
             return self.base_layer(*args, **kwargs)
         if len(active) > 1:
             raise SettingsError(f"prompts are used one at a time: set one adapter, not {active}")
-        with Divert(self.ept_prompts[active[0]]):
-            return self.base_layer(*args, **kwargs)
+        return divert_one_call(self.ept_prompts[active[0]], self.base_layer, *args, **kwargs)
 
     def merge(self, *_: Any, **__: Any) -> None:
         """Refuse: there is no weight that a prompt inside the softmax could be merged into."""

@@ -19,7 +19,7 @@ from medept.ept.attention import (
     sink_of_keys,
 )
 from medept.ept.config import EmbeddedPromptConfig
-from medept.ept.grid import Grid, resize_rows, similar_grid
+from medept.ept.grid import Grid, GridWatch, resize_rows, similar_grid
 from medept.ept.operands import first, precise
 from medept.errors import EncoderError, SettingsError
 
@@ -51,6 +51,7 @@ class EmbeddedPrompt(nn.Module):
         width: d, the numbers in one head's query.
         prefix: how many tokens come before the patches, such as a class token.
         grid: rows and columns of the patches; T is ``prefix`` + rows * columns.
+        watch: knows the grid of the image that the model is working on; None where no grid is.
 
     Attributes:
         prompt: the only parameter, (T, L), or (H, T, L) with one prompt per head; without its last
@@ -62,11 +63,18 @@ class EmbeddedPrompt(nn.Module):
     """
 
     def __init__(
-        self, config: EmbeddedPromptConfig, *, heads: int, width: int, prefix: int, grid: Grid
+        self,
+        config: EmbeddedPromptConfig,
+        *,
+        heads: int,
+        width: int,
+        prefix: int,
+        grid: Grid,
+        watch: GridWatch | None = None,
     ) -> None:
         super().__init__()
         self.way, self.kernel = config.way, config.kernel
-        self.prefix, self.grid = prefix, grid
+        self.prefix, self.grid, self.watch = prefix, grid, watch
         self.collapsed = config.collapsed
         values = _initial_values(config, heads, prefix + grid[0] * grid[1], width)
         if config.collapsed:
@@ -102,7 +110,8 @@ class EmbeddedPrompt(nn.Module):
         options |= {"dropout_p": dropout_p, "kernel": self.kernel}
         if self.has_gates:
             return sink_attention(query, key, value, self._sink_of(query, key, scale), **options)
-        prompt = self.sized(key.shape[-2])[..., : query.shape[-2], :]
+        tokens = key.shape[-2]
+        prompt = self.sized(tokens, self._grid_of(tokens))[..., : query.shape[-2], :]
         return prompted_attention(query, key, value, prompt, way=self.way, **options)
 
     @property
@@ -114,7 +123,8 @@ class EmbeddedPrompt(nn.Module):
         """s of these queries: (T,), (H, T) or (B, H, T)."""
         if self.way == "keys":
             return sink_of_keys(query, self.prompt, scale)
-        return first(query.shape[-2], self.sink(key.shape[-2]))
+        tokens = key.shape[-2]
+        return first(query.shape[-2], self.sink(tokens, self._grid_of(tokens)))
 
     def _record(self, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         if not self.has_gates:
@@ -128,14 +138,36 @@ class EmbeddedPrompt(nn.Module):
             self.recorded = gates(query, key, sink, **options)
             self.recorded_attention = attention_weights(query, key, **options)
 
-    def sink(self, tokens: int) -> Tensor:
+    def _grid_of(self, tokens: int) -> Grid | None:
+        """The grid of the image that the model is working on; None if its tokens form none.
+
+        Raises:
+            InputError: if there are not as many tokens as that grid and the prefix have.
+        """
+        grid = None if self.watch is None else self.watch.grid
+        expected = self.prefix + (math.prod(grid) if grid else math.prod(self.grid))
+        if tokens != expected:
+            raise EncoderError(
+                f"an attention over {tokens} tokens, where {expected} were expected "
+                f"({self.prefix} and a grid of {' x '.join(map(str, grid or self.grid))}): prompts "
+                "need all patches in their places, without patch dropout or merging, and images "
+                "of a size that the model was tried with: attach(model, image_size=(height, width))"
+            )
+        return grid
+
+    def sink(self, tokens: int, grid: Grid | None = None) -> Tensor:
         """s for an input of ``tokens`` tokens, (T,) or (H, T), of the way ``concat``.
 
         For another grid it is s that is resized, not the L prompts: so a merged prompt does the
         same at every resolution.
+
+        Args:
+            tokens: how many.
+            grid: rows and columns of the patches; by default of the proportions of the prompt's
+                own.
         """
         s = self.prompt if self.collapsed else _logsumexp(self.prompt)
-        return s if s.shape[-1] == tokens else self._resized(s[..., None], tokens)[..., 0]
+        return self._resized(s[..., None], tokens, grid)[..., 0]
 
     def gate(self, attended: Tensor, logsumexp: Tensor, tokens: int) -> Tensor:
         """What :meth:`forward` gives with the way ``concat``, from attention without the prompt.
@@ -145,25 +177,25 @@ class EmbeddedPrompt(nn.Module):
             logsumexp: z of its logits, (B, H, T).
             tokens: how many tokens the input has.
         """
-        sink = first(attended.shape[-2], self.sink(tokens))
+        sink = first(attended.shape[-2], self.sink(tokens, self._grid_of(tokens)))
         return (attended * torch.sigmoid(logsumexp - sink)[..., None]).to(attended.dtype)
 
-    def sized(self, tokens: int) -> Tensor:
+    def sized(self, tokens: int, grid: Grid | None = None) -> Tensor:
         """The prompt for an input of ``tokens`` tokens: (T, L) or (H, T, L).
 
-        For another grid its rows are resized; with ``add`` and ``multiply`` its columns too.
+        For another grid its rows are resized; with ``add`` and ``multiply`` its columns too. The
+        arguments are those of :meth:`sink`.
         """
-        prompt = self._resized(self.prompt, tokens)
+        prompt = self._resized(self.prompt, tokens, grid)
         if self.way in ("add", "multiply"):
-            prompt = self._resized(prompt.transpose(-1, -2), tokens).transpose(-1, -2)
+            prompt = self._resized(prompt.transpose(-1, -2), tokens, grid).transpose(-1, -2)
         return prompt
 
-    def _resized(self, rows: Tensor, tokens: int) -> Tensor:
-        if tokens == rows.shape[-2]:
+    def _resized(self, rows: Tensor, tokens: int, grid: Grid | None) -> Tensor:
+        if tokens == rows.shape[-2] and grid in (None, self.grid):
             return rows
-        return resize_rows(
-            rows, self.prefix, self.grid, similar_grid(self.grid, tokens - self.prefix)
-        )
+        new = grid or similar_grid(self.grid, tokens - self.prefix)
+        return resize_rows(rows, self.prefix, self.grid, new)
 
     @torch.no_grad()
     def merged(self) -> Tensor:

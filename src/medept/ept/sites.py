@@ -1,24 +1,30 @@
-"""Finds the self-attentions of a model, whichever library it is from, by one forward pass.
+"""Finds the self-attentions of a model, whichever library it is from, by trying it.
 
 All that the vision transformers of timm, transformers and open_clip have in common is that each
 self-attention calls ``scaled_dot_product_attention``. A forward pass of one black image shows which
-module calls it, over how many tokens and heads, and what grid of patches there is.
+module calls it, over how many tokens and heads, and what maps the convolutions before it make. The
+beginning of a second pass, of another image, shows which tokens the image does not change: those
+are the prefix. The others are patches if a convolution's map has as many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from math import prod
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from medept.ept.grid import Grid
-from medept.errors import EncoderError, is_out_of_memory
+from medept.ept.probe import probe_image, refusing, undisturbed
+from medept.ept.survey import POOLING, Call, EnoughSeen, Survey
+from medept.errors import EncoderError
+
+logger = logging.getLogger(__name__)
 
 SUPPORTED = (
     "timm: ViT, DeiT, DINOv2, DINOv3, EVA-02, BEiT, SigLIP, CLIP, Swin; "
@@ -26,6 +32,9 @@ SUPPORTED = (
     "open_clip: ViT towers (model.visual); and any module whose self-attention calls "
     "torch.nn.functional.scaled_dot_product_attention"
 )
+TWICE = "several calls in one pass"
+_PREFIX = 16
+"""On the meta device, where nothing is computed, up to so many tokens are taken to be a prefix."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class AttentionSite:
         width: d, the numbers in one head's query.
         prefix: how many tokens come before the patches, such as a class token.
         grid: rows and columns of the patches; (0, 0) if the tokens form no grid.
+        image: height and width of the image that the model was tried on.
+        patches: the convolution whose output has this grid, for every image; None if none has.
     """
 
     name: str
@@ -49,6 +60,16 @@ class AttentionSite:
     width: int
     prefix: int = 0
     grid: Grid = (0, 0)
+    image: tuple[int, int] = (0, 0)
+    patches: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An attention that cannot be prompted: the name of its module, and why not."""
+
+    name: str
+    why: str
 
 
 def find_attentions(
@@ -65,37 +86,58 @@ def find_attentions(
     ('blocks.0.attn', 2, 101, 1, (10, 10))
 
     Args:
-        model: what takes pixels (B, 3, H, W).
+        model: what takes pixels (B, C, H, W).
         image_size: pixels a side, or (height, width); by default what the model says of itself.
 
     Raises:
         InputError: if there is none, or the model takes no image of this size.
     """
-    reference = next(model.parameters(), None)
-    if reference is None:
-        raise EncoderError(_none_found(model))
+    return find_all_attentions(model, image_size)[0]
+
+
+def find_all_attentions(
+    model: nn.Module, image_size: int | tuple[int, int] | None = None
+) -> tuple[tuple[AttentionSite, ...], tuple[LeftOut, ...]]:
+    """As :func:`find_attentions`, and the attentions that cannot be prompted."""
+    if next(model.parameters(), None) is None:
+        raise EncoderError(_none_found(model, ()))
     size = image_size or _own_image_size(model)
     height, width = (size, size) if isinstance(size, int) else size
-    pixels = torch.zeros(1, 3, height, width, device=reference.device, dtype=reference.dtype)
+    what = f"{type(model).__name__} does not take an image of {height} x {width} pixels"
+    advice = f"give its vision part, or image_size=. Supported are {SUPPORTED}"
     with ExitStack() as stack:
         use_sdpa(model, stack)
-        for module in model.modules():
-            stack.callback(setattr, module, "training", module.training)
-        model.eval()
-        survey = stack.enter_context(_Survey(model))
+        stack.enter_context(undisturbed(model))
         stack.enter_context(torch.no_grad())
-        try:
-            model(pixels)
-        except (AttributeError, RuntimeError, TypeError, ValueError, AssertionError) as error:
-            if is_out_of_memory(error):
-                raise
-            raise EncoderError(
-                f"{type(model).__name__} does not take an image of {height} x {width} pixels "
-                f"({error}): give its vision part, or image_size=. Supported are {SUPPORTED}"
-            ) from error
-    if not survey.sites:
-        raise EncoderError(_none_found(model))
-    return tuple(_with_grid(site, survey.grids) for site in survey.sites)
+        stack.enter_context(refusing(what, advice))
+        with Survey(model) as seen:
+            model(probe_image(model, (height, width), black=True))
+        prefixes = _prefixes(model, (height, width), seen.calls)
+    times = Counter(call.module for call in seen.calls if call.why_not != POOLING)
+    for call in seen.calls:
+        call.why_not = call.why_not or (TWICE if times[call.module] > 1 else "")
+    left_out = tuple(dict.fromkeys(LeftOut(c.name, c.why_not) for c in seen.calls if c.why_not))
+    sites = tuple(
+        _site(call, prefixes.get(call.tokens), seen.maps[: call.maps], (height, width))
+        for call in seen.calls
+        if not call.why_not
+    )
+    if not sites:
+        raise EncoderError(_none_found(model, left_out))
+    if told := describe(each for each in left_out if each.why != POOLING):
+        logger.warning("attentions of %s without prompts: %s", type(model).__name__, told)
+    return sites, left_out
+
+
+def describe(left_out: Iterable[LeftOut]) -> str:
+    """Attentions that are left out, by reason: ``2 with fewer keys than queries (a, b)``."""
+    names: dict[str, list[str]] = {}
+    for each in left_out:
+        names.setdefault(each.why, []).append(each.name)
+    return "; ".join(
+        f"{len(group)} with {why} ({', '.join(group[:3])}{', ...' if len(group) > 3 else ''})"
+        for why, group in names.items()
+    )
 
 
 def use_sdpa(model: nn.Module, undo: ExitStack) -> None:
@@ -110,70 +152,57 @@ def use_sdpa(model: nn.Module, undo: ExitStack) -> None:
         undo.callback(model.set_attn_implementation, implementation)  # type: ignore[arg-type]
 
 
-class _Survey(TorchFunctionMode):
-    """Watches a forward pass: which module calls attention, and what shapes convolutions give."""
+def _prefixes(model: nn.Module, size: tuple[int, int], calls: list[Call]) -> dict[int, set[int]]:
+    """By number of tokens, how many of them may come before the patches.
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.sites: list[AttentionSite] = []
-        self.grids: list[Grid] = []
-        self._model = model
-        self._running: list[tuple[str, nn.Module]] = []
-        self._hooks = ExitStack()
-
-    def __enter__(self) -> _Survey:
-        for name, module in self._model.named_modules():
-            enter = module.register_forward_pre_hook(self._entering(name))
-            leave = module.register_forward_hook(self._leaving, always_call=True)
-            self._hooks.callback(enter.remove)
-            self._hooks.callback(leave.remove)
-        super().__enter__()
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        super().__exit__(*exc)
-        self._hooks.close()
-
-    def _entering(self, name: str) -> Callable[..., None]:
-        return lambda module, _: self._running.append((name, module))
-
-    def _leaving(self, module: nn.Module, _: Any, output: Any) -> None:
-        if self._running:
-            self._running.pop()
-        if isinstance(module, nn.Conv2d) and not self.sites:
-            self.grids.append(tuple(output.shape[-2:]))
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            query, key = _query_and_key(*args, **kwargs)  # (B, H, T, d)
-            self._found(*query.shape[-3:], keys=key.shape[-2])
-        elif func is F.multi_head_attention_forward:
-            query, key, heads = args[0], args[1], args[4]  # (T, B, D)
-            self._found(heads, len(query), query.shape[-1] // heads, keys=len(key))
-        return func(*args, **kwargs)
-
-    def _found(self, heads: int, tokens: int, width: int, *, keys: int) -> None:
-        if tokens == keys and tokens > 1:  # attention pooling has a single query
-            name, module = self._running[-1]
-            self.sites.append(AttentionSite(name, module, heads, tokens, width))
+    Those are the leading tokens whose query is the same for another image; with what was a prefix
+    before, where tokens joined later. The pass ends where nothing new can come.
+    """
+    new = [i for i, call in enumerate(calls) if call.rows is not None]
+    new = [i for i in new if calls[i].tokens not in {c.tokens for c in calls[:i]}]
+    if not new or next(model.parameters()).is_meta:
+        return {}
+    with Survey(model, until=new[-1] + 1) as seen, suppress(EnoughSeen):
+        model(probe_image(model, size))
+    found: dict[int, set[int]] = {}
+    before = 0
+    for i in new:
+        constant = _constant_rows(calls[i].rows, seen.calls[i].rows)
+        joined = [row < before or same for row, same in enumerate(constant)]
+        found[calls[i].tokens] = {_leading(constant), _leading(joined)}
+        before = _leading(constant) if i == new[0] else before
+    return found
 
 
-def _query_and_key(query: Any, key: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
-    return query, key
+def _constant_rows(one: torch.Tensor | None, other: torch.Tensor | None) -> list[bool]:
+    if one is None or other is None or one.shape != other.shape:
+        return []
+    change = (one.float() - other.float()).abs().amax(-1)
+    return (change <= 1e-4 * change.max()).tolist()
 
 
-def _with_grid(site: AttentionSite, grids: list[Grid]) -> AttentionSite:
+def _leading(rows: list[bool]) -> int:
+    return next((i for i, row in enumerate(rows) if not row), len(rows))
+
+
+def _site(
+    call: Call,
+    prefixes: set[int] | None,
+    maps: list[tuple[nn.Module, Grid]],
+    image: tuple[int, int],
+) -> AttentionSite:
     """The site with its tokens split into prefix and grid, which a convolution has shown."""
-    for rows, columns in reversed(grids):
-        if 0 <= site.tokens - rows * columns <= 16:
-            return replace(site, prefix=site.tokens - rows * columns, grid=(rows, columns))
-    side = int(site.tokens**0.5)
-    if side * side == site.tokens:  # attention within windows
-        return replace(site, grid=(side, side))
-    return replace(site, prefix=site.tokens, grid=(0, 0))
+    size = call.heads, call.tokens, call.width
+    site = AttentionSite(call.name, call.module, *size, image=image)
+    for patches, grid in reversed(maps):
+        prefix = call.tokens - grid[0] * grid[1]
+        if prefix in (range(_PREFIX + 1) if prefixes is None else prefixes):
+            return replace(site, prefix=prefix, grid=grid, patches=patches)
+    window = getattr(call.module, "window_size", None)
+    window = (window, window) if isinstance(window, int) else window
+    if isinstance(window, (tuple, list)) and len(window) == 2 and prod(window) == call.tokens:
+        return replace(site, grid=(window[0], window[1]))
+    return replace(site, prefix=call.tokens)
 
 
 def _own_image_size(model: nn.Module) -> int | tuple[int, int]:
@@ -194,8 +223,9 @@ def _own_image_size(model: nn.Module) -> int | tuple[int, int]:
     )
 
 
-def _none_found(model: nn.Module) -> str:
+def _none_found(model: nn.Module, left_out: tuple[LeftOut, ...]) -> str:
+    found = f" It has {describe(left_out)}." if left_out else ""
     return (
-        f"no self-attention that can be prompted was found in {type(model).__name__}. "
+        f"no self-attention that can be prompted was found in {type(model).__name__}.{found} "
         f"Supported are {SUPPORTED}"
     )

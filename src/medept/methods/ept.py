@@ -45,7 +45,8 @@ class EmbeddedPromptTuning(AdaptedEncoder):
     handle: Handle
 
     def insert(self) -> None:
-        self.handle = attach_at(self.encoder.model, self.encoder.sites, self.settings)
+        with self.encoder.autocast():
+            self.handle = attach_at(self.encoder.model, self.encoder.sites, self.settings)
         self.on_remove.callback(self.handle.detach)
 
     def first_changed_block(self) -> int:
