@@ -24,6 +24,7 @@ from medept.ept.grid import GridWatch
 from medept.ept.prompts import EmbeddedPrompt
 from medept.ept.proof import prove
 from medept.ept.sites import AttentionSite, LeftOut, describe, find_all_attentions, use_sdpa
+from medept.ept.survey import POOLING
 from medept.errors import EncoderError
 
 DEFAULT = "default"
@@ -145,8 +146,9 @@ class Handle:
 
     def __repr__(self) -> str:
         numbers = sum(parameter.numel() for parameter in self.parameters())
+        found = len(self.sites) + sum(each.why != POOLING for each in self.left_out)
         return (
-            f"Handle({type(self.model).__name__}: {len(self.prompts)} of {len(self.sites)} "
+            f"Handle({type(self.model).__name__}: {len(self.prompts)} of {found} "
             f"attentions prompted, {numbers:,} numbers; adapters: {', '.join(self.adapters)}"
             f"{'; left out: ' if self.left_out else ''}{describe(self.left_out)})"
         )

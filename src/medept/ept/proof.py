@@ -18,9 +18,10 @@ from medept.errors import EncoderError
 def prove(model: nn.Module, prompts: Mapping[AttentionSite, EmbeddedPrompt]) -> None:
     """Refuse a model on whose output a prompt in place has no influence.
 
-    The derivative of a fixed weighted sum of all outputs is taken with respect to each prompt. The
-    model, its modes, buffers and gradients are left as they were. On the meta device, where there
-    are no values, the model only runs.
+    The derivative of a fixed weighted sum of all outputs is taken with respect to each prompt; to
+    save time, along the paths that do not lead through later queries, keys and values.
+    The model, its modes, buffers and gradients are left as they were. On the meta device, where
+    there are no values, the model only runs.
 
     Args:
         model: holds the prompts.
@@ -40,18 +41,14 @@ def prove(model: nn.Module, prompts: Mapping[AttentionSite, EmbeddedPrompt]) -> 
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(refusing(what, advice))
-        for parameter in parameters:
-            stack.callback(parameter.requires_grad_, parameter.requires_grad)
-            parameter.requires_grad_()
+        for prompt in prompts.values():
+            stack.callback(prompt.prompt.requires_grad_, prompt.prompt.requires_grad)
+            prompt.prompt.requires_grad_()
+            stack.callback(prompt.register_forward_pre_hook(_from_here_on).remove)
         output = model(probe_image(model, size))
         if parameters[0].is_meta:
             return
-        total = sum((_weighted(x) for x in _tensors(output) if x.requires_grad), torch.zeros(()))
-        found = (
-            torch.autograd.grad(total, parameters, allow_unused=True)
-            if total.requires_grad
-            else (None,) * len(parameters)
-        )
+        found = _derivatives(output, parameters)
     silent = [
         site.name
         for site, gradient in zip(prompts, found, strict=True)
@@ -62,6 +59,18 @@ def prove(model: nn.Module, prompts: Mapping[AttentionSite, EmbeddedPrompt]) -> 
             f"prompts in {', '.join(silent)} of {type(model).__name__} would change nothing in its "
             "output: choose other layers, or give the part of the model whose output is used"
         )
+
+
+def _from_here_on(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A hook: queries, keys and values without their history."""
+    return tuple(x.detach() if isinstance(x, Tensor) else x for x in arguments)
+
+
+def _derivatives(output: Any, parameters: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
+    weighted = [_weighted(x) for x in _tensors(output) if x.requires_grad]
+    if not weighted:
+        return (None,) * len(parameters)
+    return torch.autograd.grad(weighted, parameters, allow_unused=True)
 
 
 def _weighted(output: Tensor) -> Tensor:
