@@ -85,12 +85,44 @@ def test_gradcheck(kernel: str) -> None:
     )
 
 
-def test_second_derivatives_are_refused() -> None:
-    q, k, v, p = inputs()
-    out = prompted_attention(q, k, v, p, kernel="fused")
-    (dp,) = torch.autograd.grad(out.square().sum(), p, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        dp.sum().backward()
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("learnt", ["qkvs", "s", "vs", "q"])
+def test_second_derivatives(learnt: str, masked: bool) -> None:
+    """Finite differences of the gradient; and a third derivative of the sink alone."""
+    given = dict(zip("qkv", (x[:1, :2, :3].detach() for x in inputs()[:3]), strict=True))
+    given["s"] = torch.randn(1, 2, 3, dtype=torch.float64)
+    mask = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 1, 1]]).bool() if masked else None
+
+    def attend(*changed: Tensor) -> Tensor:
+        q, k, v, sink = (given | dict(zip(learnt, changed, strict=True))).values()
+        return sink_attention(q, k, v, sink, attn_mask=mask, kernel="fused")
+
+    wanted = [given[name].clone().requires_grad_() for name in learnt]
+    assert torch.autograd.gradgradcheck(attend, wanted)
+    if learnt == "s":
+        first = torch.autograd.grad(attend(*wanted).square().sum(), wanted, create_graph=True)[0]
+        assert torch.autograd.gradgradcheck(
+            lambda s: torch.autograd.grad(attend(s).square().sum(), s, create_graph=True)[0],
+            wanted,
+        )
+        assert first.requires_grad
+
+
+@pytest.mark.parametrize("way", ["concat", "multiply_concat"])
+def test_a_gradient_penalty_is_that_of_the_formula(way: str) -> None:
+    """``autograd.grad`` twice, as for Hessian-vector products."""
+    found = []
+    ours = inputs()
+    theirs = [x.detach().requires_grad_() for x in ours]
+    for tensors, run in (
+        (ours, lambda *x: prompted_attention(*x, way=way)),
+        (theirs, lambda *x: reference(*x, way, None, D**-0.5)),
+    ):
+        first = torch.autograd.grad(run(*tensors).square().sum(), tensors, create_graph=True)
+        penalty = sum(x.square().sum() for x in first)
+        found.append(torch.autograd.grad(penalty, tensors))
+    for ours_, theirs_ in zip(*found, strict=True):
+        torch.testing.assert_close(ours_, theirs_)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -222,7 +254,8 @@ def test_cuda_kernels_are_called_as_autograd_calls_them(
         bias = torch.empty(2, 3, 37, 40, device="cuda", dtype=dtype)[..., :37] if masked else None
         with Calls() as ours:
             out = kernels.FusedSinkAttention.apply(*qkv, sink, bias, 0.1)
-            gradients = out.grad_fn.apply(grad)
+            with torch.no_grad():
+                gradients = out.grad_fn.apply(grad)
         with Calls() as autograd:
             if dtype == torch.bfloat16 and not masked:
                 flash = torch.ops.aten._scaled_dot_product_flash_attention

@@ -29,7 +29,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from medept.ept.operands import Operands, first, logits
 
@@ -106,9 +105,10 @@ class FusedSinkAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, sink, bias, out, total, *random = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+            return _differentiable_backward(ctx, grad)
         dq = dk = dv = ds = None
         if ctx.needs_input_grad[3]:
             t = total[..., : out.shape[-2]]
@@ -117,6 +117,27 @@ class FusedSinkAttention(torch.autograd.Function):
         if any(ctx.needs_input_grad[:3]):
             dq, dk, dv = _attend_backward(grad, q, k, v, bias, out, total, random, ctx.scale)
         return dq, dk, dv, ds, None, None
+
+
+def _differentiable_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of :class:`FusedSinkAttention` in operators that can be differentiated again.
+
+    Those of q, k and v by :func:`formula`; of the sink alone with z and the attention as constants.
+    """
+    q, k, v, sink, bias, out, total, *_ = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:4]
+    if not any(needed[:3]):
+        t = total[..., : out.shape[-2]]
+        share = torch.exp(sink.detach() - t)
+        attended = out.detach().to(t.dtype) / (1 - share)[..., None].clamp_min(1e-30)
+        again = torch.sigmoid(sink - (t + torch.log1p(-share)).detach())
+        per_row = -(grad.to(t.dtype) * attended).sum(-1) * (1 - again) * again
+        return None, None, None, per_row.sum_to_size(sink.shape), None, None
+    q, k, v, sink = inputs = [x.view_as(x) for x in (q, k, v, sink)]  # one may depend on another
+    output = formula(Operands(q, k, v, bias, ctx.scale), sink)
+    wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
+    return *(next(found) if need else None for need in needed), None, None
 
 
 # --- the kernels of CPU and CUDA ---------------------------------------------------------------
