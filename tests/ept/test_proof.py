@@ -141,7 +141,8 @@ def test_a_prompt_that_changes_nothing_is_refused_with_the_model_intact() -> Non
 @pytest.mark.parametrize("config", [
     {"way": "add", "init": "zeros"}, {"way": "multiply", "init": "zeros"},
     {"way": "multiply_concat", "init": "zeros"}, {"init": "identity"}, {"init": "zeros"},
-    {"init": "zeros", "per_head": True}, {"init": "zeros", "frozen": True},
+    {"way": "keys", "init": "zeros"}, {"init": "zeros", "per_head": True},
+    {"init": "zeros", "frozen": True},
 ], ids=str)  # fmt: skip
 def test_attach_leaves_no_trace_but_the_prompts(config: dict) -> None:
     """Modes one by one (frozen BatchNorms), statistics, random numbers, gradients."""

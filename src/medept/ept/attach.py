@@ -15,15 +15,20 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
-from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from medept.ept.config import EmbeddedPromptConfig
 from medept.ept.divert import divert_one_call
-from medept.ept.grid import GridWatch
 from medept.ept.prompts import EmbeddedPrompt
 from medept.ept.proof import prove
-from medept.ept.sites import AttentionSite, LeftOut, describe, find_all_attentions, use_sdpa
+from medept.ept.sites import (
+    AttentionSite,
+    LeftOut,
+    describe,
+    find_all_attentions,
+    use_sdpa,
+    watch_grids,
+)
 from medept.ept.survey import POOLING
 from medept.errors import EncoderError
 
@@ -93,7 +98,7 @@ def attach_at(
 def _refuse_wrapped(model: nn.Module) -> None:
     if any(isinstance(module, EmbeddedPrompt) for module in model.modules()):
         raise EncoderError("this model already holds prompts: detach them first")
-    if isinstance(model, OptimizedModule):
+    if hasattr(model, "_orig_mod"):  # torch.compile's wrapper, whose import takes a second
         raise EncoderError("this model is compiled: attach to the model first, then compile it")
     if isinstance(model, DistributedDataParallel):
         raise EncoderError(
@@ -136,9 +141,7 @@ class Handle:
         self.adapters: dict[str, dict[int, EmbeddedPrompt]] = {}
         self.prompts: dict[int, EmbeddedPrompt] = {}
         self._undo = ExitStack()
-        self._watches = {site.patches: GridWatch() for site in sites if site.patches}
-        for patches, watch in self._watches.items():
-            self._undo.callback(patches.register_forward_hook(watch).remove)
+        self._watches = watch_grids(sites, self._undo)
         use_sdpa(model, self._undo)
         for parameter in model.parameters():
             self._undo.callback(parameter.requires_grad_, parameter.requires_grad)

@@ -23,8 +23,9 @@ from torch import nn
 
 from medept.ept.config import EmbeddedPromptConfig
 from medept.ept.divert import divert_one_call
+from medept.ept.grid import GridWatch
 from medept.ept.prompts import EmbeddedPrompt
-from medept.ept.sites import AttentionSite, find_attentions, use_sdpa
+from medept.ept.sites import AttentionSite, find_attentions, use_sdpa, watch_grids
 from medept.errors import SettingsError
 
 
@@ -100,7 +101,9 @@ class EptLayer(nn.Module, BaseTunerLayer):
         self.ept_prompts = nn.ModuleDict()
         self.merged_adapters: list[str] = []
 
-    def update_layer(self, name: str, config: EptConfig, site: AttentionSite) -> None:
+    def update_layer(
+        self, name: str, config: EptConfig, site: AttentionSite, watch: GridWatch | None
+    ) -> None:
         """Add the prompt of one more adapter."""
         prompt = EmbeddedPrompt(
             config.prompt(),
@@ -108,6 +111,7 @@ class EptLayer(nn.Module, BaseTunerLayer):
             width=site.width,
             prefix=site.prefix,
             grid=site.grid,
+            watch=watch,
         )
         self.ept_prompts[name] = prompt.to(next(self.base_layer.parameters()).device)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
@@ -144,6 +148,7 @@ class EptModel(BaseTuner):
             self._undo = ExitStack()
             use_sdpa(model, self._undo)
             self._sites = {s.name: s for s in find_attentions(model, config.image_size)}
+            self._watches = watch_grids(self._sites.values(), self._undo)
             self._image_size = config.image_size
         elif config.image_size != self._image_size:
             raise SettingsError(
@@ -170,7 +175,8 @@ class EptModel(BaseTuner):
             setattr(parent, target_name, layer)
             target = layer
         assert self._sites is not None, "inject_adapter has found them"
-        target.update_layer(adapter_name, config, self._sites[current_key])
+        site = self._sites[current_key]
+        target.update_layer(adapter_name, config, site, self._watches.get(site.patches))
         if adapter_name not in self.active_adapters:
             target.ept_prompts[adapter_name].requires_grad_(False)
 

@@ -19,7 +19,7 @@ from math import prod
 import torch
 from torch import nn
 
-from medept.ept.grid import Grid
+from medept.ept.grid import Grid, GridWatch
 from medept.ept.probe import probe_image, refusing, undisturbed
 from medept.ept.survey import POOLING, Call, EnoughSeen, Survey
 from medept.errors import EncoderError
@@ -150,6 +150,18 @@ def use_sdpa(model: nn.Module, undo: ExitStack) -> None:
     if implementation not in (None, "sdpa"):  # transformers
         model.set_attn_implementation("sdpa")  # type: ignore[operator]
         undo.callback(model.set_attn_implementation, implementation)  # type: ignore[arg-type]
+
+
+def watch_grids(
+    sites: Iterable[AttentionSite], undo: ExitStack
+) -> dict[nn.Module | None, GridWatch]:
+    """By convolution that makes a site's patches, what knows their grid, until ``undo``."""
+    watches: dict[nn.Module | None, GridWatch] = {}
+    for patches in (site.patches for site in sites):
+        if patches is not None and patches not in watches:
+            watches[patches] = GridWatch()
+            undo.callback(patches.register_forward_hook(watches[patches]).remove)
+    return watches
 
 
 def _prefixes(model: nn.Module, size: tuple[int, int], calls: list[Call]) -> dict[int, set[int]]:
