@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -98,33 +98,49 @@ def episodes(
 
 @app.command(rich_help_panel=DATA)
 def phantoms(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="colon, chest or endo.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="colon, chest or endo; bags or ct.")],
     out: Annotated[Path, typer.Option(help="New folder for the images and labels.csv.")],
     patients: Annotated[int, typer.Option(help="Number of patients.")] = 60,
-    images_per_patient: Annotated[int, typer.Option(help="Images per patient.")] = 4,
+    images_per_patient: Annotated[
+        int | None,
+        typer.Option(
+            help="Images per patient. Default: 4; of bags 24 tiles of a slide, of ct 60 slices."
+        ),
+    ] = None,
     size: Annotated[int, typer.Option(help="Pixels per side.")] = 96,
     difficulty: Annotated[float, typer.Option(help="From 0 (easy) to 1 (hard).")] = 0.35,
     seed: Annotated[int, typer.Option(help="The same seed makes the same images.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Make a synthetic data set, with patients, to try things out on."""
-    from medept.phantoms import make_phantoms, write_phantoms
+    """Make a synthetic data set, with patients, to try things out on.
 
-    data = make_phantoms(
-        task,
-        patients=patients,
-        images_per_patient=images_per_patient,
-        size=size,
-        difficulty=difficulty,
-        seed=seed,
-    )
-    table = write_phantoms(data, out)
+    bags are slides cut into tiles, and ct volumes of the chest: cases of which few images show the
+    tumour or the nodule.
+    """
+    from medept.phantoms import TASKS, make_phantoms, write_phantoms
+    from medept.phantoms import cases as of_cases
+
+    options: dict[str, Any] = {"size": size, "difficulty": difficulty, "seed": seed}
+    each = images_per_patient or of_cases.IMAGES_PER_CASE.get(task, 4)
+    if task not in of_cases.CASE_TASKS:
+        if task not in TASKS:
+            known = ", ".join((*TASKS, *of_cases.CASE_TASKS))
+            raise SettingsError(f"task {task!r} is not known; the tasks are {known}")
+        data = make_phantoms(task, patients=patients, images_per_patient=each, **options)
+        table, classes, more = write_phantoms(data, out), list(data.classes), ""
+    elif task == "bags":
+        bags = of_cases.make_bags(patients=patients, tiles=each, **options)
+        table, classes = of_cases.write_bags(bags, out), list(bags.classes)
+        more = " --case-column slide"
+    else:
+        table = of_cases.write_ct(out, patients=patients, slices=each, **options)
+        classes, more = list(of_cases.CLASSES[task]), " --window lung"
     if as_json:
-        print_json({"table": str(table), "images": len(data), "classes": list(data.classes)})
+        print_json({"table": str(table), "images": patients * each, "classes": classes})
     else:
         notes.print(
-            f"{len(data)} images of {patients} patients. Written to {out}\n"
-            f"Next: medept fit {quote(str(table))} --out my-fit --shots 5"
+            f"{patients * each} images of {patients} patients. Written to {out}\n"
+            f"Next: medept fit {quote(str(table))} --out my-fit --shots 5{more}"
         )
 
 

@@ -25,6 +25,7 @@ class Case:
     Attributes:
         images: one at least; anything that :func:`medept.data.images.read_image` accepts.
         names: what each is called in outputs.
+        cut: how they were cut from a volume; empty where they were not.
 
     Raises:
         DataError: if there is no image, or not one name an image.
@@ -35,6 +36,7 @@ class Case:
 
     images: tuple[ImageLike, ...]
     names: tuple[str, ...]
+    cut: str = ""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -80,7 +82,8 @@ def joined(items: Sequence[Item], names: Sequence[str]) -> Case:
     """
     each = zip(items, names, strict=True)
     own = [x.names if isinstance(x, Case) else (name,) for x, name in each]
-    return Case(tuple(images_of(items)), tuple(name for part in own for name in part))
+    cut = next((x.cut for x in items if isinstance(x, Case) and x.cut), "")
+    return Case(tuple(images_of(items)), tuple(name for part in own for name in part), cut)
 
 
 def rows_of_cases(ids: Sequence[Any] | np.ndarray) -> dict[str, list[int]]:

@@ -54,7 +54,8 @@ def open_volume(path: Path, slicing: Slicing | None = None, name: str | None = N
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
     images = tuple(VolumeSlice(source, index) for index in source.indices)
-    return Case(images, tuple(f"{name or path}#{image.key}" for image in images))
+    names = tuple(f"{name or path}#{image.key}" for image in images)
+    return Case(images, names, cut=str(chosen))
 
 
 def open_volumes(
@@ -96,8 +97,8 @@ def series_folder(item: Item) -> Path | None:
 def slicing_of(items: Sequence[Item]) -> Slicing | None:
     """How the first volume among items was cut; None where there is no volume."""
     for item in items:
-        if isinstance(item, Case) and isinstance(item.images[0], VolumeSlice):
-            return item.images[0].source.slicing
+        if isinstance(item, Case) and item.cut:
+            return Slicing.parse(item.cut)
     return None
 
 
