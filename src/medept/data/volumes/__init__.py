@@ -6,7 +6,7 @@
 >>> nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), "scan.nii.gz")
 >>> case = open_volume(Path("scan.nii.gz"), Slicing(slices=3))
 >>> case.names, case.images[0].read().size
-(('scan.nii.gz#axial-2', 'scan.nii.gz#axial-5', 'scan.nii.gz#axial-9'), (20, 24))
+(('scan.nii.gz#axial-2', 'scan.nii.gz#axial-6', 'scan.nii.gz#axial-9'), (20, 24))
 """
 
 from __future__ import annotations
