@@ -261,7 +261,9 @@ def test_images_are_prepared_as_they_were_when_it_was_fitted(
 
     def changed(*given: Any, **options: Any) -> Encoder:
         encoder = load(*given, **options)
-        encoder.preprocessing = replace(encoder.preprocessing, mean=(0.0, 0.1, 0.2), crop_pct=0.5)
+        encoder.preprocessing = replace(
+            encoder.preprocessing, mean=(0.0, 0.1, 0.2), resized=(300, 300)
+        )
         return encoder
 
     monkeypatch.setattr(restore, "load_encoder", changed)

@@ -184,7 +184,7 @@ def test_a_transformers_processor_is_followed(tmp_path: Path) -> None:
     )
     processor.save_pretrained(tmp_path)
     seen = load_encoder(f"transformers:{tmp_path}").preprocessing
-    assert (seen.size, seen.interpolation, seen.crop_pct) == ((32, 32), "bilinear", 0.8)
+    assert (seen.size, seen.interpolation, seen.resized) == ((32, 32), "bilinear", (40, 40))
     ramp = np.linspace(0, 255, 80).astype(np.uint8)
     image = Image.fromarray(np.stack([np.tile(ramp, (80, 1))] * 3, axis=-1))
     theirs = processor(image, return_tensors="pt").pixel_values[0]
@@ -261,3 +261,98 @@ def test_a_transformers_checkpoint_that_lacks_weights_is_refused(tmp_path: Path)
     save_file(state, file, {"format": "pt"})
     with pytest.raises(InputError, match=r"no weights of .*layernorm_before.weight"):
         load_encoder(f"transformers:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "infix"),
+    [
+        ("module.", ""),
+        ("_orig_mod.", ""),
+        ("teacher.backbone.", ""),
+        ("model.module.encoder.net.", ""),
+        ("", "_checkpoint_wrapped_module."),
+        ("module.", "_orig_mod."),
+    ],
+)
+def test_what_frameworks_put_before_the_names_is_removed(
+    prefix: str, infix: str, weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However it is called; and the rest of a training state is left out, and said."""
+    caplog.set_level("INFO", "medept")
+    state = {
+        prefix + name.replace("attn.", f"attn.{infix}"): tensor
+        for name, tensor in load_file(weights).items()
+    }
+    if prefix == "teacher.backbone.":
+        state |= {name.replace("teacher", "student"): t + 1 for name, t in state.items()}
+    save_file(state, tmp_path / "named.safetensors")
+    encoder = load_encoder(NAME, weights=tmp_path / "named.safetensors")
+    assert encoder.fingerprint == load_encoder(NAME, weights=weights).fingerprint
+    said = [record.getMessage() for record in caplog.records if "was removed" in record.msg]
+    (line,) = said
+    removed = " and ".join(repr(part) for part in (infix, prefix) if part)
+    assert f"named.safetensors: {removed} was removed" in line
+    assert ("others were left out" in line) == (prefix == "teacher.backbone.")
+
+
+def test_two_models_in_one_file_are_refused_by_name(weights: Path, tmp_path: Path) -> None:
+    state = load_file(weights)
+    both = {f"{part}.{name}": t.clone() for part in ("left", "right") for name, t in state.items()}
+    save_file(both, tmp_path / "both.safetensors")
+    with pytest.raises(InputError, match=r"under several names, left\., right\."):
+        load_encoder(NAME, weights=tmp_path / "both.safetensors")
+
+
+@pytest.mark.parametrize("name", [NAME, "swin_tiny_patch4_window7_224", "test_vit"])
+def test_weights_are_loaded_after_the_size_is_set(name: str, tmp_path: Path) -> None:
+    """Those of that size to the bit, and those of the model's own size interpolated."""
+    size = 96 if name != "swin_tiny_patch4_window7_224" else 112
+    trained = timm.create_model(name, img_size=size, num_classes=0).eval()
+    save_file(trained.state_dict(), tmp_path / "trained.safetensors")
+    encoder = load_encoder(name, weights=tmp_path / "trained.safetensors", image_size=size)
+    assert encoder.preprocessing.size == (size, size)
+    pixels = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(pixels), trained(pixels))
+
+
+def test_position_embeddings_of_another_size_say_so(tmp_path: Path) -> None:
+    trained = timm.create_model("test_vit", img_size=96, num_classes=0)
+    save_file(trained.state_dict(), tmp_path / "trained.safetensors")
+    for size in (None, 128):
+        with pytest.raises(InputError, match=r"images of another size.*image_size="):
+            load_encoder("test_vit", weights=tmp_path / "trained.safetensors", image_size=size)
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="belong to another model"):
+        load_encoder("test_vit", weights=tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("size", [None, 64])
+def test_open_clip_weights_are_interpolated_to_a_size(size: int | None, tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    source = open_clip.create_model("ViT-S-32").eval()
+    state = {f"module.{name}": tensor for name, tensor in source.state_dict().items()}
+    save_file(state, tmp_path / "clip.safetensors")
+    encoder = load_encoder(
+        "open_clip:ViT-S-32", weights=tmp_path / "clip.safetensors", image_size=size
+    )
+    same = open_clip.create_model("ViT-S-32", force_image_size=size).eval()
+    state = source.state_dict()
+    open_clip.model.resize_pos_embed(state, same)
+    same.load_state_dict(state)
+    side = size or 224
+    pixels = torch.randn(2, 3, side, side)
+    assert encoder.preprocessing.size == (side, side)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(pixels), same.visual(pixels))
+
+
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "ViTModel"])
+def test_a_file_for_a_transformers_model_is_loaded_whatever_stands_around_it(
+    kind: str, tmp_path: Path
+) -> None:
+    source, pixels = saved_vit(kind, tmp_path), torch.randn(2, 3, 32, 32)
+    save_file(dict(source.state_dict()), tmp_path / "own.safetensors")
+    given = load_encoder(f"transformers:{tmp_path}", weights=tmp_path / "own.safetensors")
+    torch.testing.assert_close(given(pixels), load_encoder(f"transformers:{tmp_path}")(pixels))

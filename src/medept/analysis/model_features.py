@@ -166,11 +166,12 @@ def _encoder(model: Model) -> FeatureExtractor:
     """Its encoder without adapter, on the same device and in the same precision."""
     if isinstance(model, FeatureExtractor):
         return model
-    info = model.info()
+    info, (height, width) = model.info(), model.model_.encoder.preprocessing.size
     return FeatureExtractor.load(
         info.encoder.name,
         weights=info.encoder_weights,
-        image_size=model.model_.encoder.preprocessing.size[0],
+        image_size=height if height == width else None,
+        fit_image=info.fit_image,
         readout=info.encoder.readout,
         symmetry=info.symmetry,
         tta=info.tta,

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from medept.encoders.load import EMBEDDED
+from medept.encoders.preprocessing import OWN_FIT
 from medept.encoders.weights import RANDOM
 from medept.errors import SettingsError
 
@@ -117,7 +118,7 @@ class EncoderSpec(_Frozen):
         name: as for ``medept fit``.
         weights: a file, ``random``, or None for the encoder's own.
         image_size: pixels a side; None for the encoder's own.
-        readout: as for ``medept fit``, and so are ``symmetry`` and ``tta``.
+        readout: as for ``medept fit``, and so are ``symmetry``, ``tta`` and ``fit_image``.
 
     >>> EncoderSpec(name="vit_tiny_patch16_224", weights="weights/mine.safetensors").title
     'vit_tiny_patch16_224, mine.safetensors'
@@ -129,6 +130,7 @@ class EncoderSpec(_Frozen):
     readout: str = "auto"
     symmetry: str = "auto"
     tta: int | None = None
+    fit_image: str = OWN_FIT
 
     @property
     def title(self) -> str:
@@ -141,6 +143,7 @@ class EncoderSpec(_Frozen):
             weights = "" if file.split(".")[0] == self.name else f", {file}"
         views = "" if self.tta is None else f", {self.tta} views"
         given = [f", {name}" for name in (self.readout, self.symmetry) if name != "auto"]
+        given += [f", {self.fit_image}"] if self.fit_image != OWN_FIT else []
         return self.name + weights + size + "".join(given) + views
 
     def with_absolute_paths(self, folder: Path) -> EncoderSpec:

@@ -78,6 +78,7 @@ def classifier_of(run: Run) -> FewShotClassifier:
         readout=run.encoder.readout,
         symmetry=run.encoder.symmetry,
         tta=run.encoder.tta,
+        fit_image=run.encoder.fit_image,
         settings=run.method.settings,
         recipe=recipe,
         recipe_settings=changes,

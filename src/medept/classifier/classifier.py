@@ -20,12 +20,14 @@ from medept.classifier.state import FittedState
 from medept.classifier.support import SupportSet, as_items
 from medept.data.cases import Item, sizes_of
 from medept.encoders.load import EMBEDDED
+from medept.encoders.preprocessing import OWN_FIT
 from medept.evaluation.calibration import Kind
 from medept.evaluation.predictions import decide
 from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
 from medept.training.cache import TensorCache
 from medept.training.checkpoint import checkpoint_of
+from medept.training.cropped import warn_of_cropping
 from medept.training.inference import (
     CaseLogits,
     encode_images,
@@ -62,6 +64,9 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             for trained methods ``flip``, in training alone.
         tta: how many of these views a prediction averages over; None for all. Its cost is in
             proportion.
+        fit_image: what is done with images of other proportions than the encoder's input: ``crop``
+            (the sides are cut off), ``squeeze`` (proportions change), ``pad`` (with a border), or
+            ``auto``, what the encoder's own processor does.
         settings: the method's settings, such as ``{"length": 100, "layers": "9-12"}`` for ``ept``.
         recipe: ``medept`` or ``paper``; the next four replace one of its values each.
         epochs: passes over the support set.
@@ -99,6 +104,8 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
     array(['dark'], dtype='<U6')
     """
 
+    _warned_of_cropping: bool = False
+
     def __init__(
         self,
         encoder: str | Sequence[str] = EMBEDDED,
@@ -109,6 +116,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         readout: str = "auto",
         symmetry: str = "auto",
         tta: int | None = None,
+        fit_image: str = OWN_FIT,
         settings: dict[str, Any] | None = None,
         recipe: str = "medept",
         epochs: int | None = None,
@@ -131,6 +139,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         self.readout = readout
         self.symmetry = symmetry
         self.tta = tta
+        self.fit_image = fit_image
         self.settings = settings
         self.recipe = recipe
         self.epochs = epochs
@@ -188,6 +197,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             file = Path(checkpoint) if checkpoint else None
             self._forget()
             self.fitted_ = fit(spec, support, checkpoint=file, progress=self._report)
+            self._warned_of_cropping = warn_of_cropping(support.items, self.model_.encoder)
         return self
 
     def logits(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
@@ -249,7 +259,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         if not hasattr(self, "fitted_"):
             return spec.extractor().features(items, self._report)
         accelerator, state = spec.accelerator(), self._state
-        model = self._model_on(accelerator, spec)
+        model = self._model_on(accelerator, spec, items)
         return encode_images(
             model.encoder,
             items,
@@ -350,6 +360,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             symmetry=self.symmetry,
             tta=self.tta,
             pool=self.pool,
+            fit_image=self.fit_image,
         )
 
     def _case_logits(self, items: Sequence[Item]) -> CaseLogits:
@@ -357,7 +368,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         spec = self.specification()
         accelerator, state = spec.accelerator(), self._state
         return predict_cases(
-            self._model_on(accelerator, spec),
+            self._model_on(accelerator, spec, items),
             items,
             accelerator,
             symmetry=state.symmetry,
@@ -365,10 +376,18 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             progress=self._report,
         )
 
-    def _model_on(self, accelerator: Accelerator, spec: Specification) -> AdaptedEncoder:
-        """The model in the accelerator's precision, which may have changed since the fit."""
+    def _model_on(
+        self, accelerator: Accelerator, spec: Specification, items: Sequence[Item]
+    ) -> AdaptedEncoder:
+        """The model in the accelerator's precision, which may have changed since the fit.
+
+        What a crop leaves out of the first items that it is for is said, unless the fit said it.
+        """
         state = self._state
         model = in_precision(state, spec, accelerator)
         if model is not state.model:
             self.fitted_ = replace(state, model=model)
+        if not self._warned_of_cropping:
+            warn_of_cropping(items, model.encoder)
+            self._warned_of_cropping = True
         return model

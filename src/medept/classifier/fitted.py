@@ -31,6 +31,7 @@ class Fitted:
         precision: ``float32``, ``bfloat16`` or ``float16``, in which it was trained.
         symmetry: the flips and turns that it was trained on.
         tta: how many of these views a prediction averages over.
+        fit_image: as it was given; what it came to is in the encoder's preprocessing.
         support_images: how many it was trained on.
         support_cases: how many cases they are of; None where each image is its own.
         volumes: how volumes among them were cut (:class:`medept.data.volumes.slicing.Slicing`);
@@ -50,6 +51,7 @@ class Fitted:
     precision: str
     symmetry: Symmetry
     tta: int
+    fit_image: str
     support_images: int
     support_cases: int | None = None
     volumes: str | None = None
@@ -71,6 +73,7 @@ class Fitted:
             precision=info.precision,
             symmetry=Symmetry(info.symmetry),
             tta=info.tta,
+            fit_image=info.fit_image,
             support_images=info.support_images,
             support_cases=info.support_cases,
             volumes=info.volumes,
@@ -95,6 +98,7 @@ class Fitted:
             precision=self.precision,
             symmetry=self.symmetry.name,
             tta=self.tta,
+            fit_image=self.fit_image,
             calibration=self.calibration,
             trainable_parameters=self.model.trainable_count(),
             support_images=self.support_images,

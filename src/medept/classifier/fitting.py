@@ -135,6 +135,7 @@ def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fi
         precision=precision_of(accelerator),
         symmetry=symmetry,
         tta=spec.chosen_tta(symmetry),
+        fit_image=spec.fit_image,
         support_images=int(sizes_of(support.items)[rows].sum()),
         support_cases=len(rows) if support.has_cases else None,
         volumes=support.volumes,

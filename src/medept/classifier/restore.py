@@ -67,7 +67,7 @@ def _restore_one(
             f"{folder}: its encoder's weights, {weights}, are not there; say where they are "
             "now with encoder_weights="
         )
-    size = info.encoder.preprocessing.size
+    height, width = info.encoder.preprocessing.size
     try:
         info.encoder.preprocessing.evaluation()(Image.new("RGB", (2, 2)))
     except Exception as error:  # whatever the transforms do not accept
@@ -75,12 +75,11 @@ def _restore_one(
             f"{folder}: damaged (no image can be prepared as it says: {error}); copy it again, or "
             "fit again"
         ) from error
-    encoder = load_encoder(info.encoder.name, weights=weights)
-    if encoder.preprocessing.size != size:
-        encoder = load_encoder(info.encoder.name, weights=weights, image_size=size[0])
-    if encoder.preprocessing.size != size:
+    side = height if height == width else None  # others are an encoder's own
+    encoder = load_encoder(info.encoder.name, weights=weights, image_size=side)
+    if encoder.preprocessing.size != (height, width):
         raise EncoderError(
-            f"{folder}: damaged (its encoder takes no input of {size[0]} x {size[1]} pixels); copy "
+            f"{folder}: damaged (its encoder takes no input of {height} x {width} pixels); copy "
             "it again, or fit again"
         )
     accelerator = make_accelerator(device, precision)
@@ -90,7 +89,7 @@ def _restore_one(
         "encoder": info.encoder.name,
         "method": info.method,
         "encoder_weights": weights,
-        "image_size": size[0],
+        "image_size": side,
         "settings": info.settings,
         "recipe_settings": info.recipe,
         "calibrate": "temperature" if info.calibration.note else info.calibration.kind,
@@ -98,6 +97,7 @@ def _restore_one(
         "symmetry": info.symmetry,
         "tta": info.tta,
         "pool": info.pool,
+        "fit_image": info.fit_image,
         "seed": info.seed,
         "device": device,
         "precision": precision,

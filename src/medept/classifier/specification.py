@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medept.encoders.encoder import Encoder
 from medept.encoders.load import EMBEDDED, load_encoder
+from medept.encoders.preprocessing import FITS, OWN_FIT
 from medept.encoders.readout import Readout, default_readout
 from medept.encoders.symmetry import Symmetry
 from medept.errors import SettingsError
@@ -60,6 +61,7 @@ class Specification:
     symmetry: str = "auto"
     tta: int | None = None
     pool: str = "mean"
+    fit_image: str = OWN_FIT
 
     def __post_init__(self) -> None:
         if self.calibrate not in KINDS:
@@ -68,6 +70,8 @@ class Specification:
             raise SettingsError(f"seed={self.seed}: give a whole number from 0 to {2**32 - 1}")
         if self.tta is not None and self.tta < 1:
             raise SettingsError(f"tta={self.tta}: give the number of views, 1 for the image alone")
+        if self.fit_image not in FITS:
+            raise SettingsError(f"fit_image={self.fit_image!r}: use one of {', '.join(FITS)}")
         if self.tune < 0:
             raise SettingsError(f"tune={self.tune}: give the number of trials, or 0 for none")
         read_settings(self.method, self.settings)
@@ -93,7 +97,12 @@ class Specification:
 
     def load_encoder(self) -> Encoder:
         """The encoder as it came, in float32."""
-        return load_encoder(self.encoder, weights=self.encoder_weights, image_size=self.image_size)
+        return load_encoder(
+            self.encoder,
+            weights=self.encoder_weights,
+            image_size=self.image_size,
+            fit_image=self.fit_image,
+        )
 
     @property
     def reads_every_block(self) -> bool:

@@ -14,6 +14,7 @@ from medept.cli.options import (
     ENCODER,
     Columns,
     Device,
+    FitImage,
     ImageSize,
     Json,
     Precision,
@@ -96,6 +97,7 @@ def fit(
     readout: ReadoutName = "auto",
     symmetry: SymmetryName = "auto",
     tta: TestViews = None,
+    fit_image: FitImage = "auto",
     method: Annotated[
         str,
         typer.Option(
@@ -224,6 +226,7 @@ def fit(
             readout=readout,
             symmetry=symmetry,
             tta=tta,
+            fit_image=fit_image,
             settings=chosen_settings,
             recipe=recipe,
             epochs=epochs,

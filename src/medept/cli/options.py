@@ -45,7 +45,18 @@ ImageSize = Annotated[
     typer.Option(
         "--image-size",
         metavar="PIXELS",
-        help="Height and width of the input, for `embedded` and timm. Default: the encoder's own.",
+        help="Height and width of the input, where it takes others. Default: the encoder's own.",
+        rich_help_panel=ENCODER,
+    ),
+]
+FitImage = Annotated[
+    str,
+    typer.Option(
+        "--fit-image",
+        metavar="HOW",
+        help="What is done with images of other proportions than the encoder's input: crop (the "
+        "sides are cut off), squeeze (proportions change), pad (with a border), or auto, what its "
+        "own processor does.",
         rich_help_panel=ENCODER,
     ),
 ]

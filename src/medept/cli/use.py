@@ -19,6 +19,7 @@ from medept.cli.options import (
     Columns,
     Device,
     EncoderName,
+    FitImage,
     ImageColumn,
     ImageRoot,
     ImageSize,
@@ -206,19 +207,22 @@ def embed(
     encoder_weights: Weights = None,
     image_size: ImageSize = None,
     readout: ReadoutName = "pooled",
+    fit_image: FitImage = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
     """Write the features of images, one row per image."""
     from medept.data.find_images import find_images
+    from medept.training.cropped import warn_of_cropping
     from medept.training.extractor import FeatureExtractor
     from medept.workflows.predict import embed as embed_images
 
-    if adapter and (encoder != "embedded" or image_size):
+    if adapter and (encoder != "embedded" or image_size or fit_image != "auto"):
         raise SettingsError(
-            "--adapter brings its own encoder: leave --encoder and --image-size out"
+            "--adapter brings its own encoder: leave --encoder, --image-size and --fit-image out"
         )
+    found = find_images(images, image_column, image_root)
     with progress_bars() as report:
         if adapter:
             encode = _load(adapter, encoder_weights, device, precision, report).embed
@@ -228,11 +232,13 @@ def embed(
                 weights=encoder_weights,
                 image_size=image_size,
                 readout=readout,
+                fit_image=fit_image,
                 device=device,
                 precision=precision,
             )
+            warn_of_cropping(found.images, extractor.encoder)
             encode = partial(extractor.features, progress=report)
-        features = embed_images(encode, find_images(images, image_column, image_root), out)
+        features = embed_images(encode, found, out)
     if as_json:
         print_json({"out": str(out), "shape": list(features.shape)})
     else:

@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         They are float32 (or float64), in whatever lower precision the encoder computes.
         """
         with self.autocast(), class_token_only(self._last_block, self.unread):
-            return self._whole_forward(pixels)
+            return self.whole_forward(pixels)
 
     def read_as(self, readout: Readout) -> Encoder:
         """Let its features be what ``readout`` says; returns the encoder.
@@ -81,8 +81,8 @@ class Encoder(nn.Module):
             self.__dict__.pop(found, None)
         return self
 
-    def _whole_forward(self, pixels: Tensor) -> Tensor:
-        """:meth:`forward` without the shortcut in the last block."""
+    def whole_forward(self, pixels: Tensor) -> Tensor:
+        """:meth:`forward` in float32, and without the shortcut in the last block."""
         if self.readout.parts:
             return self.readout.read(self, pixels)
         output = self.model(pixels)
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
             last = LastBlock(self.blocks[-1], self.sites[-1].module)
         except EncoderError:
             return None
-        return find_last_block(self._whole_forward, last, self.example())
+        return find_last_block(self.whole_forward, last, self.example())
 
     @cached_property
     def width(self) -> int:

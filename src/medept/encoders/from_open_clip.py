@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from medept.encoders.encoder import Encoder
-from medept.encoders.preprocessing import Preprocessing
-from medept.encoders.weights import RANDOM, download_weights, import_extra, load_weights
+from medept.encoders.preprocessing import Fit, Preprocessing
+from medept.encoders.weights import (
+    RANDOM,
+    download_weights,
+    import_extra,
+    load_weights,
+    named_as_in,
+    read_weights,
+)
 from medept.errors import EncoderError
 
+FITS: dict[str, Fit] = {"shortest": "crop", "squash": "squeeze", "longest": "pad"}
 
-def load_from_open_clip(name: str, weights: str | Path | None) -> Encoder:
+
+def load_from_open_clip(
+    name: str, weights: str | Path | None, image_size: int | None = None
+) -> Encoder:
     """The image tower of an open_clip model; arguments and errors are :func:`load_encoder`'s.
 
     Where a model has several pretrained weights, those that open_clip lists first are taken.
@@ -23,17 +35,52 @@ def load_from_open_clip(name: str, weights: str | Path | None) -> Encoder:
     file = None
     if weights is None:
         file = download_weights(name, found.get("hf_hub", "").rpartition("/")[0], "open_clip_model")
-    clip = open_clip.create_model(
-        name, pretrained=file, force_quick_gelu=file is not None and found.get("quick_gelu", False)
-    )
+    try:
+        clip = open_clip.create_model(
+            name,
+            pretrained=file,
+            force_quick_gelu=file is not None and found.get("quick_gelu", False),
+            force_image_size=image_size,
+        )
+    except (AssertionError, RuntimeError, TypeError) as error:
+        if image_size is None:
+            raise
+        raise EncoderError(
+            f"image_size={image_size} does not fit 'open_clip:{name}': {error}"
+        ) from error
     if weights is not None and weights != RANDOM:
-        load_weights(clip, Path(weights))
+        own = named_as_in(clip, read_weights(Path(weights)), Path(weights))
+        if "visual.positional_embedding" in own:  # a tower of open_clip's own
+            open_clip.model.resize_pos_embed(own, clip)
+        load_weights(clip, own, Path(weights))
     model = clip.visual
     size = model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
-    seen = Preprocessing(
-        size=size,
-        mean=tuple(found.get("mean", open_clip.OPENAI_DATASET_MEAN)),
-        std=tuple(found.get("std", open_clip.OPENAI_DATASET_STD)),
-        interpolation=found.get("interpolation", "bicubic"),
+    return Encoder(model, f"open_clip:{name}", preprocessing_of(found, size))
+
+
+def preprocessing_of(found: dict[str, Any], size: tuple[int, int]) -> Preprocessing:
+    """What open_clip does with images for weights of this description.
+
+    Raises:
+        EncoderError: if it fits images in a way that is not known.
+
+    >>> preprocessing_of({"resize_mode": "squash"}, (224, 224)).fit
+    'squeeze'
+    """
+    import open_clip
+
+    own = open_clip.transform.PreprocessCfg()
+    mode = found.get("resize_mode") or own.resize_mode
+    if mode not in FITS:
+        raise EncoderError(f"resize_mode={mode!r} of open_clip is not known here")
+    bilinear = found.get("interpolation") == "bilinear" and not (
+        mode == "shortest" and size[0] != size[1]
     )
-    return Encoder(model, f"open_clip:{name}", seen)
+    return Preprocessing(
+        size=size,
+        mean=tuple(found.get("mean") or own.mean),
+        std=tuple(found.get("std") or own.std),
+        interpolation="bilinear" if bilinear else "bicubic",
+        fit=FITS[mode],
+        fill=(found.get("fill_color") or own.fill_color,) * 3,
+    )

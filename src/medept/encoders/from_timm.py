@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from medept.encoders.encoder import Encoder
-from medept.encoders.preprocessing import Preprocessing
-from medept.encoders.weights import RANDOM, as_tuples, download_weights, load_weights
+from medept.encoders.model_inputs import first_channels, take_grey
+from medept.encoders.preprocessing import Fit, Preprocessing, Size
+from medept.encoders.weights import (
+    RANDOM,
+    download_weights,
+    load_weights,
+    named_as_in,
+    read_weights,
+    sizes_differ,
+)
 from medept.errors import EncoderError
 
+FITS: dict[str, Fit] = {"center": "crop", "squash": "squeeze", "border": "pad"}
 
-def load_from_timm(name: str, weights: str | Path | None) -> Encoder:
+
+def load_from_timm(name: str, weights: str | Path | None, image_size: int | None = None) -> Encoder:
     """A timm model without its classifier; arguments and errors are :func:`load_encoder`'s."""
     import timm
 
@@ -32,13 +45,76 @@ def load_from_timm(name: str, weights: str | Path | None) -> Encoder:
         )
     else:
         model = timm.create_model(name, num_classes=0)
-    if weights is not None and weights != RANDOM:
-        load_weights(model, Path(weights))
     config = timm.data.resolve_data_config({}, model=model)
-    transform = {key: config[key] for key in ("mean", "std", "interpolation", "crop_pct")}
-    return Encoder(
-        model, name, Preprocessing(size=tuple(config["input_size"][1:]), **as_tuples(transform))
+    found = preprocessing_of(config)
+    if weights is not None and weights != RANDOM:
+        model, size = _with_weights(model, name, Path(weights), image_size)
+        found = found.with_size(size or found.size)
+    return Encoder(model, name, found)
+
+
+def preprocessing_of(config: dict[str, Any]) -> Preprocessing:
+    """What timm does by a data configuration, as ``timm.data.resolve_data_config`` gives it.
+
+    Raises:
+        EncoderError: if it fits images in a way that is not known.
+
+    >>> colours = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    >>> own = {"input_size": [3, 224, 224], "crop_pct": 0.9, "crop_mode": "squash"}
+    >>> found = preprocessing_of(colours | own)
+    >>> found.fit, found.resized
+    ('squeeze', (248, 248))
+    """
+    mode = config.get("crop_mode") or "center"
+    if mode not in FITS:
+        raise EncoderError(f"crop_mode={mode!r} of timm is not known here")
+    _, height, width = config["input_size"]
+    resized = (int(height / config["crop_pct"]), int(width / config["crop_pct"]))
+    red, green, blue = (round(255 * channel) for channel in config["mean"])
+    return Preprocessing(
+        size=(height, width),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        fit=FITS[mode],
+        resized=None if resized == (height, width) else resized,
+        fill=(red, green, blue) if mode == "border" else (0, 0, 0),
     )
+
+
+def _with_weights(
+    model: Any, name: str, file: Path, image_size: int | None
+) -> tuple[Any, Size | None]:
+    """The model with a file's weights, and its size if they are those of ``image_size``.
+
+    Weights of another size than the model's own, or of one channel, are loaded into a model that
+    was made for these.
+    """
+    import timm
+
+    state = named_as_in(model, read_weights(file), file)
+    changes: dict[str, Any] = {}
+    channels = first_channels(state, model.pretrained_cfg.get("first_conv"))
+    if channels != 3:
+        changes["in_chans"] = channels
+    if image_size is not None and _are_of_another_size(model, state):
+        changes["img_size"] = image_size
+    if changes:
+        try:
+            model = timm.create_model(name, num_classes=0, **changes)
+        except (AssertionError, RuntimeError, TypeError) as error:
+            raise EncoderError(
+                f"{file}: {name} cannot be made for these weights ({error})"
+            ) from error
+        take_grey(model, channels, name)
+    size = (image_size, image_size) if image_size and "img_size" in changes else None
+    load_weights(model, state, file)
+    return model, size
+
+
+def _are_of_another_size(model: Any, state: dict[str, Tensor]) -> bool:
+    """Whether what depends on the input size has another shape than in the model."""
+    return any("pos" in name for name in sizes_differ(model, state))
 
 
 def _check_tag(name: str) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from PIL.Image import Resampling
-
 from medept.encoders.encoder import Encoder
-from medept.encoders.preprocessing import Preprocessing
-from medept.encoders.weights import RANDOM, import_extra, load_weights
+from medept.encoders.model_inputs import leave_nothing_out, set_size, take_grey
+from medept.encoders.preprocessing import Size
+from medept.encoders.processors import follow
+from medept.encoders.weights import (
+    RANDOM,
+    import_extra,
+    load_weights,
+    named_as_in,
+    read_weights,
+)
 from medept.errors import EncoderError
 
 
@@ -40,30 +46,35 @@ def load_from_transformers(name: str, weights: str | Path | None) -> Encoder:
             model = transformers.AutoModel.from_config(
                 config, attn_implementation="sdpa", **no_code
             )
-        processor = transformers.AutoImageProcessor.from_pretrained(name, **no_code).to_dict()
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **no_code)
     except (OSError, ValueError) as error:
         raise EncoderError(
             f"the transformers model {name!r} could not be loaded ({error})"
             + ("" if local else "; give a local folder that holds it: transformers:FOLDER")
         ) from error
     if weights is not None and weights != RANDOM:
-        load_weights(model, Path(weights))
-    side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
-    return Encoder(model, f"transformers:{name}", _preprocessing(processor, side))
+        _load_file(model, Path(weights))
+    title, channels = f"transformers:{name}", getattr(config, "num_channels", 3)
+    take_grey(model, channels, title)
+    leave_nothing_out(model)
+    found = follow(processor, title, channels)
+    if found.size != _sides(getattr(config, "image_size", found.size)):
+        set_size(model, found.size, title)
+    return Encoder(model, title, found)
 
 
-def _preprocessing(processor: dict[str, Any], side: int) -> Preprocessing:
-    """What an image processor of transformers does, for images of ``side`` pixels."""
-    shortest = (processor.get("size") or {}).get("shortest_edge")
-    cropped = (processor.get("crop_size") or {}).get("height")
-    resample = processor.get("resample")
-    return Preprocessing(
-        size=(side, side),
-        mean=tuple(processor.get("image_mean") or (0.5,) * 3),
-        std=tuple(processor.get("image_std") or (0.5,) * 3),
-        interpolation="bicubic" if resample is None else Resampling(resample).name.lower(),
-        crop_pct=cropped / shortest if cropped and shortest else 1.0,
-    )
+def _sides(size: int | Sequence[int]) -> Size:
+    """Height and width, of which a configuration may give one for both."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _load_file(model: Any, file: Path) -> None:
+    """Load a file's weights; where it has none of a pooler, the model loses its own."""
+    state = named_as_in(model, read_weights(file), file)
+    missing = {*model.state_dict()} - {*state}
+    if missing and all(name.startswith("pooler.") for name in missing):
+        model.pooler = None
+    load_weights(model, state, file)
 
 
 def _leave_out_pooler(model: Any, missing: Collection[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,9 +10,9 @@ from medept.encoders.encoder import Encoder
 from medept.encoders.from_open_clip import load_from_open_clip
 from medept.encoders.from_timm import load_from_timm
 from medept.encoders.from_transformers import load_from_transformers
-from medept.encoders.preprocessing import Preprocessing
-from medept.encoders.weights import as_tuples
-from medept.errors import EncoderError, is_out_of_memory
+from medept.encoders.model_inputs import set_size, try_out
+from medept.encoders.preprocessing import OWN_FIT, Preprocessing
+from medept.errors import EncoderError
 
 EMBEDDED = "embedded"
 
@@ -23,8 +22,11 @@ def load_encoder(
     *,
     weights: str | Path | None = None,
     image_size: int | None = None,
+    fit_image: str = OWN_FIT,
 ) -> Encoder:
     """Load an encoder by name.
+
+    Images are prepared as its library prepares them for it, and it is tried on two of them.
 
     Args:
         name: ``embedded``, which ships inside medept; a vision transformer of timm, such as
@@ -33,33 +35,42 @@ def load_encoder(
             tower of open_clip, such as ``open_clip:ViT-B-16``.
         weights: a local safetensors file; ``"random"`` for untrained weights, the same in every
             call; by default those that ship with medept (``embedded``) or those on the hub.
-        image_size: pixels a side, if not the encoder's own; position embeddings are interpolated.
+        image_size: pixels a side, if not the encoder's own; position embeddings are interpolated,
+            unless the weights are those of this size.
+        fit_image: what is done with an image of other proportions than the encoder's input:
+            ``crop`` (the sides are cut off), ``squeeze`` (proportions change), ``pad`` (with a
+            border), or ``auto``, what its own processor does.
 
     Raises:
-        EncoderError: if the name is unknown, or the weights cannot be downloaded or do not fit.
+        EncoderError: if the name is unknown, the weights cannot be downloaded or do not fit, its
+            image processor does what medept cannot do, or it is no function of an image.
         ResourceError: if the library is not installed.
+        SettingsError: if there is no such ``fit_image``.
 
-    >>> encoder = load_encoder("embedded", image_size=96)
-    >>> encoder.width, len(encoder.blocks), encoder.preprocessing.size
-    (192, 8, (96, 96))
+    >>> encoder = load_encoder("embedded", image_size=96, fit_image="squeeze")
+    >>> encoder.width, len(encoder.blocks), encoder.preprocessing.size, encoder.preprocessing.fit
+    (192, 8, (96, 96), 'squeeze')
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        encoder = _load(name, weights).float()  # some checkpoints are in half precision
-    if image_size is None or encoder.preprocessing.size == (image_size, image_size):
-        return encoder
-    return resized(encoder, image_size)
+        encoder = _load(name, weights, image_size).float()  # some are in half precision
+        if image_size is not None and encoder.preprocessing.size != (image_size, image_size):
+            encoder = resized(encoder, image_size)
+        else:
+            try_out(encoder)
+    encoder.preprocessing = encoder.preprocessing.with_fit(fit_image)
+    return encoder
 
 
-def _load(name: str, weights: str | Path | None) -> Encoder:
+def _load(name: str, weights: str | Path | None, image_size: int | None) -> Encoder:
     library, _, rest = name.partition(":")
     if name == EMBEDDED:
         return _load_embedded(weights)
     if library == "transformers":
         return load_from_transformers(rest, weights)
     if library == "open_clip":
-        return load_from_open_clip(rest, weights)
-    return load_from_timm(name, weights)
+        return load_from_open_clip(rest, weights, image_size)
+    return load_from_timm(name, weights, image_size)
 
 
 def resized(encoder: Encoder, image_size: int) -> Encoder:
@@ -68,23 +79,20 @@ def resized(encoder: Encoder, image_size: int) -> Encoder:
     Raises:
         EncoderError: if it takes no other size, or not this one.
     """
-    model = encoder.model
-    if not hasattr(model, "set_input_size"):
+    model, size = encoder.model, (image_size, image_size)
+    patch = getattr(getattr(model, "config", None), "patch_size", 1)
+    if isinstance(patch, int) and image_size % patch:  # transformers would cut the rest off
         raise EncoderError(
-            f"the encoder {encoder.name!r} takes {encoder.preprocessing.size[0]} pixels only: "
-            "leave image_size= out"
+            f"image_size={image_size}: give a multiple of {patch}, the side of a patch of "
+            f"{encoder.name!r}"
         )
+    set_size(model, size, encoder.name)
+    found = Encoder(model, encoder.name, encoder.preprocessing.with_size(size))
     try:
-        model.set_input_size(img_size=(image_size, image_size))  # type: ignore[operator]
-        model(torch.zeros(1, 3, image_size, image_size))
-    except (AssertionError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise EncoderError(
-            f"image_size={image_size} does not fit {encoder.name!r}: {error}"
-        ) from error
-    values = asdict(encoder.preprocessing) | {"size": (image_size, image_size)}
-    return Encoder(model, encoder.name, Preprocessing(**values))
+        try_out(found)
+    except EncoderError as error:
+        raise EncoderError(f"image_size={image_size}: {error}") from error
+    return found
 
 
 def _load_embedded(weights: str | Path | None) -> Encoder:
@@ -93,6 +101,10 @@ def _load_embedded(weights: str | Path | None) -> Encoder:
     if weights is not None:
         raise EncoderError("the encoder 'embedded' has its own weights: leave encoder_weights= out")
     model, config = embedded.load()
-    transform = dict(config["transform"])
-    size = transform.pop("input_size")
-    return Encoder(model, EMBEDDED, Preprocessing(size=(size, size), **as_tuples(transform)))
+    transform = config["transform"]
+    side = transform["input_size"]
+    return Encoder(
+        model,
+        EMBEDDED,
+        Preprocessing((side, side), tuple(transform["mean"]), tuple(transform["std"])),
+    )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from medept.encoders.tensors import is_finite
 from medept.errors import EncoderError, ResourceError
 
+logger = logging.getLogger(__name__)
+
 RANDOM = "random"
 """In place of a file: untrained weights."""
+
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What PyTorch puts into the names of weights of compiled, sharded and checkpointed modules."""
 
 
 def download_weights(encoder: str, repository: str | None, stem: str) -> str:
@@ -55,21 +61,11 @@ def import_extra(module: str, extra: str) -> Any:
         ) from error
 
 
-def as_tuples(transform: dict[str, Any]) -> dict[str, Any]:
-    """The same values, with tuples in place of lists.
-
-    >>> as_tuples({"mean": [0.5, 0.5, 0.5], "crop_pct": 0.9})
-    {'mean': (0.5, 0.5, 0.5), 'crop_pct': 0.9}
-    """
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in transform.items()}
-
-
-def load_weights(model: nn.Module, file: Path) -> None:
-    """Load a safetensors file into ``model``, without a classifier that the file may hold.
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
 
     Raises:
-        EncoderError: if the file is missing, is no safetensors file, holds NaN or infinity, or
-            belongs to another model.
+        EncoderError: if the file is missing, is no safetensors file, or holds NaN or infinity.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -84,9 +80,75 @@ def load_weights(model: nn.Module, file: Path) -> None:
         raise EncoderError(f"{file}: not a readable safetensors file ({error})") from error
     if not is_finite(state):
         raise EncoderError(f"{file}: damaged, some of its weights are no numbers; get it again")
+    return state
+
+
+def named_as_in(model: nn.Module, state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The weights of a model under the model's own names, without a classifier.
+
+    Frameworks put names before those of the model (``module.``, ``teacher.backbone.``): whatever
+    stands before every one of its names is removed, and said. So is what stands outside it.
+
+    Args:
+        model: whose weights they are.
+        state: tensors by name.
+        file: where they came from, for messages.
+
+    Raises:
+        EncoderError: if they hold the model twice, so that it is not clear which is meant.
+    """
+    removed = [wrapper for wrapper in WRAPPERS if any(wrapper in name for name in state)]
+    for wrapper in removed:
+        state = {name.replace(wrapper, ""): tensor for name, tensor in state.items()}
+    prefix = _prefix(list(model.state_dict()), state, file)
+    own = {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
+    removed += [prefix] if prefix else []
+    if removed:
+        rest = len(state) - len(own)
+        others = f"; {rest} others were left out" if rest else ""
+        names = " and ".join(map(repr, removed))
+        logger.info("%s: %s was removed from the names of weights%s", file.name, names, others)
     heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    state = {k: v for k, v in state.items() if not k.startswith(tuple(f"{h}." for h in heads))}
+    return {k: v for k, v in own.items() if not k.startswith(tuple(f"{h}." for h in heads))}
+
+
+def _prefix(names: list[str], state: dict[str, Tensor], file: Path) -> str:
+    """What stands before the model's names, in as many of the weights' names as possible."""
+    longest = max(names, key=len)
+    ends = (name.removesuffix(longest) for name in state if name.endswith(longest))
+    found = {end: sum(end + n in state for n in names) for end in ends if end[-1:] in ("", ".")}
+    most = max(found.values(), default=0)
+    best = [prefix for prefix, count in found.items() if count == most]
+    if "" in best or not best:
+        return ""
+    if len(best) > 1:
+        best = [prefix for prefix in best if "teacher" in prefix] or best
+    if len(best) > 1:
+        raise EncoderError(
+            f"{file}: it holds this model under several names, {', '.join(sorted(best))}: save one "
+            "of them alone"
+        )
+    return best[0]
+
+
+def sizes_differ(model: nn.Module, state: dict[str, Tensor]) -> list[str]:
+    """Names of the weights whose shape is not that of the model's."""
+    own = model.state_dict()
+    return [n for n, tensor in state.items() if n in own and own[n].shape != tensor.shape]
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], file: Path) -> None:
+    """Load weights that are named as the model's, all of them.
+
+    Args:
+        model: is changed.
+        state: tensors by name, as :func:`named_as_in` gives them.
+        file: where they came from, for messages.
+
+    Raises:
+        EncoderError: if they belong to another model, or are for another input size.
+    """
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -94,5 +156,11 @@ def load_weights(model: nn.Module, file: Path) -> None:
             raise EncoderError(
                 f"{file}: an adapter, not an encoder's weights; give its folder to `medept predict`"
             ) from error
-        why = shorten(str(error), 300)
+        differ = sizes_differ(model, state)
+        if differ and all("pos" in name for name in differ) and set(state) == {*model.state_dict()}:
+            raise EncoderError(
+                f"{file}: its position embeddings are for images of another size: give the size "
+                "that it was trained at, image_size=PIXELS"
+            ) from error
+        why = shorten(" ".join(str(error).split()), 300)
         raise EncoderError(f"{file}: these weights belong to another model: {why}") from error

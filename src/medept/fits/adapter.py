@@ -19,7 +19,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from medept.encoders.preprocessing import Preprocessing
+from medept.encoders.preprocessing import OWN_FIT, Preprocessing
 from medept.encoders.tensors import is_finite
 from medept.errors import EncoderError, ResourceError, problems
 from medept.evaluation.calibration import Calibration
@@ -74,6 +74,7 @@ class AdapterInfo(BaseModel):
     precision: str
     symmetry: str = "flip"
     tta: int = 1
+    fit_image: str = OWN_FIT
     calibration: Calibration = Calibration()
     trainable_parameters: int
     support_images: int

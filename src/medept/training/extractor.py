@@ -16,6 +16,7 @@ from torch import Tensor
 from medept.data.cases import Item
 from medept.encoders.encoder import Encoder
 from medept.encoders.load import EMBEDDED, load_encoder
+from medept.encoders.preprocessing import OWN_FIT
 from medept.encoders.readout import Readout, default_readout
 from medept.encoders.symmetry import Symmetry
 from medept.progress import Progress, silent
@@ -52,13 +53,15 @@ class FeatureExtractor:
         readout: str = "pooled",
         symmetry: str = "none",
         tta: int | None = None,
+        fit_image: str = OWN_FIT,
         device: str = "auto",
         precision: str = "auto",
     ) -> FeatureExtractor:
         """Load an encoder by name.
 
         Args:
-            name: as for :func:`medept.load_encoder`, and so are ``weights`` and ``image_size``.
+            name: as for :func:`medept.load_encoder`, and so are ``weights``, ``image_size`` and
+                ``fit_image``.
             readout: what is read of it (:mod:`medept.encoders.readout`); ``auto``: the best.
             symmetry: over whose views features are averaged (:mod:`medept.encoders.symmetry`).
             tta: over how many of these, at most; None for all.
@@ -69,7 +72,7 @@ class FeatureExtractor:
             InputError: if the encoder, the device or the precision cannot be had.
         """
         accelerator = make_accelerator(device, precision)
-        encoder = load_encoder(name, weights=weights, image_size=image_size)
+        encoder = load_encoder(name, weights=weights, image_size=image_size, fit_image=fit_image)
         chosen = default_readout(encoder) if readout == "auto" else Readout.parse(readout)
         encoder.read_as(chosen)
         if precision_of(accelerator) == "bfloat16":
