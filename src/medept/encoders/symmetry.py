@@ -98,18 +98,15 @@ class Symmetry:
         whole = preprocessing.evaluation()
         if not self.corners:
             return whole
-        enlarged, (height, width) = (
-            preprocessing.enlarged(ENLARGED).evaluation(),
-            preprocessing.size,
-        )
+        enlarged = preprocessing.enlarged(ENLARGED).evaluation()
+        return lambda image: self.with_corners(whole(image), enlarged(image))
 
-        def prepare(image: Image.Image) -> Tensor:
-            large = enlarged(image)
-            upper, lower = large[:, :height], large[:, -height:]
-            corners = [part[..., cut] for part in (upper, lower) for cut in _cuts(width)]
-            return torch.stack([whole(image), *corners])
-
-        return prepare
+    @staticmethod
+    def with_corners(whole: Tensor, enlarged: Tensor) -> Tensor:
+        """Images (..., 3, H, W), and the same enlarged, as one (..., 5, 3, H, W)."""
+        rows, columns = (_cuts(side) for side in whole.shape[-2:])
+        corners = [enlarged[..., down, across] for down in rows for across in columns]
+        return torch.stack([whole, *corners], dim=-4)
 
     def views(self, prepared: Tensor, count: int | None = None) -> Iterator[Tensor]:
         """The first ``count`` views of prepared images, beginning with the images themselves.

@@ -1,0 +1,1 @@
+"""Fitted adapters handed on: a file that runs without medept."""
