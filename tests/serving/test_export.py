@@ -23,6 +23,7 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 FLOAT32 = {"device": "cpu", "precision": "float32"}
+IMAGES = list(np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,12 @@ def fitted(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = FewShotClassifier(symmetry="flip+corners", **FLOAT32)
     classifier.fit(data.images[:4], data.labels[:4]).save(folder)
     (folder / "support.csv").write_text(
-        "\n".join(["image,label", *(f"{n},{y}" for n, y in zip(data.names[:4], data.labels[:4]))])
+        "\n".join(
+            [
+                "image,label",
+                *(f"{n},{y}" for n, y in zip(data.names[:4], data.labels[:4], strict=True)),
+            ]
+        )
     )
     return folder
 
@@ -72,63 +78,82 @@ def test_the_files_of_the_guide_need_no_medept(
         np.testing.assert_allclose(list(found.values()), expected, atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("method", "settings"),
-    [("ept", {"length": 3}), ("lora", {}), ("vpt", {"length": 2}), ("knn", {}), ("mlp-1", {})],
-)
-def test_every_kind_of_method_is_exported(tmp_path: Path, method: str, settings: dict) -> None:
-    """On a batch of another size than the one it was traced with."""
-    images = list(np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8))
-    weights = tmp_path / "vit.safetensors"
-    save_file(load_encoder("test_vit", weights="random").model.state_dict(), weights)
-    classifier = FewShotClassifier(
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    save_file(load_encoder("test_vit", weights="random").model.state_dict(), file)
+    return file
+
+
+def small_fit(weights: Path, method: str, **settings: object) -> FewShotClassifier:
+    """Of a ViT of six narrow blocks at 64 pixels, which exports in seconds."""
+    epochs = None if method == "knn" else 1
+    return FewShotClassifier(
         "test_vit", encoder_weights=weights, method=method, settings=settings, image_size=64,
-        epochs=1 if method not in ("knn",) else None, symmetry="none", **FLOAT32,
-    )  # fmt: skip
-    classifier.fit(images, ["a", "b"] * 3).save(tmp_path / "fit")
+        epochs=epochs, symmetry="none", **FLOAT32,
+    ).fit(IMAGES, ["a", "b"] * 3)  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "settings"), [("ept", {"length": 3}), ("vpt", {"length": 2})])
+def test_prompts_are_in_the_file(weights: Path, tmp_path: Path, method: str, settings) -> None:
+    """Which takes batches of another size than the one it was traced with."""
+    classifier = small_fit(weights, method, **settings)
+    classifier.save(tmp_path / "fit")
     about = export(tmp_path / "fit", tmp_path / "m.onnx")
     assert about["verified"]["of"] == "noise"
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    (found,) = session.run(None, {"pixels": prepared(classifier, IMAGES[:5]).numpy()})
+    np.testing.assert_allclose(found, classifier.predict_proba(IMAGES[:5]), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["adapter", "bias", "full", "ia3", "knn", "lora", "mlp-1", "vp"])
+def test_the_graph_gives_what_the_classifier_does(weights: Path, method: str) -> None:
+    classifier = small_fit(weights, method)
+    expected = classifier.predict_proba(IMAGES)
+    with torch.inference_mode():
+        found = ProbabilityGraph(classifier).eval()(prepared(classifier, IMAGES))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def prepared(classifier: FewShotClassifier, images: list[np.ndarray]) -> torch.Tensor:
     prepare = classifier.model_.encoder.preprocessing.evaluation()
-    pixels = np.stack([prepare(Image.fromarray(x)).numpy() for x in images[:5]])
-    (found,) = session.run(None, {"pixels": pixels})
-    np.testing.assert_allclose(found, classifier.predict_proba(images[:5]), atol=1e-5)
+    return torch.stack([prepare(Image.fromarray(image)) for image in images])
 
 
-def test_labels_that_may_coincide_and_vector_scaling(table: Path, tmp_path: Path) -> None:
-    images = list(np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8))
+def test_labels_that_may_coincide_and_vector_scaling() -> None:
+    images = [*IMAGES, *(255 - image for image in IMAGES)]
     labels = np.random.default_rng(1).integers(0, 2, (12, 3))
     classifier = FewShotClassifier(
         method="linear", epochs=1, calibrate="vector", symmetry="flip", **FLOAT32
     ).fit(images, labels)
     assert len(classifier.calibration_.scale) == 3
-    graph = ProbabilityGraph(classifier).eval()
-    prepare = classifier.model_.encoder.preprocessing.evaluation()
     with torch.inference_mode():
-        found = graph(torch.stack([prepare(Image.fromarray(x)) for x in images]))
+        found = ProbabilityGraph(classifier).eval()(prepared(classifier, images))
     np.testing.assert_allclose(found, classifier.predict_proba(images), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("name", "number_format", "least", "most"),
-    [("m.pt2", "float32", 0, 1e-5), ("m.onnx", "float16", 1e-7, 0.02), ("m.onnx", "int8", 1e-5, 1)],
+    [("m.pt2", "float32", 0, 1e-5), ("m.onnx", "float16", 1e-7, 0.02), ("m.onnx", "int8", 1e-7, 1)],
 )
 def test_other_formats_say_what_they_change(
-    fitted: Path, tmp_path: Path, name: str, number_format: str, least: float, most: float
+    weights: Path, tmp_path: Path, name: str, number_format: str, least: float, most: float
 ) -> None:
-    about = export(fitted, tmp_path / name, number_format=number_format)
+    small_fit(weights, "linear").save(tmp_path / "fit")
+    about = export(tmp_path / "fit", tmp_path / name, number_format=number_format)
     assert least <= about["verified"]["largest_difference"] <= most
     assert about["number_format"] == number_format
-    assert {file.name for file in tmp_path.iterdir()} == {name, "m.json"}
+    assert {file.name for file in tmp_path.iterdir()} == {"fit", name, "m.json"}
 
 
 def test_a_file_that_differs_is_not_written(
-    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    small_fit(weights, "linear").save(tmp_path / "fit")
     monkeypatch.setattr("medept.serving.export.TOLERANCE", -1.0)
     with pytest.raises(InputError, match="so it is not written"):
-        export(fitted, tmp_path / "m.pt2")
-    assert not list(tmp_path.iterdir())
+        export(tmp_path / "fit", tmp_path / "m.pt2")
+    assert [file.name for file in tmp_path.iterdir()] == ["fit"]
 
 
 @pytest.mark.parametrize(
@@ -148,9 +173,11 @@ def test_bad_input_is_refused(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_several_encoders_and_steps_are_refused(tmp_path: Path) -> None:
-    images = list(np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8))
-    classifier = FewShotClassifier(method="prototype", calibrate="isotonic", **FLOAT32)
-    classifier.fit(images, ["a", "b"] * 4)
+def test_several_encoders_and_steps_are_refused(weights: Path, tmp_path: Path) -> None:
+    usual = {"method": "prototype", "encoder_weights": weights, **FLOAT32}
+    stepped = FewShotClassifier("test_vit", calibrate="isotonic", **usual)
     with pytest.raises(InputError, match="isotonic calibration is not exported"):
-        ProbabilityGraph(classifier)
+        ProbabilityGraph(stepped.fit(IMAGES, ["a", "b"] * 3))
+    several = FewShotClassifier(["embedded", "test_vit"], **usual)
+    with pytest.raises(InputError, match="a file holds one encoder"):
+        ProbabilityGraph(several.fit(IMAGES, ["a", "b"] * 3))

@@ -78,7 +78,7 @@ class VisualPromptTuning(TokenPrompts):
         def place(tokens: Tensor) -> Tensor:
             prefix = self.encoder.sites[0].prefix
             rest = tokens[:, prefix + (self.settings.length if index else 0) :]
-            prompt = self.tokens(index).to(tokens.dtype).expand(len(tokens), -1, -1)
+            prompt = self.tokens(index).to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             return torch.cat([tokens[:, :prefix], prompt, rest], dim=1)
 
         return place

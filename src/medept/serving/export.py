@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.images import read_image
 from medept.data.labelled_images import LabelledImages
-from medept.errors import DataError, ResourceError, SettingsError
+from medept.errors import DataError, EncoderError, ResourceError, SettingsError
 from medept.evaluation.metrics import evaluate
 from medept.evaluation.predictions import decide
 from medept.files import whole_file
@@ -75,6 +76,7 @@ def export(
     Raises:
         DataError: if ``out`` exists or has another suffix.
         SettingsError: if the adapter cannot be exported, or not in that format.
+        EncoderError: if the exporter does not serve the encoder.
         ResourceError: if onnxruntime is missing, or a float32 file differs from medept by more
             than :data:`TOLERANCE`; then nothing is written.
     """
@@ -185,7 +187,8 @@ def _write_onnx(
     except ImportError as error:
         raise ResourceError("ONNX needs an extra: pip install 'medept[export]'") from error
     examples, dynamic = _dynamic(inputs)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="# The axis name")  # of inputs that share one
         torch.onnx.export(
             graph,
             examples,
@@ -204,6 +207,11 @@ def _write_onnx(
 
         quantize_dynamic(file, file, weight_type=QuantType.QInt8)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    if isinstance(session.get_inputs()[0].shape[0], int):
+        raise EncoderError(
+            "the exporter fixed the number of images in a batch: this encoder or method is not "
+            "exported to ONNX; try a .pt2 file"
+        )
     return lambda batch: session.run(None, dict(zip(inputs, batch, strict=True)))[0]
 
 
