@@ -173,11 +173,14 @@ def test_bad_input_is_refused(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_several_encoders_and_steps_are_refused(weights: Path, tmp_path: Path) -> None:
+def test_several_encoders_cases_and_steps_are_refused(weights: Path, tmp_path: Path) -> None:
     usual = {"method": "prototype", "encoder_weights": weights, **FLOAT32}
     stepped = FewShotClassifier("test_vit", calibrate="isotonic", **usual)
     with pytest.raises(InputError, match="isotonic calibration is not exported"):
         ProbabilityGraph(stepped.fit(IMAGES, ["a", "b"] * 3))
+    cases = FewShotClassifier("test_vit", **usual)
+    with pytest.raises(InputError, match="this fit is of cases"):
+        ProbabilityGraph(cases.fit(IMAGES, ["a", "b"] * 3, cases=[0, 1, 2, 3, 0, 1]))
     several = FewShotClassifier(["embedded", "test_vit"], **usual)
     with pytest.raises(InputError, match="a file holds one encoder"):
         ProbabilityGraph(several.fit(IMAGES, ["a", "b"] * 3))

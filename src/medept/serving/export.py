@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.images import read_image
+from medept.data.cases import Case
+from medept.data.images import ImageLike, read_image
 from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError, EncoderError, ResourceError, SettingsError
 from medept.evaluation.metrics import evaluate
@@ -88,7 +89,7 @@ def export(
         folder, encoder_weights=encoder_weights, device="cpu", precision="float32"
     ).set_params(tta=tta)
     graph = ProbabilityGraph(classifier).eval()
-    images = _noise(graph) if data is None else [read_image(image) for image in data.images]
+    images = _noise(graph) if data is None else list(map(_read, data.images))
     inputs = {
         name: torch.stack([preprocessing.evaluation()(image) for image in images])
         for name, preprocessing in inputs_of(graph).items()
@@ -135,6 +136,12 @@ def _some(data: LabelledImages) -> LabelledImages:
     if len(data) <= LIMIT:
         return data
     return data.subset(np.sort(np.random.default_rng(0).permutation(len(data))[:LIMIT]))
+
+
+def _read(image: ImageLike | Case) -> Image.Image:
+    if isinstance(image, Case):
+        raise DataError("a file looks at single images: give images, not volumes or cases")
+    return read_image(image)
 
 
 def _noise(graph: ProbabilityGraph) -> list[Image.Image]:

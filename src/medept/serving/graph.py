@@ -38,6 +38,11 @@ class ProbabilityGraph(nn.Module):
                 "a file holds one encoder: export a fit of each of the several, and average their "
                 "probabilities"
             )
+        if info.support_cases is not None:
+            raise SettingsError(
+                "a file looks at single images, and this fit is of cases: fit without cases to "
+                "export"
+            )
         if info.calibration.steps:
             raise SettingsError(
                 "an isotonic calibration is not exported: fit again with temperature scaling"
