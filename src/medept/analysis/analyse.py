@@ -111,7 +111,9 @@ def analyse_fit(
 ) -> None:
     """Write ``figure2.png``, ``distribution.csv`` and, if there are prompts, the gates of a fit.
 
-    Writes nothing if the test set has images of fewer than two classes.
+    Features of a frozen encoder are those of the images as they are, without their other views,
+    which would take as long as the predictions. Writes nothing if the test set has images of fewer
+    than two classes.
 
     Args:
         classifier: fitted.
@@ -122,7 +124,7 @@ def analyse_fit(
     """
     data = _draw(data, limit, classifier.seed)
     try:
-        found = extract_features([classifier], [classifier.info().method], data)
+        found = extract_features([classifier], [classifier.info().method], data, tta=1)
         compared = [replace(x, score=main_score(evaluation) if x.score else {}) for x in found]
     except InputError as reason:
         logger.info("features are not analysed: %s", reason)

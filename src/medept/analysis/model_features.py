@@ -86,6 +86,7 @@ def extract_features(
     sources: Sequence[str],
     data: LabelledImages,
     progress: Progress | None = None,
+    tta: int | None = None,
 ) -> Iterator[ModelFeatures]:
     """The features of each model; those of each encoder come once, before its first adapter.
 
@@ -94,10 +95,15 @@ def extract_features(
         sources: the folder or the encoder's name of each.
         data: n labelled images.
         progress: called with what is done.
+        tta: over how many views the features of encoders are averaged; None for as many as the
+            predictions of their adapters.
 
     Raises:
-        InputError: if fewer than two classes have images.
+        InputError: if fewer than two classes have images, or an adapter has several encoders.
     """
+    for model, source in zip(models, sources, strict=True):
+        if isinstance(model, FewShotClassifier) and model.info().others:
+            raise DataError(f"{source}: features are looked at for one encoder, not for several")
     identities = [_identity(model) for model in models]
     keys = [json.dumps(identity, sort_keys=True) for identity in identities]
     titles = _titles(dict(zip(keys, identities, strict=True)))
@@ -105,12 +111,10 @@ def extract_features(
     for model, source, key in zip(models, sources, keys, strict=True):
         suffix = titles[key]
         if key not in pretrained:
-            pretrained[key] = _pretrained(_encoder(model), PRETRAINED + suffix, data, progress)
+            pretrained[key] = _pretrained(_encoder(model, tta), PRETRAINED + suffix, data, progress)
             yield pretrained[key]
         if isinstance(model, FeatureExtractor):
             continue
-        if model.info().others:
-            raise DataError(f"{source}: features are looked at for one encoder, not for several")
         features, distribution = pretrained[key].features, pretrained[key].distribution
         pooled = data.has_cases and model.model_.pool.name != "mean"
         if model.model_.alters_features or pooled:
@@ -162,7 +166,7 @@ def _identity(model: Model) -> dict[str, Any]:
     return model.model_.encoder_identity
 
 
-def _encoder(model: Model) -> FeatureExtractor:
+def _encoder(model: Model, tta: int | None) -> FeatureExtractor:
     """Its encoder without adapter, on the same device and in the same precision."""
     if isinstance(model, FeatureExtractor):
         return model
@@ -174,7 +178,7 @@ def _encoder(model: Model) -> FeatureExtractor:
         fit_image=info.fit_image,
         readout=info.encoder.readout,
         symmetry=info.symmetry,
-        tta=info.tta,
+        tta=tta or info.tta,
         device=model.device,
         precision=model.precision,
     )
