@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -267,24 +268,46 @@ class Handle:
             prompt.merge()
         return {i: prompt.prompt.detach() for i, prompt in self.prompts.items()}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The prompts in use by name, ``layer.<index>``: detached, not copied."""
-        return {f"layer.{i}": prompt.prompt.detach() for i, prompt in self.prompts.items()}
+    def state_dict(self, *, all: bool = False) -> dict[str, Tensor]:
+        """The prompts in use by name, ``layer.<index>``: detached, not copied.
+
+        The model's own ``state_dict()`` holds those in use too, and no others.
+
+        Args:
+            all: the prompts of every adapter, ``<adapter>.layer.<index>``.
+        """
+        return {
+            key: prompt.prompt.detach() for key, prompt in (self._all if all else self._own).items()
+        }
+
+    @property
+    def _own(self) -> dict[str, EmbeddedPrompt]:
+        return {f"layer.{i}": prompt for i, prompt in self.prompts.items()}
+
+    @property
+    def _all(self) -> dict[str, EmbeddedPrompt]:
+        return {
+            f"{name}.layer.{i}": prompt
+            for name, prompts in self.adapters.items()
+            for i, prompt in prompts.items()
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Load saved prompts, full or merged, into the adapter in use.
 
+        What ``state_dict(all=True)`` gave goes into the adapters of the same names.
+
         Raises:
-            InputError: if they are of other layers, or their shapes do not fit.
+            InputError: if they are of other layers or adapters, or their shapes do not fit.
         """
-        expected = self.state_dict().keys()
-        if state.keys() != expected:
+        prompts = next((p for p in (self._own, self._all) if p.keys() == state.keys()), None)
+        if prompts is None:
             raise EncoderError(
                 f"prompts of layers {sorted(state)} were given for a model that has "
-                f"{sorted(expected)}"
+                f"{sorted(self._own)}, or with all adapters {sorted(self._all)}"
             )
-        for i, prompt in self.prompts.items():
-            prompt.load(state[f"layer.{i}"])
+        for key, prompt in prompts.items():
+            prompt.load(state[key])
 
     def detach(self) -> None:
         """Take all prompts out: the model is again exactly what it was before :func:`attach`."""
@@ -304,6 +327,8 @@ class PromptedAttention(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.embedded_prompt is None:
             return super().forward(*args, **kwargs)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            _refuse_unsynchronised(self.embedded_prompt.prompt)
         return divert_one_call(self.embedded_prompt, super().forward, *args, **kwargs)
 
     def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
@@ -335,6 +360,18 @@ def _make_prompted(module: nn.Module, undo: ExitStack) -> None:
         module.__class__ = original
 
     undo.callback(restore)
+
+
+def _refuse_unsynchronised(prompt: nn.Parameter) -> None:
+    """Refuse to train a prompt that the DistributedDataParallel around the model does not see."""
+    wrapper = DistributedDataParallel._active_ddp_module
+    if wrapper is None or not prompt.requires_grad:
+        return
+    if not any(prompt is seen for seen in wrapper._module_parameters):
+        raise EncoderError(
+            "DistributedDataParallel does not average the gradients of an adapter that came into "
+            "use after it wrapped the model: choose the adapter first, then wrap the model"
+        )
 
 
 def _off_the_fast_path(*_: Any) -> None:

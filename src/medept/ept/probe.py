@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from medept.errors import EncoderError, is_out_of_memory
 
+_MOST_CHANNELS = 16
+"""A convolution of more does not read the image itself."""
+
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
@@ -48,10 +51,12 @@ def probe_image(model: nn.Module, size: tuple[int, int], *, black: bool = False)
 
 
 def _channels(model: nn.Module) -> int:
-    """Of the images that a model takes: those of its first convolution, else three."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    """Of the images that a model takes: what it declares, or its first convolution takes."""
     declared = getattr(getattr(model, "config", None), "num_channels", None)
-    return declared if isinstance(declared, int) else first.in_channels if first else 3
+    if isinstance(declared, int):
+        return declared
+    first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    return first if first <= _MOST_CHANNELS else 3
 
 
 @contextmanager

@@ -218,7 +218,16 @@ class EmbeddedPrompt(nn.Module):
         return values.double().logsumexp(-1).to(self.prompt)
 
     def merge(self) -> None:
-        """Replace the prompt by :meth:`merged`."""
+        """Replace the prompt by :meth:`merged`.
+
+        Raises:
+            InputError: as there; and for a prompt that FSDP has sharded, which it would lose.
+        """
+        if hasattr(self.prompt, "full_tensor"):  # a DTensor
+            raise EncoderError(
+                "prompts that are sharded by FSDP cannot be merged in place: load the gathered "
+                "state dict into a model of its own, and merge that"
+            )
         self.prompt = nn.Parameter(self.merged(), requires_grad=self.prompt.requires_grad)
         self.collapsed = self.way == "concat"
 

@@ -20,8 +20,8 @@ def prove(model: nn.Module, prompts: Mapping[AttentionSite, EmbeddedPrompt]) -> 
 
     The derivative of a fixed weighted sum of all outputs is taken with respect to each prompt; to
     save time, along the paths that do not lead through later queries, keys and values.
-    The model, its modes, buffers and gradients are left as they were. On the meta device, where
-    there are no values, the model only runs.
+    The model, its modes, buffers and gradients are left as they were. On the meta device there
+    are no values, and nothing is proved.
 
     Args:
         model: holds the prompts.
@@ -31,7 +31,7 @@ def prove(model: nn.Module, prompts: Mapping[AttentionSite, EmbeddedPrompt]) -> 
         EncoderError: if the model does not run with prompts, or one has the derivative zero.
     """
     parameters = [prompt.prompt for prompt in prompts.values()]
-    if not parameters:
+    if not parameters or parameters[0].is_meta:
         return
     what = f"{type(model).__name__} cannot be prompted"
     advice = "its attentions are of another kind than those that medept serves"
@@ -46,8 +46,6 @@ def prove(model: nn.Module, prompts: Mapping[AttentionSite, EmbeddedPrompt]) -> 
             prompt.prompt.requires_grad_()
             stack.callback(prompt.register_forward_pre_hook(_from_here_on).remove)
         output = model(probe_image(model, size))
-        if parameters[0].is_meta:
-            return
         found = _derivatives(output, parameters)
     silent = [
         site.name

@@ -123,6 +123,8 @@ class Survey(TorchFunctionMode):
         call.heads, call.tokens, call.width = query.shape[1:]
         call.rows = query.detach()[0, 0].clone()
         call.why_not = _numbers(call.tokens, key.shape[-2]) or _over_channels(call, value)
+        if query.is_meta:  # which autocast does not know
+            return
         try:
             prepare(query, key, value, attn_mask=attn_mask, is_causal=is_causal, **options)
         except ValueError:

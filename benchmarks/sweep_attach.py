@@ -1,0 +1,254 @@
+"""Attaches to the smallest model of every family of timm, transformers and open_clip.
+
+Weights are random; nothing is downloaded. In float64, a prompted model must give what the model
+gives when every call of attention is replaced by its softmax written out, with the same prompts;
+or ``attach`` must refuse it in words and leave it as it was.
+
+    python benchmarks/sweep_attach.py --out sweep.csv            # resumes; one process
+    python benchmarks/sweep_attach.py --out sweep.csv --table docs/encoders.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medept import EmbeddedPromptConfig, InputError, attach
+
+SIZES = ["test", "atto", "femto", "pico", "nano", "xxtiny", "xxsmall", "xxs", "xtiny", "xt",
+         "xsmall", "xs", "tiny", "t", "ti", "mini", "xxt", "b0", "x", "lite", "zepto", "little",
+         "small", "s", "m", "medium", "base", "b", "large", "l"]  # fmt: skip
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 64,
+         "intermediate_size": 96, "patch_size": 16, "depths": [1, 1, 1, 1]}  # fmt: skip
+TRANSFORMERS = [
+    "ViT", "DeiT", "Dinov2", "Dinov2WithRegisters", "DINOv3ViT", "IJepa", "ViTMSN", "ViTMAE",
+    "CLIPVision", "SiglipVision", "Siglip2Vision", "AltCLIPVision", "ChineseCLIPVision",
+    "BlipVision", "Blip2Vision", "InstructBlipVision", "Beit", "Data2VecVision", "Swin", "Swinv2",
+    "Pvt", "PvtV2", "Segformer", "MobileViT", "MobileViTV2", "Cvt", "Levit", "Hiera", "Yolos",
+    "VitDet", "Ijepa", "InternVLVision", "PixtralVision", "SamVision", "GroupViTVision",
+    "XCLIPVision", "CLIPSegVision", "Owlv2Vision", "OwlViTVision", "FlavaImage", "Dinat",
+]  # fmt: skip
+LARGEST = 95e6
+"""Parameters; of a family whose smallest model has more, nothing is tried."""
+
+
+def timm_families() -> dict[str, list[str]]:
+    """Names of timm's models with attention by family, small ones first."""
+    found: dict[str, list[str]] = {}
+    for name in timm.list_models():
+        module = inspect.getmodule(timm.model_entrypoint(name))
+        if module is None or not re.search(r"ttention|attn", inspect.getsource(module)):
+            continue
+        words = name.split("_")
+        stem = [re.sub(r"\d+$", "", w) for w in words if w not in SIZES and not w[0].isdigit()]
+        key = f"{module.__name__.rpartition('.')[2]}/{stem[0]}"
+        found.setdefault(key, []).append(name)
+
+    def rank(name: str) -> tuple[float, int, int]:
+        size = [SIZES.index(w) for w in name.split("_") if w in SIZES]
+        pixels = [int(n) for n in re.findall(r"\d{3}", name)]
+        return min(size, default=12.5), max(pixels, default=224), len(name)
+
+    return {key: sorted(names, key=rank) for key, names in found.items()}
+
+
+def cases() -> Iterator[tuple[str, str, Callable[[], tuple[nn.Module, Any]]]]:
+    """Library, name and constructor of each model, with the size of its images (None: its own)."""
+    for names in timm_families().values():
+        yield "timm", names[0], lambda n=names[0]: (timm.create_model(n, num_classes=0), None)
+    import transformers
+
+    for name in TRANSFORMERS:
+        if hasattr(transformers, f"{name}Model") and hasattr(transformers, f"{name}Config"):
+            yield "transformers", name, lambda n=name: small_transformer(transformers, n)
+    import open_clip
+
+    tower = open_clip.model.VisionTransformer
+    sizes = {"image_size": 64, "patch_size": 16, "width": 48, "layers": 2, "heads": 4}
+    yield "open_clip", "ViT", lambda: (tower(**sizes, mlp_ratio=2.0, output_dim=32), 64)
+    yield "open_clip", "ViT, attentional pool", lambda: (
+        tower(**sizes, mlp_ratio=2.0, output_dim=32, attentional_pool=True), 64
+    )  # fmt: skip
+    resnet = open_clip.modified_resnet.ModifiedResNet
+    yield "open_clip", "ResNet", lambda: (resnet((1, 1, 1, 1), 32, 4, image_size=64, width=16), 64)
+
+
+def small_transformer(transformers: Any, name: str) -> tuple[nn.Module, int]:
+    kind = getattr(transformers, f"{name}Config")
+    known = vars(kind())
+    config = kind(**{k: v for k, v in SMALL.items() if k in known})
+    return getattr(transformers, f"{name}Model")(config), SMALL["image_size"]  # type: ignore[return-value]
+
+
+@contextmanager
+def written_out(model: nn.Module, prompts: dict[str, Tensor]) -> Iterator[None]:
+    """While open, attention is its softmax, with prompts (T, L) in the modules of these names."""
+    running: list[str] = []
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda *_, n=name: running.append(n)))
+        hooks.append(module.register_forward_hook(lambda *_: running.__delitem__(-1)))
+
+    def attend(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):  # type: ignore[no-untyped-def]
+        logits = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            logits = logits.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            logits = logits + attn_mask
+        prompt = prompts.get(running[-1])
+        if prompt is None:
+            return logits.softmax(-1) @ v
+        row = prompt.expand(*logits.shape[:2], -1, -1)
+        return torch.cat([logits, row], -1).softmax(-1)[..., : k.shape[-2]] @ v
+
+    def project(query, key, value, _width, heads, weight, bias, *args, **options):  # type: ignore[no-untyped-def]
+        out_weight, out_bias = args[4:6]
+        if weight is None:
+            weight = torch.cat([options[f"{x}_proj_weight"] for x in "qkv"])
+        parts = zip((query, key, value), weight.chunk(3), bias.chunk(3), strict=True)
+        qkv = [F.linear(*part).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for part in parts]
+        out = attend(*qkv, attn_mask=options.get("attn_mask"))
+        return F.linear(out.permute(2, 0, 1, 3).flatten(2), out_weight, out_bias), None
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with patch.multiple(F, scaled_dot_product_attention=attend,
+                            multi_head_attention_forward=project):  # fmt: skip
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+        for hook in hooks:
+            hook.remove()
+
+
+def tensor(output: Any) -> Tensor:
+    """The first tensor that a model gives."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return output
+
+
+def traces(model: nn.Module) -> tuple[Any, ...]:
+    """What ``attach`` must not change, or must put back."""
+    sums = {name: x.double().sum().item() for name, x in model.state_dict().items()}
+    kept = [(type(m), m.training, len(m._forward_hooks)) for m in model.modules()]
+    return str(sums), kept, [p.requires_grad for p in model.parameters()]
+
+
+@torch.no_grad()
+def compare(model: nn.Module, size: int | None) -> tuple[str, str]:
+    """``equal``, ``refused`` or ``WRONG``, and what was prompted, or the reason."""
+    model = model.double().eval()
+    before = traces(model)
+    config = EmbeddedPromptConfig(length=3, init="kaiming")
+    try:
+        handle = attach(model, config, image_size=size)
+    except InputError as error:
+        return ("refused" if traces(model) == before else "WRONG"), reason(str(error))
+    told = repr(handle).partition(": ")[2]
+    counts, left = told.partition(" attentions")[0], told.partition("left out: ")[2][:-1]
+    for prompt in handle.prompts.values():
+        prompt.double()
+    prompts = {handle.sites[i].name: p.prompt.clone() for i, p in handle.prompts.items()}
+    pixels = torch.randn(1, 3, *handle.sites[0].image, dtype=torch.float64)
+    found = tensor(model(pixels))
+    fused = [m for m in model.modules() if getattr(m, "fused_attn", None)]
+    eager = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    handle.detach()
+    intact = traces(model) == before
+    plain = tensor(model(pixels))
+    for module in fused:
+        module.fused_attn = True  # type: ignore[assignment]
+    if eager is not None:
+        model.set_attn_implementation(eager)  # type: ignore[operator]
+    with written_out(model, prompts):
+        expected = tensor(model(pixels))
+    error = (found - expected).abs().max() / expected.abs().max()
+    acts = not torch.equal(found, plain)
+    right = bool(error < 1e-8) and acts and intact
+    note = f"{counts} prompted" + (f"; {left}" if left else "")
+    return ("equal" if right else "WRONG"), note if right else f"{note}: {error:.1e}, {acts=}"
+
+
+def reason(message: str) -> str:
+    """A refusal without the list of what is supported."""
+    short = message.partition(" Supported are")[0]
+    if "no self-attention" in short and " It has " not in short:
+        return "no self-attention"
+    has = short.partition(" It has ")[2] or short.partition(" (")[2] or short
+    return re.sub(r" \([^()]*\)(?=[;.]|$)", "", has.strip(" .)"))[:160]
+
+
+def sweep(out: Path) -> None:
+    columns = ["library", "model", "result", "note"]
+    known = set()
+    if out.exists():
+        known = {(row["library"], row["model"]) for row in csv.DictReader(out.open())}
+    with out.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if not known:
+            writer.writerow(columns)
+        for library, name, make in cases():
+            if (library, name) in known:
+                continue
+            torch.manual_seed(0)
+            try:
+                with torch.device("meta"):
+                    large = sum(p.numel() for p in make()[0].parameters()) > LARGEST
+            except Exception:
+                large = False
+            try:
+                result = ("skipped", "too large") if large else compare(*make())
+            except Exception as error:
+                result = "FAILED", f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            writer.writerow([library, name, *result])
+            file.flush()
+            print(library, name, *result, flush=True)
+
+
+def write_table(out: Path, page: Path) -> None:
+    rows = list(csv.DictReader(out.open()))
+    told = [row for row in rows if row["result"] in ("equal", "refused")]
+    told = [row for row in told if row["note"] != "no self-attention"]
+    lines = [
+        "# Which encoders `attach` prompts", "",
+        "Generated by `benchmarks/sweep_attach.py`: the smallest model of each family, with random",
+        "weights, in float64. *Equal*: its output is that of the softmax written out with the same",
+        "prompts. *Refused*: `attach` says why, and leaves the model as it was.", "",
+        "| library | model | result | prompted, or why not |", "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for row in told:
+        start = f"| {row['library']} | {row['model']} | {row['result']} | "
+        note = re.sub(r" \([^()]*\)", "", row["note"]).replace("|", "/")
+        lines.append(start + note[: 97 - len(start)].rstrip(" ,;") + " |")
+    page.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--table", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.table:
+        write_table(options.out, options.table)
+    else:
+        sweep(options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
