@@ -138,7 +138,7 @@ def compare(
             rows.append(
                 {"data": name, "cases": count, "pool": pool, "auroc": np.mean(found),
                  "low": np.mean(found) - half, "high": np.mean(found) + half,
-                 "right image": np.mean(right)}
+                 "right image": np.mean(right) if right else np.nan}
             )  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -267,9 +267,10 @@ def _as_dict(result: FitResult) -> dict[str, object]:
 
 def _show(result: FitResult) -> None:
     info, out = result.info, result.folder
+    units = "cases" if info.support_cases else "images"
     notes.print(
         f"{info.method} on {info.encoder.name}: {info.trainable_parameters:,} trained parameters, "
-        f"{result.support} support images, {result.test} test images"
+        f"{result.support} support {units}, {result.test} test {units}"
     )
     notes.print(f"Probabilities: {info.calibration}")
     if result.evaluation:
