@@ -161,3 +161,38 @@ def test_colours_of_other_formats_beside_the_array(tmp_path: Path, name: str, mo
     lossless = {"lossless": True} if name == "a.webp" else {}
     Image.fromarray(colours).save(tmp_path / name, **lossless)
     assert np.abs(shown(tmp_path / name) - colours).mean() <= most
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["a.jp2", "a.j2k"])
+def test_jpeg_2000_of_many_bits_is_as_openjpeg_wrote_it(
+    tmp_path: Path, bits: int, channels: int, name: str
+) -> None:
+    """Colours of more than 8 bits are refused: Pillow shows their brightest values as black."""
+    openjpeg = pytest.importorskip("openjpeg.utils")
+    ramp = np.linspace(0, 1, 48 * 64).reshape(48, 64)
+    grey = np.round(ramp * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
+    values = grey if channels == 1 else np.stack([grey] * 3, axis=-1)
+    written = openjpeg.encode_array(
+        values, bits_stored=bits, photometric_interpretation=2 if channels == 1 else 1,
+        codec_format=int(name == "a.jp2"),
+    )  # fmt: skip
+    (tmp_path / name).write_bytes(written)
+    if channels == 3 and bits > 8:
+        with pytest.raises(InputError, match=rf"{name}: JPEG 2000 of 3 x {bits} bits"):
+            read_image(tmp_path / name)
+        return
+    expected = np.round(grey / grey.max() * 255)[..., None]
+    assert np.abs(shown(tmp_path / name) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.jpg"])
+def test_black_ink_darkens_the_others(tmp_path: Path, name: str) -> None:
+    inks = np.zeros((48, 64, 4), np.uint8)
+    inks[..., 0] = np.linspace(0, 200, 64)
+    inks[..., 3] = np.linspace(0, 255, 48)[:, None]
+    Image.fromarray(inks, mode="CMYK").save(tmp_path / name, quality=100, subsampling=0)
+    light = 255 - inks.astype(float)
+    expected = light[..., :3] * light[..., 3:] / 255
+    assert np.abs(shown(tmp_path / name) - expected).max() <= 2

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
 from medept.data.dicom.files import is_dicom
-from medept.errors import ResourceError
+from medept.errors import DataError, ResourceError
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc",
@@ -37,6 +38,9 @@ _SIGNATURES = {
     "HEIF": rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
 }
 """Patterns at the start of a file; the first that fits counts."""
+
+_HEADER = 2**20
+"""Bytes within which a JPEG 2000 file says what samples it has, after profiles and texts."""
 
 _VOLUME = "save the volume as NIfTI"
 _SLIDE = "whole slides: `medept tiles`"
@@ -66,6 +70,26 @@ def format_of(head: bytes) -> str:
         if re.match(pattern, head, re.DOTALL):
             return name
     return ""
+
+
+def refuse_deep_jpeg2000(file: BinaryIO) -> None:
+    """Refuse JPEG 2000 colours of more than 8 bits: Pillow turns what is nearly white to black.
+
+    Args:
+        file: opened; its position does not matter before, and is anywhere after.
+
+    Raises:
+        DataError: if it has such colours; the message names them.
+    """
+    file.seek(0)
+    found = re.search(rb"\xff\x4f\xff\x51.{36}(..)(.)", file.read(_HEADER), re.DOTALL)
+    if found is None:  # damaged: Pillow says how
+        return
+    channels, bits = int.from_bytes(found[1], "big"), (found[2][0] & 0x7F) + 1
+    if channels > 1 and bits > 8:
+        raise DataError(
+            f"JPEG 2000 of {channels} x {bits} bits is not read; save it as PNG or TIFF"
+        )
 
 
 def long_suffix(path: Path) -> str:

@@ -18,7 +18,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medept.data.dicom.files import DICOM_SUFFIXES, begins_as_dicom, split_frame
 from medept.data.dicom.frames import read_frame
-from medept.data.formats import FORMATS, format_of, is_nifti, register_heif
+from medept.data.formats import (
+    FORMATS,
+    format_of,
+    is_nifti,
+    refuse_deep_jpeg2000,
+    register_heif,
+)
 from medept.data.lazy_image import LazyImage
 from medept.data.stretch import stretched
 from medept.data.threads import available_threads, prefetch
@@ -157,6 +163,8 @@ def _from_file(path: Path) -> Image.Image:
             formats += ("HEIF",)
         if found == "TIFF" and (unusual := read_unusual_tiff(file)) is not None:
             return _to_rgb(unusual)
+        if found == "JPEG2000":
+            refuse_deep_jpeg2000(file)
         file.seek(0)
         with Image.open(file, formats=formats) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
