@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -79,6 +80,11 @@ def start(ray: Any, address: str, options: dict[str, Any]) -> None:
             ray.init(address=address, **options)
             return
         except Exception as error:
+            if "AF_UNIX path" in str(error):
+                raise ResourceError(
+                    f"the path of the folder for temporary files, {tempfile.gettempdir()}, is too "
+                    "long for Ray's sockets: set TMPDIR to a shorter one, such as /tmp"
+                ) from error
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()

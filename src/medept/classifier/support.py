@@ -17,6 +17,7 @@ from medept.data.cases import Case, Item, gather, images_of, one_a_case
 from medept.data.image_hashes import image_key
 from medept.data.images import ImageLike
 from medept.data.labels import encode_labels
+from medept.data.spelling import clean_ids
 from medept.data.volumes import slicing_of
 from medept.encoders.encoder import Encoder
 from medept.errors import DataError
@@ -61,7 +62,7 @@ class SupportSet:
         """
         items = as_items(X, cases)
         targets, names = encode_labels(y, classes)
-        given = None if groups is None else np.asarray(groups)
+        given = None if groups is None else clean_ids(groups)
         if cases is not None:
             targets = one_a_case(targets, cases, "labels")
             given = None if given is None else one_a_case(given, cases, "groups")
@@ -137,6 +138,8 @@ def as_list(X: Sequence[Item]) -> list[Item]:
         if X.shape[1] != 1:
             raise DataError("a table was given: give its column of images alone")
         X = X.iloc[:, 0]
+    if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 2 and X.shape[1] == 1:
+        X = X[:, 0]  # as scikit-learn's ensembles hand on what they check
     images = list(X)
     if not images:
         raise DataError("no images were given: give one at least")

@@ -12,6 +12,7 @@ from medept.cli.app import ADAPT, app
 from medept.cli.console import notes, print_json, print_metrics, progress_bars, resumable
 from medept.cli.options import (
     ENCODER,
+    ClassNames,
     Columns,
     Device,
     FitImage,
@@ -20,7 +21,9 @@ from medept.cli.options import (
     Precision,
     ReadoutName,
     SymmetryName,
+    TaskName,
     TestViews,
+    label_options,
     read_settings,
     with_columns,
 )
@@ -75,6 +78,8 @@ def fit(
     ] = 0,
     *,
     columns: Columns,
+    task: TaskName = None,
+    classes: ClassNames = None,
     encoder: Annotated[
         list[str],
         typer.Option(
@@ -216,7 +221,7 @@ def fit(
         and chosen_settings.setdefault("length", prompt_length) != prompt_length
     ):
         raise SettingsError("--prompt-length and --set length=... differ: give one of them")
-    table = open_dataset(data, **columns)
+    table = open_dataset(data, **columns, **label_options(task, classes))
     with resumable(), progress_bars() as report:
         classifier = FewShotClassifier(
             encoder if len(encoder) > 1 else encoder[0],

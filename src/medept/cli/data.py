@@ -10,7 +10,15 @@ import typer
 
 from medept.cli.app import DATA, app
 from medept.cli.console import notes, print_json, progress_bars, results, resumable
-from medept.cli.options import Columns, Device, Json, with_columns
+from medept.cli.options import (
+    ClassNames,
+    Columns,
+    Device,
+    Json,
+    TaskName,
+    label_options,
+    with_columns,
+)
 from medept.errors import SettingsError
 from medept.files import require_new_folder
 
@@ -24,6 +32,8 @@ def check(
     ] = None,
     *,
     columns: Columns,
+    task: TaskName = None,
+    classes: ClassNames = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -37,7 +47,7 @@ def check(
 
     if out is not None:
         require_new_folder(out)
-    table = open_dataset(data, **columns)
+    table = open_dataset(data, **columns, **label_options(task, classes))
     with progress_bars() as report:
         found = check_data(table, device=device, progress=report)
     if out is not None:
@@ -79,6 +89,8 @@ def episodes(
     ] = 5,
     *,
     columns: Columns,
+    task: TaskName = None,
+    classes: ClassNames = None,
     as_json: Json = False,
 ) -> None:
     """Draw support sets, and write them as lists for `fit --episode LIST`."""
@@ -86,7 +98,7 @@ def episodes(
     from medept.episodes.draw import parse_shots
     from medept.episodes.lists import write_episodes
 
-    table = open_dataset(data, **columns)
+    table = open_dataset(data, **columns, **label_options(task, classes))
     asked = {text: parse_shots(text) for text in shots or ["1", "5", "10"]}
     written = write_episodes(table, out, asked, count)
     if as_json:
@@ -152,6 +164,8 @@ def shrink(
     pixels: Annotated[int, typer.Option(help="Largest length of an image's shorter side.")] = 512,
     *,
     columns: Columns,
+    task: TaskName = None,
+    classes: ClassNames = None,
     as_json: Json = False,
 ) -> None:
     """Copy a data set with small images, which are read faster.
@@ -166,7 +180,7 @@ def shrink(
 
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise SettingsError(f"{out}: inside the folder that is copied; name one beside it")
-    images = open_dataset(data, **columns)
+    images = open_dataset(data, **columns, **label_options(task, classes))
     with resumable(), progress_bars() as report:
         table = write_shrunk(images, out, pixels=pixels, progress=report)
     if as_json:
@@ -178,7 +192,9 @@ def shrink(
 
 @app.command(rich_help_panel=DATA)
 def tiles(
-    slides: Annotated[list[Path], typer.Argument(metavar="SLIDES", help="Whole-slide files.")],
+    slides: Annotated[
+        list[Path], typer.Argument(metavar="SLIDES", help="Whole-slide files, or folders of them.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the tiles and their tables.")],
     size: Annotated[int, typer.Option(help="Pixels along the side of a tile.")] = 224,
     mpp: Annotated[float, typer.Option(help="Micrometres per pixel of the tiles.")] = 0.5,
@@ -198,11 +214,12 @@ def tiles(
     Each slide gets a table, SLIDE.csv; several slides also get slides.csv, with the tiles of all.
     If it is stopped, the same command resumes.
     """
-    from medept.data.slides import write_slides
+    from medept.data.slides import find_slides, write_slides
 
+    found = find_slides(slides)
     with resumable(), progress_bars() as report:
         file, table = write_slides(
-            slides, out, size=size, mpp=mpp, slide_mpp=slide_mpp, tissue=tissue, progress=report
+            found, out, size=size, mpp=mpp, slide_mpp=slide_mpp, tissue=tissue, progress=report
         )
     if as_json:
         print_json({"out": str(out), "tiles": len(table)})

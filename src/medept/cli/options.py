@@ -201,6 +201,26 @@ ImageRoot = Annotated[
         rich_help_panel=COLUMNS,
     ),
 ]
+TaskName = Annotated[
+    Literal["multiclass", "multilabel"] | None,
+    typer.Option(
+        "--task",
+        metavar="NAME",
+        help="multiclass (each image has one class) or multilabel (any number of labels). Default: "
+        "multilabel if there are several label columns, or cells hold several labels.",
+        rich_help_panel=COLUMNS,
+    ),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="NAME,NAME",
+        help="The only classes allowed, in this order, with commas between them. Default: those "
+        "found, sorted.",
+        rich_help_panel=COLUMNS,
+    ),
+]
 SubmissionFormat = Annotated[
     Literal["medfmc"] | None,
     typer.Option(
@@ -228,6 +248,12 @@ TABLE_OPTIONS = {
     "window": Window,
     "channels": ChannelsOption,
 }
+
+
+def label_options(task: str | None, classes: str | None) -> dict[str, Any]:
+    """``--task`` and ``--classes`` as :func:`medept.data.sources.open_dataset` takes them."""
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    return {"task": task, "classes": names}
 
 
 def with_columns(verb: Callable[..., None]) -> Callable[..., None]:

@@ -15,7 +15,6 @@ from medept.data.labels import normalise_label, read_flag
 from medept.data.spelling import clean, find_alike, say_alike
 from medept.data.table import Table
 from medept.errors import DataError
-from medept.files import unescape_cell
 
 logger = logging.getLogger(__name__)
 
@@ -201,8 +200,7 @@ def read_ids(table: Table, column: str) -> np.ndarray:
     Raises:
         DataError: if a cell is empty.
     """
-    cells = (unescape_cell(text) for text in table.filled(column).values())
-    return np.array([normalise_label(text) or text for text in cells])
+    return np.array([normalise_label(text) or text for text in table.filled(column).values()])
 
 
 def read_groups(table: Table, column: str) -> np.ndarray:

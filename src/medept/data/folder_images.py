@@ -17,6 +17,7 @@ from medept.data.companions import (
     is_system_folder,
     looks_like_companion,
 )
+from medept.data.dicom.files import is_dicom, other_object
 from medept.data.formats import long_suffix, why_no_image
 from medept.errors import DataError
 
@@ -81,7 +82,9 @@ def images_below(root: Path, folder: Path) -> tuple[list[Path], LeftOut]:
     images, unread = [], []
     for file in _files_below(folder, left):
         reason = why_no_image(file)
-        if reason is None:
+        if reason is None and is_dicom(file) and (kind := other_object(file)):
+            left.add(f"DICOM {kind}", "no picture", picture=True)
+        elif reason is None:
             images.append(file)
         else:
             left.add(long_suffix(file) or "file without a suffix", reason, picture=bool(reason))

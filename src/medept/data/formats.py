@@ -7,20 +7,25 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import Image, features
 
 from medept.data.dicom.files import is_dicom
 from medept.errors import DataError, ResourceError
 
+AVIF = features.check("avif")
+"""Whether this Pillow reads AVIF."""
+
 IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc",
      ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"}
+    | ({".avif"} if AVIF else set())
 )  # fmt: skip
 """A file with one of these is an image; if it cannot be read, that is an error."""
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
-FORMATS: tuple[str, ...] = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "GIF", "PPM",
+                           *(("AVIF",) if AVIF else ()))  # fmt: skip
 """What Pillow may open, whatever the suffix says. EPS is not among them: it can run a program."""
 
 HEIF_EXTRA = "pip install 'medept[heic]'"
@@ -133,7 +138,7 @@ def why_no_image(path: Path) -> str | None:
         return "cannot be opened; check its permissions"
     if found == "HEIF":
         return _why_no_heif(path)
-    if found == "AVIF":
+    if found == "AVIF" and not AVIF:
         return _CONVERT
     return None if found else ""
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from medept.data.cases import Case, Item, images_of, sizes_of
 from medept.data.images import ImageLike
+from medept.data.spelling import clean_ids
 from medept.errors import DataError
 
 Task = Literal["multiclass", "multilabel"]
@@ -62,6 +63,8 @@ class LabelledImages:
     left_out: str = ""
 
     def __post_init__(self) -> None:
+        if self.groups is not None:
+            object.__setattr__(self, "groups", clean_ids(self.groups))
         n, count = len(self.images), len(self.classes)
         for name in ("names", "targets", "groups", "splits", "masks"):
             part = getattr(self, name)

@@ -113,7 +113,7 @@ def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndar
     Args:
         y: (n,) labels of one type, or (n, C) of 0 and 1 for multi-label data.
         classes: names of the labels, in the order of the targets; default: the sorted labels, or
-            for multi-label data the numbers from 0.
+            for multi-label data the names of a table's columns, or the numbers from 0.
 
     Raises:
         DataError: if a label is missing, unknown, or the only one there is.
@@ -122,6 +122,8 @@ def encode_labels(y: Any, classes: Sequence[str] | None = None) -> tuple[np.ndar
     >>> targets.tolist(), classes.tolist()
     ([1, 0, 0], ['benign', 'malignant'])
     """
+    if classes is None and isinstance(y, pd.DataFrame) and y.shape[1] > 1:
+        classes = [clean(str(name)) for name in y.columns]
     try:
         labels = np.asarray(y)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,55 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from medept.data.folder_images import LeftOut
+from medept.data.formats import long_suffix
 from medept.data.table import read_table
 from medept.errors import DataError, ResourceError, SettingsError
 from medept.files import claim_folder, unescape_cell, whole_file, write_table
 from medept.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
 
 CELLS = 8
 """Pixels of the overview along a tile's side, from which the tile's share of tissue is counted."""
 
 SATURATION = 18
 """Above this difference of colour channels (0 to 255) a pixel is stained tissue, not glass."""
+
+
+def find_slides(paths: Sequence[Path]) -> list[Path]:
+    """The slides that files and folders (without their subfolders) stand for, in that order.
+
+    What else is in a folder is left out, and counted in a note.
+
+    Raises:
+        ResourceError: if OpenSlide is missing.
+        DataError: if a folder holds no slide, or two slides have the same name.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside, left = [], LeftOut()
+        for file in sorted(file for file in path.iterdir() if file.is_file()):
+            if _openslide(file).OpenSlide.detect_format(file):
+                inside.append(file)
+            else:
+                left.add(long_suffix(file) or "file without a suffix", "", picture=False)
+        if not inside:
+            raise DataError(f"{path}: no slide in this folder{f' (but {left})' * bool(left)}")
+        if left:
+            logger.warning("%s: %d slides; left out: %s", path, len(inside), left)
+        found += inside
+    stems: dict[str, Path] = {}
+    for slide in found:
+        if (other := stems.setdefault(slide.stem, slide)) != slide:
+            raise DataError(
+                f"{other} and {slide}: two slides of one name would share a table; rename one, or "
+                "tile them into different folders"
+            )
+    return found
 
 
 def write_slides(slides: Sequence[Path], out: Path, **options: Any) -> tuple[Path, pd.DataFrame]:
@@ -86,6 +126,7 @@ def write_tiles(
         }
         other = f"something other than these tiles of {slide}"
         claim_folder(out / slide.stem, "slide.json", made_from, other)
+        _log_left_out(slide, source.dimensions, span, len(corners), tissue)
         level = source.get_best_level_for_downsample(span / size + 1e-6)
         rows = []
         for done, (x, y) in enumerate(corners, 1):
@@ -117,13 +158,18 @@ def _with_columns_of(file: Path, table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _open(slide: Path) -> Any:
+def _openslide(slide: Path) -> Any:
     try:
         import openslide
     except ImportError as error:
         raise ResourceError(
             f"{slide}: slides need OpenSlide: pip install 'medept[slides]'"
         ) from error
+    return openslide
+
+
+def _open(slide: Path) -> Any:
+    openslide = _openslide(slide)
     if not slide.is_file():
         raise DataError(f"{slide}: no such slide; check the path")
     try:
@@ -156,6 +202,18 @@ def _tissue_corners(source: Any, span: int, least: float) -> list[tuple[int, int
     coloured = colours.max(axis=2) - colours.min(axis=2) > SATURATION
     share = coloured.reshape(rows, CELLS, columns, CELLS).mean(axis=(1, 3))
     return [(int(c) * span, int(r) * span) for r, c in np.argwhere(share >= max(least, 1e-9))]
+
+
+def _log_left_out(
+    slide: Path, extents: tuple[int, int], span: int, tiles: int, tissue: float
+) -> None:
+    columns, rows = (extent // span for extent in extents)
+    right, below = (extent % span for extent in extents)
+    margin = f", and a margin of {right} x {below} pixels" if right or below else ""
+    logger.info(
+        "%s: %d tiles; left out: %d with less than %g %% of tissue%s",
+        slide.name, tiles, columns * rows - tiles, 100 * tissue, margin,
+    )  # fmt: skip
 
 
 def _write_tile(

@@ -6,6 +6,9 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 _SEPARATORS = r"[\s_\-\u2010-\u2015\u2212]+"
 
@@ -17,6 +20,23 @@ def clean(text: str) -> str:
     True
     """
     return unicodedata.normalize("NFC", text).strip()
+
+
+def clean_ids(ids: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Ids as an array, texts among them in their one spelling.
+
+    >>> clean_ids(["La\\u0308 1 ", "L\\u00e4 1"]).tolist() == ["L\\u00e4 1"] * 2
+    True
+    >>> clean_ids([1, 2]).tolist()
+    [1, 2]
+    """
+    array = np.asarray(ids)
+    if array.dtype.kind == "U":
+        return np.array([clean(text) for text in array.ravel()]).reshape(array.shape)
+    if array.dtype.kind == "O":
+        cells = [clean(x) if isinstance(x, str) else x for x in array.ravel().tolist()]
+        return np.array(cells, dtype=object).reshape(array.shape)
+    return array
 
 
 def find_alike(texts: Iterable[str]) -> list[tuple[str, ...]]:

@@ -15,6 +15,7 @@ from medept.data.exports import EXPORT_SUFFIXES, read_export, recognise_table
 from medept.data.spelling import clean
 from medept.data.spreadsheet import SPREADSHEET_SUFFIXES, read_spreadsheet
 from medept.errors import DataError, InputError
+from medept.files import unescape_cell
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", *SPREADSHEET_SUFFIXES, *EXPORT_SUFFIXES)
 
@@ -74,7 +75,8 @@ class Table:
 def _text(value: Any) -> str:
     if pd.isna(value):
         return ""
-    return clean(str(int(value) if isinstance(value, bool | np.bool_) else value))
+    text = str(int(value) if isinstance(value, bool | np.bool_) else value)
+    return clean(unescape_cell(text))
 
 
 def read_table(path: Path) -> Table:

@@ -60,7 +60,12 @@ def predict(
         ]
     if per_image and not any(isinstance(item, Case) for item in opened):
         raise SettingsError("per_image is of cases: say with case_column= what a case is")
-    predicted = classifier.predict_cases(opened)
+    try:
+        predicted = classifier.predict_cases(opened)
+    except DataError as error:
+        raise DataError(
+            f"{error}; nothing is written: skip_unreadable= leaves such images out"
+        ) from error
     classes, task = tuple(classifier.info().classes), classifier.task_
     table = prediction_columns(predicted.probabilities, classes, task)
     table = _named(found, rows, predicted.sizes, set(table.columns)).join(table)

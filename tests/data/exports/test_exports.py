@@ -160,3 +160,67 @@ def test_any_json_gives_data_or_our_own_error(folder: Path, content: Any) -> Non
             read(folder, "fuzzed.json", json.dumps(content))
         except InputError as error:
             assert "fuzzed.json" in str(error)  # noqa: PT017
+
+
+def coco(*annotations: tuple[int, int], **more: Any) -> dict[str, Any]:
+    """Images 1 to 3 and categories 7 and 8, with pairs of an image and a category."""
+    return {
+        "images": [{"id": i, "file_name": f"{name}.png"} for i, name in enumerate("abc", 1)],
+        "categories": [{"id": 7, "name": "mass"}, {"id": 8, "name": "fluid"}],
+        "annotations": [{"image_id": i, "category_id": c} | more for i, c in annotations],
+    }
+
+
+def test_coco(folder: Path) -> None:
+    with pytest.warns(UserWarning, match="1 of 3 images are left out, as they have no annotation"):
+        data = read(folder, "coco.json", json.dumps(coco((1, 7), (2, 8), (1, 7))))
+    assert (data.names, data.classes) == (("a.png", "b.png"), ("fluid", "mass"))
+    assert data.targets.tolist() == [1, 0]
+    several = coco((1, 7), (1, 8), (2, 8), (3, 7), bbox=[0, 0, 3, 3])
+    with pytest.warns(UserWarning, match="4 annotations are of objects"):
+        data = read(folder, "coco.json", json.dumps(several))
+    assert data.targets.tolist() == [[1, 1], [1, 0], [0, 1]]
+    for broken in (
+        coco((9, 7)),
+        coco((1, 9)),
+        coco() | {"images": [3]},
+        coco() | {"annotations": 3},
+    ):
+        with pytest.raises(InputError, match="not COCO's JSON, or damaged"):
+            read(folder, "coco.json", json.dumps(broken))
+
+
+def test_geojson_of_qupath_is_told(folder: Path) -> None:
+    feature = {"type": "Feature", "properties": {"classification": {"name": "Tumor"}}}
+    for content in ([feature], {"type": "FeatureCollection", "features": [feature]}):
+        for name in ("a.geojson", "a.json"):
+            with pytest.raises(InputError, match="names no image; export the measurements"):
+                read(folder, name, json.dumps(content))
+
+
+def test_label_studio_csv(folder: Path) -> None:
+    (folder / "x y.png").write_bytes((folder / "a.png").read_bytes())
+    text = (
+        "image,id,choice\n/data/upload/3/0a1b2c3d-a.png,1,mass\n"
+        "/data/local-files/?d=b.png,2,fluid\n/data/upload/3/0a1b2c3d-x%20y.png,3,mass\n"
+    )
+    data = read(folder, "t.csv", text)
+    assert (data.names, data.targets.tolist()) == (("a.png", "b.png", "x y.png"), [1, 0, 1])
+
+
+def test_mimic(folder: Path) -> None:
+    place = folder / "files" / "p10" / "p1000032" / "s504"
+    place.mkdir(parents=True)
+    for name in ("x1", "x2"):
+        Image.new("RGB", (8, 8)).save(place / f"{name}.jpg")
+    header, cells = ",".join(LABELS), ",".join(["1.0", "-1.0", "", "0.0"] + [""] * 10)
+    head = f"subject_id,study_id,{header}"
+    with pytest.raises(InputError, match="join it with mimic-cxr-2.0.0-metadata.csv by study_id"):
+        read(folder, "m.csv", f"{head}\n1000032,504,{cells}\n")
+    rows = "".join(f"{name},1000032,504.0,{cells}\n" for name in ("x1", "x2"))
+    with pytest.warns(UserWarning, match="2 cells of -1"):
+        data = read(folder, "m.csv", f"dicom_id,{head}\n{rows}")
+    assert data.names[1] == "files/p10/p1000032/s504/x2.jpg"
+    assert data.groups is not None
+    assert data.groups.tolist() == ["1000032", "1000032"]
+    assert data.targets.tolist() == [[1], [1]] or data.targets.sum() == 2

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from medept.errors import DataError, ResourceError
+from medept.errors import DataError, InputError, ResourceError
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
@@ -24,6 +25,21 @@ _FIRST_ELEMENTS = tuple(
 
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 """Float, double float and other pixels, which are left as they were read."""
+
+IDS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+"""The attributes that say whose an object is."""
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+
+_OTHER_OBJECTS = {
+    "4.2": "spectrum", "9.": "waveform", "11.": "presentation state", "66": "raw data object",
+    "66.": "registration", "66.4": "segmentation", "66.5": "segmentation", "66.7": "segmentation",
+    "67": "table of real-world values", "78.": "measurement", "79.": "measurement",
+    "80.": "measurement", "88.": "structured report", "88.59": "key object selection",
+    "104.": "document", "200.": "procedure record", "481.": "radiotherapy object", "481.1": "",
+}  # fmt: skip
+"""What is no picture, by the end of its SOP class (DICOM PS3.4 B.5); a dot at the end of a key: and
+all classes below it. An RT Image (481.1) is a picture."""
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 
@@ -51,6 +67,45 @@ def begins_as_dicom(file: BinaryIO) -> bool:
     head = file.read(132)
     file.seek(0)
     return head[128:] == b"DICM" or head[:4] in _FIRST_ELEMENTS
+
+
+def object_kind(data: Any) -> str:
+    """What an object is that is no picture, such as ``structured report``; empty for pictures.
+
+    Args:
+        data: a pydicom data set with its SOPClassUID.
+    """
+    uid = str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "")
+    end = uid.removeprefix(_STORAGE) if uid.startswith(_STORAGE) else ""
+    parts = end.split(".")
+    keys = [end, *(".".join(parts[:n]) + "." for n in range(len(parts) - 1, 0, -1))]
+    return next((_OTHER_OBJECTS[key] for key in keys if key in _OTHER_OBJECTS), "")
+
+
+def other_object(path: Path) -> str:
+    """:func:`object_kind` of a file; empty also where that cannot be told."""
+    try:
+        return read_identity(path)["kind"]
+    except (OSError, InputError):
+        return ""
+
+
+def read_identity(path: Path) -> dict[str, str]:
+    """What a file is (``kind``, by :func:`object_kind`) and its ids; each file is read once.
+
+    Raises:
+        OSError: if it cannot be opened.
+        InputError: as :func:`read_attributes`.
+    """
+    seen = path.stat()
+    return _read_identity(path, seen.st_mtime_ns, seen.st_size)
+
+
+@lru_cache(maxsize=2**17)
+def _read_identity(path: Path, changed: int, size: int) -> dict[str, str]:
+    with path.open("rb") as file:
+        data = read_attributes(file, ("SOPClassUID", *IDS))
+    return {"kind": object_kind(data)} | {name: str(data.get(name) or "") for name in IDS}
 
 
 def split_frame(path: Path) -> tuple[Path, int | None]:

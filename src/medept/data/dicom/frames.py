@@ -14,7 +14,7 @@ from medept.data.dicom.display import (
     display_grey,
     grey_values,
 )
-from medept.data.dicom.files import import_pydicom, read_attributes
+from medept.data.dicom.files import import_pydicom, object_kind, read_attributes
 from medept.errors import DataError, ResourceError
 
 PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
@@ -22,7 +22,7 @@ PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
 first, because pylibjpeg-rle panics on damaged frames; GDCM is last, for what no other decodes."""
 
 _PIXEL_ATTRIBUTES = (
-    "Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration", "NumberOfFrames",
+    "SOPClassUID", "Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration", "NumberOfFrames",
     "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue",
     "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
@@ -77,6 +77,8 @@ def read_values(file: BinaryIO) -> np.ndarray:
 def _read_stored(file: BinaryIO, frame: int | None) -> tuple[Any, np.ndarray, int]:
     """The data set, and the stored values of a frame with its index."""
     data = read_attributes(file, _PIXEL_ATTRIBUTES + DISPLAY_ATTRIBUTES)
+    if kind := object_kind(data):
+        raise DataError(f"a DICOM {kind}, and no picture; remove it from the data")
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise DataError("a DICOM file without an image in it; remove it from the data")
     _check_size(int(data.get("Columns") or 0), int(data.get("Rows") or 0))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medept.data.dicom.files import is_dicom, read_attributes, split_frame
+from medept.data.dicom.files import is_dicom, read_identity, split_frame
 from medept.data.spelling import clean, find_alike
 from medept.errors import DataError, InputError
 
@@ -118,14 +118,13 @@ def _owner(path: Path) -> _Owner | None:
     if not is_dicom(path):
         return None
     try:
-        with path.open("rb") as file:
-            data = read_attributes(file, tuple(_ID_ATTRIBUTES))
+        data = read_identity(path)
     except OSError as error:
         raise DataError(f"{path}: permission denied; check its permissions") from error
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
     for attribute, kind in _ID_ATTRIBUTES.items():
-        value = clean(str(data.get(attribute) or ""))
+        value = clean(data[attribute])
         if value.lower() not in _PLACEHOLDERS:
             return _Owner(f"{kind}-{_digest(value)}", value if kind == "patient" else "")
     return _Owner("")

@@ -26,8 +26,9 @@ def is_form(table: pd.DataFrame) -> bool:
 def convert(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """The table with a column ``label``, and ``patient`` if paths name patients and no column does.
 
-    Only 1 is taken for the label. Empty cells mean that a report does not mention it, and -1 that
-    it is uncertain; both are read as 0, the baseline U-Zeros of Irvin et al. 2019.
+    Images of MIMIC-CXR-JPG are found by its ids of subjects, studies and images. Only 1 is taken
+    for the label. Empty cells mean that a report does not mention it, and -1 that it is uncertain;
+    both are read as 0, the baseline U-Zeros of Irvin et al. 2019.
 
     Raises:
         DataError: if a cell holds anything else.
@@ -35,6 +36,7 @@ def convert(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     Warns:
         UserWarning: with the numbers of empty and uncertain cells.
     """
+    table = _with_images(path, table)
     labels: list[list[str]] = [[] for _ in range(len(table))]
     empty = uncertain = 0
     for name in LABELS:
@@ -59,3 +61,28 @@ def convert(path: Path, table: pd.DataFrame) -> pd.DataFrame:
         if patients.notna().all():
             table = table.assign(patient=patients)
     return table
+
+
+def _with_images(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The table of MIMIC-CXR-JPG with a column ``image``; others as they are.
+
+    Raises:
+        DataError: if it has a row for each study, and does not say which images are in it.
+    """
+    if not {"subject_id", "study_id"} <= set(table.columns) or "image" in table.columns:
+        return table
+    if "dicom_id" not in table.columns:
+        if {"path", "Path", "file", "filename"} & set(table.columns):
+            return table
+        raise DataError(
+            f"{path}: a row for each study of MIMIC-CXR, without its images; join it with "
+            "mimic-cxr-2.0.0-metadata.csv by study_id, so that each row has a dicom_id"
+        )
+    subjects, studies, names = (
+        table[name].map(lambda cell: re.sub(r"\.0$", "", cell_text(cell)))
+        for name in ("subject_id", "study_id", "dicom_id")
+    )
+    parts = zip(subjects, studies, names, strict=True)
+    return table.assign(
+        image=[f"files/p{one[:2]}/p{one}/s{study}/{name}.jpg" for one, study, name in parts]
+    )

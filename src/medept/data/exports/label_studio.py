@@ -1,8 +1,7 @@
-"""Label Studio's exports in JSON, and JSON-MIN: choices for each task."""
+"""Label Studio's exports in JSON, JSON-MIN and CSV: choices for each task."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,38 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pandas as pd
 
-from medept.data.exports.label_cells import label_table
+from medept.data.exports.label_cells import cell_text, label_table
 from medept.errors import DataError
 
+_PICTURES = ("image", "img", "image_url", "picture")
+"""Usual names of what a task shows."""
 
-def read(path: Path) -> pd.DataFrame:
+_SERVED = ("/data/upload/", "/data/local-files/")
+
+
+def is_form(table: pd.DataFrame) -> bool:
+    """Whether a table has a column of images that Label Studio serves."""
+    return any(
+        name in table.columns and any(cell_text(cell).startswith(_SERVED) for cell in table[name])
+        for name in _PICTURES
+    )
+
+
+def convert(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the names of files in the place of the addresses at which they are served."""
+    columns = [name for name in _PICTURES if name in table.columns]
+    return table.assign(
+        **{name: [_file_name(cell_text(cell)) for cell in table[name]] for name in columns}
+    )
+
+
+def convert_tasks(path: Path, tasks: Any) -> pd.DataFrame:
     """Columns ``image`` and ``label``, from the choices of each task.
 
     Raises:
-        DataError: if the file has another form, an image has not exactly one picture, or two
+        DataError: if the content has another form, an image has not exactly one picture, or two
             annotations of a task differ.
     """
-    try:
-        tasks = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: damaged JSON ({error}); export it again") from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise _unknown_form(path)
     images = []
@@ -49,17 +65,24 @@ def _unknown_form(path: Path) -> DataError:
 
 def _image(task: dict[str, Any]) -> str:
     data = task.get("data", task)
-    names = [data[key] for key in ("image", "img", "image_url", "picture") if key in data]
+    names = [data[key] for key in _PICTURES if key in data]
     if len(names) != 1 or not isinstance(names[0], str):
         raise DataError("it has no picture called 'image'; name it so, or give a table")
-    url = urlsplit(names[0])
+    name = _file_name(names[0])
+    url = urlsplit(name)
+    if url.scheme or url.netloc:
+        raise DataError(f"its image is at {name[:80]}; download it, and give a table")
+    return name
+
+
+def _file_name(address: str) -> str:
+    """The name of a file that Label Studio serves; of others the address as it is."""
+    url = urlsplit(address)
     if local := parse_qs(url.query).get("d"):  # /data/local-files/?d=folder/a.png
         return local[0]
     if url.path.startswith("/data/upload/"):  # which puts 8 digits before a file's name
         return re.sub("^[0-9a-f]{8}-", "", unquote(url.path.rsplit("/", 1)[1]))
-    if url.scheme or url.netloc:
-        raise DataError(f"its image is at {names[0][:80]}; download it, and give a table")
-    return names[0]
+    return address
 
 
 def _labels(task: dict[str, Any]) -> list[str]:

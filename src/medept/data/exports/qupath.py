@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,6 +19,16 @@ def is_form(table: pd.DataFrame) -> bool:
     """Whether a table has QuPath's columns of objects."""
     columns = set(table.columns)
     return "Image" in columns and not columns.isdisjoint(_CLASSES) and len(columns & _OTHERS) > 1
+
+
+def is_geojson(content: Any) -> bool:
+    """Whether JSON is a collection of outlines, or a list of them, as QuPath exports objects."""
+    features = content.get("features", []) if isinstance(content, dict) else content
+    if isinstance(content, dict) and content.get("type") in ("FeatureCollection", "Feature"):
+        return True
+    return isinstance(features, list) and any(
+        isinstance(one, dict) and one.get("type") == "Feature" for one in features
+    )
 
 
 def convert(path: Path, table: pd.DataFrame) -> pd.DataFrame:

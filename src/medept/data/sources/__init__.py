@@ -65,6 +65,8 @@ def open_dataset(text: str | Path, **columns: Any) -> LabelledImages:
         raise DataError(
             f"{source.name} has the classes {', '.join(data.classes)}, and not {', '.join(classes)}"
         )
+    if columns.get("task") not in (None, data.task):
+        raise DataError(f"{source.name} is {data.task}: leave task= out")
     return data
 
 
