@@ -113,3 +113,14 @@ def test_what_no_machine_has_room_for_is_told() -> None:
         cluster.check_room(Ray, 4, 1)
     with pytest.raises(InputError, match="64 cores"):
         cluster.check_room(Ray, 64, 0)
+
+
+def test_a_long_path_of_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ray:
+        @staticmethod
+        def init(**_: object) -> None:
+            raise OSError("AF_UNIX path length cannot exceed 107 bytes: /tmp/very/long")
+
+    monkeypatch.setattr("tempfile.tempdir", "/very/long")
+    with pytest.raises(InputError, match="/very/long, is too long for Ray's.*set TMPDIR"):
+        cluster.start(Ray, "local", {})

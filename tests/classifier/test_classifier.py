@@ -19,16 +19,19 @@ import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import BaggingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils import estimator_checks as checks
 
 from medept import FewShotClassifier, InputError
 from medept.classifier import restore
+from medept.classifier.support import SupportSet
 from medept.encoders.encoder import Encoder
 from medept.encoders.load import load_encoder
 from medept.methods import METHODS
 from medept.phantoms import make_phantoms
+from medept.training.cache import TensorCache
 from medept.training.device import fast_bfloat16
 from medept.training.views import Views
 
@@ -527,3 +530,29 @@ def test_an_image_that_was_replaced_is_not_gone_on_from(tiles, tmp_path: Path) -
     file.unlink()
     with pytest.raises(InputError, match="image.png"):
         fit()
+
+
+def test_spellings_of_a_group_are_one(tiles) -> None:
+    images, labels = tiles
+    groups = np.array(["L\u00e4 1", " La\u0308 1"] * 8, dtype=object)
+    support = SupportSet.read(images, labels, groups, None, TensorCache())
+    assert set(support.groups.tolist()) == {"L\u00e4 1"}
+
+
+def test_labels_in_a_table_of_several_columns_keep_their_names(tiles) -> None:
+    images, labels = tiles
+    flags = pd.DataFrame({"tumour": labels == "tumour", "any ": 1}).astype(int)
+    fitted = quick(method="prototype", calibrate="none", symmetry="none").fit(images, flags)
+    assert fitted.classes_.tolist() == ["tumour", "any"]
+
+
+def test_an_ensemble_of_scikit_learn_hands_images_on(tiles, tmp_path: Path) -> None:
+    """It makes a table of objects (n, 1) of what it samples from."""
+    images, labels = tiles
+    paths = np.array([[str(tmp_path / f"{i}.png")] for i in range(len(images))], dtype=object)
+    for image, (path,) in zip(images, paths, strict=True):
+        Image.fromarray(image).save(path)
+    one = quick(method="prototype", calibrate="none", symmetry="none")
+    bagged = BaggingClassifier(one, n_estimators=2, random_state=0).fit(paths, labels)
+    assert bagged.predict_proba(paths).shape == (16, 2)
+    assert (one.fit(paths, labels).predict(paths) == one.predict([p for (p,) in paths])).all()

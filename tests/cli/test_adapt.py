@@ -338,3 +338,16 @@ def test_killed_halfway_it_leaves_nothing_half_written_and_goes_on(
     assert re.search(r"resuming after epoch \d+ of 10", capsys.readouterr().err)
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
     assert pd.read_csv(out / "history.csv").epoch.tolist() == [*range(1, 11)]
+
+
+def test_the_task_and_the_classes_can_be_given(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--method", "prototype", "--shots", "2", "--device", "cpu", "--json"]
+    small.write_text(small.read_text().replace(",b", ',"b, c"'))
+    command = ["fit", small, "--out", tmp_path / "a", *options]
+    assert run(*command, "--task", "multiclass", "--classes", "b, a") == 2
+    assert "unknown label 'b, c'" in capsys.readouterr().err
+    assert run(*command, "--task", "multilabel", "--classes", "c,b,a") == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == ["c", "b", "a"]
+    assert run("check", small, "--task", "multilabel", "--json", "--device", "cpu") in (0, 1)

@@ -150,7 +150,7 @@ def test_formats_are_found_by_content(tmp_path: Path, name: str, format: str) ->
         ("a.dng", b"II*\0", "1 .dng (camera raw is not read"),
         ("a.mp4", b"\0\0\0\x18ftypmp42", "1 .mp4 (video is not read"),
         ("a.zip", b"PK\3\4", "1 .zip (unpack it)"),
-        ("a.avif", b"\0\0\0\x18ftypavif", "1 .avif (not read; save it as PNG)"),
+        ("a.jxl", b"\xff\x0a\0\0", "1 .jxl (not read; save it as PNG)"),
         ("a.json", b"{}", "1 .json"),
         ("bmi.csv", b"BMI,label,patient and more", "1 .csv"),
         ("P1", b"P1 is a patient", "1 file without a suffix"),

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from medept import InputError
+from medept.data import formats
 from medept.data.images import read_image
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
@@ -225,3 +226,14 @@ def test_what_is_no_image_at_all_is_refused() -> None:
         read_image(Image.new("RGB", (0, 5)))
     with pytest.raises(InputError, match="NoneType is not an image: give a path"):
         read_image(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not formats.AVIF, reason="this Pillow cannot read AVIF")
+def test_avif_is_read_whatever_its_name(tmp_path: Path) -> None:
+    pixels = np.full((16, 16, 3), (200, 100, 50), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.avif", quality=100)
+    (tmp_path / "b").write_bytes((tmp_path / "a.avif").read_bytes())
+    for name in ("a.avif", "b"):
+        found = np.asarray(read_image(tmp_path / name)).astype(int)
+        assert np.abs(found - pixels).max() <= 4
+        assert formats.why_no_image(tmp_path / name) is None

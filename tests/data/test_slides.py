@@ -13,7 +13,7 @@ from PIL import Image
 
 from medept import InputError
 from medept.data.dataset import read_dataset
-from medept.data.slides import write_tiles
+from medept.data.slides import find_slides, write_tiles
 
 pytest.importorskip("openslide")
 tifffile = pytest.importorskip("tifffile")
@@ -114,3 +114,25 @@ def test_bad_slides_and_numbers(slide: Path, tmp_path: Path) -> None:
         write_tiles(tmp_path / "bad.svs", tmp_path / "out")
     with pytest.raises(InputError, match="mpp= above 0"):
         write_tiles(slide, tmp_path / "out", mpp=0)
+
+
+def test_a_folder_of_slides_is_told_what_is_left_out(
+    slide: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "s1.xml").write_text("<annotations/>")
+    with caplog.at_level("INFO"):
+        assert find_slides([tmp_path]) == [slide]
+        write_tiles(slide, tmp_path / "out", size=72, mpp=0.5)
+    told = caplog.text
+    assert "1 slides; left out: " in told
+    assert "1 .txt" in told
+    assert "1 .xml" in told
+    assert "s1.tif: 2 tiles; left out: 7 with less than 25 % of tissue" in caplog.text
+    assert "a margin of 80 x 80 pixels" in caplog.text
+    with pytest.raises(InputError, match="no slide in this folder"):
+        find_slides([tmp_path / "out"])
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "s1.tif").write_bytes(slide.read_bytes())
+    with pytest.raises(InputError, match="two slides of one name"):
+        find_slides([tmp_path, tmp_path / "b"])

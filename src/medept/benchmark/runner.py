@@ -84,6 +84,10 @@ def run_suite(
                     write_results(out)
                     tabled = time.monotonic()
     table = write_results(out)
+    if lost := len(set(runs) - set(table.get("id", ()))):
+        raise ResourceError(
+            f"{out}: the files of {lost} runs that had ended are gone; give the same command again"
+        )
     return table[table["id"].isin(list(runs))].reset_index(drop=True)
 
 

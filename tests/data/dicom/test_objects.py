@@ -75,8 +75,10 @@ def test_each_is_told_by_its_kind(sop: str, kind: str, tmp_path: Path) -> None:
     images, left = images_below(tmp_path, tmp_path)
     assert [image.name for image in images] == ["picture"]
     assert f"1 DICOM {kind}" in str(left)
-    with pytest.raises(InputError, match=f"other.dcm: a DICOM {kind}.*, and no picture"):
-        read_image(tmp_path / "other.dcm")
+    assert read_image(tmp_path / "other.dcm").size == (8, 8), "who names it gets it"
+    write(tmp_path / "empty.dcm", sop)
+    with pytest.raises(InputError, match=f"empty.dcm: a DICOM {kind}.* without an image in it"):
+        read_image(tmp_path / "empty.dcm")
 
 
 def test_pictures_of_every_modality_stay() -> None:

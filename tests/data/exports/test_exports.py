@@ -217,10 +217,11 @@ def test_mimic(folder: Path) -> None:
     head = f"subject_id,study_id,{header}"
     with pytest.raises(InputError, match="join it with mimic-cxr-2.0.0-metadata.csv by study_id"):
         read(folder, "m.csv", f"{head}\n1000032,504,{cells}\n")
-    rows = "".join(f"{name},1000032,504.0,{cells}\n" for name in ("x1", "x2"))
-    with pytest.warns(UserWarning, match="2 cells of -1"):
+    other = ",".join(["", "1.0"] + [""] * 12)
+    rows = f"x1,1000032,504.0,{cells}\nx2,1000032,504.0,{other}\n"
+    with pytest.warns(UserWarning, match="1 cells of -1"):
         data = read(folder, "m.csv", f"dicom_id,{head}\n{rows}")
     assert data.names[1] == "files/p10/p1000032/s504/x2.jpg"
     assert data.groups is not None
     assert data.groups.tolist() == ["1000032", "1000032"]
-    assert data.targets.tolist() == [[1], [1]] or data.targets.sum() == 2
+    assert (data.classes, data.targets.tolist()) == (LABELS[1::-1], [[0, 1], [1, 0]])

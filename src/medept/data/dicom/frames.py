@@ -77,10 +77,9 @@ def read_values(file: BinaryIO) -> np.ndarray:
 def _read_stored(file: BinaryIO, frame: int | None) -> tuple[Any, np.ndarray, int]:
     """The data set, and the stored values of a frame with its index."""
     data = read_attributes(file, _PIXEL_ATTRIBUTES + DISPLAY_ATTRIBUTES)
-    if kind := object_kind(data):
-        raise DataError(f"a DICOM {kind}, and no picture; remove it from the data")
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise DataError("a DICOM file without an image in it; remove it from the data")
+        kind = object_kind(data) or "file"
+        raise DataError(f"a DICOM {kind} without an image in it; remove it from the data")
     _check_size(int(data.get("Columns") or 0), int(data.get("Rows") or 0))
     count = int(data.get("NumberOfFrames") or 1)
     if frame is not None and not 1 <= frame <= count:
