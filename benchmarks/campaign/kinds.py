@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import shutil
@@ -31,6 +32,7 @@ from medept.data.image_lists import read_list
 from medept.data.images import read_image
 from medept.data.labelled_images import LabelledImages
 from medept.data.sources.medfmc_submission import read_submission
+from medept.data.volumes import open_volume
 from medept.fits.folder import read_fit
 from medept.phantoms import make_phantoms, write_phantoms
 from medept.workflows.fit import fit
@@ -170,6 +172,24 @@ def read_picture(file: Path) -> None:
             failed = failed or error
     if failed:
         raise failed
+
+
+def nifti_seeds() -> list[Seed]:
+    """Volumes of several types of voxels, packed and not."""
+    import nibabel
+
+    values = np.random.default_rng(0).integers(0, 100, (20, 24, 6))
+    seeds = []
+    for kind in ("uint8", "int16", "float32", "float64"):
+        image = nibabel.Nifti1Image(values.astype(kind), np.diag([1.0, 2.0, 3.0, 1.0]))
+        seeds.append(Seed("volume.nii", image.to_bytes()))
+    return [*seeds, Seed("volume.nii.gz", gzip.compress(seeds[1].content))]
+
+
+def read_volume(file: Path) -> None:
+    """As ``predict`` does: cuts it, and reads each slice."""
+    for image in open_volume(file).images:
+        read_image(image)
 
 
 def table_seeds() -> list[Seed]:
@@ -459,10 +479,11 @@ def kinds(folder: Path) -> dict[str, Kind]:
         folder: where fits are kept.
     """
     return {
-        "tables": Kind(0.25, table_seeds, read_labels, _put_pictures),
+        "tables": Kind(0.2, table_seeds, read_labels, _put_pictures),
         "lists": Kind(0.1, list_seeds, read_lines),
         "images": Kind(0.3, image_seeds, read_picture),
         "dicom": Kind(0.15, dicom_seeds, read_picture),
+        "nifti": Kind(0.05, nifti_seeds, read_volume),
         "suites": Kind(0.1, suite_seeds, read_runs),
         "adapters": Kind(0.1, partial(adapter_seeds, folder), partial(read_adapter, folder)),
     }

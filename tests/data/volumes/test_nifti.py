@@ -203,3 +203,13 @@ def test_memory_stays_at_a_few_slices(tmp_path: Path) -> None:
     slabs = volume.slabs()
     assert next(slabs).shape == (16, 16)
     assert Cut.of(volume, "axial").count == 40
+
+
+def test_a_header_that_points_nowhere_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(np.ones((20, 24, 6), np.int16), np.eye(4)), file)
+    content = bytearray(file.read_bytes())
+    content[108:112] = np.float32(1e30).tobytes()  # vox_offset
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="a.nii: damaged"):
+        open_volume(file)

@@ -81,7 +81,7 @@ def _slabs(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
                 done += 1
             while file.read(2**20):
                 pass
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: a wild offset
         raise DataError(
             f"damaged or cut short at slice {done + 1} of {shape[2]} ({error}); copy it again"
         ) from error
