@@ -41,8 +41,10 @@ TRANSFORMERS = [
     "VitDet", "Ijepa", "InternVLVision", "PixtralVision", "SamVision", "GroupViTVision",
     "XCLIPVision", "CLIPSegVision", "Owlv2Vision", "OwlViTVision", "FlavaImage", "Dinat",
 ]  # fmt: skip
-LARGEST = 95e6
-"""Parameters; of a family whose smallest model has more, nothing is tried."""
+LARGEST = 40e6
+"""Parameters; of a family whose smallest model has more, even at depth 2, nothing is tried."""
+ATTENTION = r"fused_attn|scaled_dot_product|class \w*Attention\w*\(|AttentionRope|self_attn"
+"""What the source of a module of timm with attention holds."""
 
 
 def timm_families() -> dict[str, list[str]]:
@@ -50,15 +52,16 @@ def timm_families() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in timm.list_models():
         module = inspect.getmodule(timm.model_entrypoint(name))
-        if module is None or not re.search(r"ttention|attn", inspect.getsource(module)):
+        if module is None or not re.search(ATTENTION, inspect.getsource(module)):
             continue
-        words = name.split("_")
-        stem = [re.sub(r"\d+$", "", w) for w in words if w not in SIZES and not w[0].isdigit()]
+        words = [re.sub(r"\d+$", "", word) for word in name.split("_")]
+        stem = [word for word in words if word and word not in SIZES]
         key = f"{module.__name__.rpartition('.')[2]}/{stem[0]}"
         found.setdefault(key, []).append(name)
 
     def rank(name: str) -> tuple[float, int, int]:
-        size = [SIZES.index(w) for w in name.split("_") if w in SIZES]
+        words = [name.split("_")[0], *(re.sub(r"\d+$", "", w) for w in name.split("_")[1:])]
+        size = [SIZES.index(w) for w in words if w in SIZES]
         pixels = [int(n) for n in re.findall(r"\d{3}", name)]
         return min(size, default=12.5), max(pixels, default=224), len(name)
 
@@ -68,12 +71,17 @@ def timm_families() -> dict[str, list[str]]:
 def cases() -> Iterator[tuple[str, str, Callable[[], tuple[nn.Module, Any]]]]:
     """Library, name and constructor of each model, with the size of its images (None: its own)."""
     for names in timm_families().values():
-        yield "timm", names[0], lambda n=names[0]: (timm.create_model(n, num_classes=0), None)
+        yield "timm", names[0], lambda n=names[0]: (shallow(n), None)
     import transformers
 
     for name in TRANSFORMERS:
         if hasattr(transformers, f"{name}Model") and hasattr(transformers, f"{name}Config"):
             yield "transformers", name, lambda n=name: small_transformer(transformers, n)
+    yield from open_clip_cases()
+
+
+def open_clip_cases() -> Iterator[tuple[str, str, Callable[[], tuple[nn.Module, Any]]]]:
+    """As :func:`cases`, of open_clip."""
     import open_clip
 
     tower = open_clip.model.VisionTransformer
@@ -84,6 +92,14 @@ def cases() -> Iterator[tuple[str, str, Callable[[], tuple[nn.Module, Any]]]]:
     )  # fmt: skip
     resnet = open_clip.modified_resnet.ModifiedResNet
     yield "open_clip", "ResNet", lambda: (resnet((1, 1, 1, 1), 32, 4, image_size=64, width=16), 64)
+
+
+def shallow(name: str) -> nn.Module:
+    """A model of timm with two blocks, if it can be told how many, else whole."""
+    try:
+        return timm.create_model(name, num_classes=0, depth=2)
+    except Exception:
+        return timm.create_model(name, num_classes=0)
 
 
 def small_transformer(transformers: Any, name: str) -> tuple[nn.Module, int]:
@@ -114,14 +130,18 @@ def written_out(model: nn.Module, prompts: dict[str, Tensor]) -> Iterator[None]:
         row = prompt.expand(*logits.shape[:2], -1, -1)
         return torch.cat([logits, row], -1).softmax(-1)[..., : k.shape[-2]] @ v
 
-    def project(query, key, value, _width, heads, weight, bias, *args, **options):  # type: ignore[no-untyped-def]
-        out_weight, out_bias = args[4:6]
-        if weight is None:
-            weight = torch.cat([options[f"{x}_proj_weight"] for x in "qkv"])
-        parts = zip((query, key, value), weight.chunk(3), bias.chunk(3), strict=True)
-        qkv = [F.linear(*part).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for part in parts]
+    def project(  # type: ignore[no-untyped-def]
+        query, key, value, embed_dim_to_check, num_heads, in_proj_weight, in_proj_bias, bias_k,
+        bias_v, add_zero_attn, dropout_p, out_proj_weight, out_proj_bias, **options,
+    ):  # fmt: skip
+        if in_proj_weight is None:
+            weights = [options[f"{x}_proj_weight"] for x in "qkv"]
+        else:
+            weights = in_proj_weight.chunk(3)
+        parts = zip((query, key, value), weights, in_proj_bias.chunk(3), strict=True)
+        qkv = [F.linear(*part).unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for part in parts]
         out = attend(*qkv, attn_mask=options.get("attn_mask"))
-        return F.linear(out.permute(2, 0, 1, 3).flatten(2), out_weight, out_bias), None
+        return F.linear(out.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias), None
 
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -233,7 +253,9 @@ def write_table(out: Path, page: Path) -> None:
     ]  # fmt: skip
     for row in told:
         start = f"| {row['library']} | {row['model']} | {row['result']} | "
-        note = re.sub(r" \([^()]*\)", "", row["note"]).replace("|", "/")
+        note = row["note"].replace(", not (B, H, T, d)", "")
+        note = note.replace(", not scaled_dot_product_attention", "")
+        note = re.sub(r" \([^()]*(\)|$)|,(?=;|$)", "", note)
         lines.append(start + note[: 97 - len(start)].rstrip(" ,;") + " |")
     page.write_text("\n".join(lines) + "\n")
 

@@ -93,3 +93,61 @@ def test_two_adapters(tiny_vit: nn.Module) -> None:
     model.base_model.set_adapter(["default", "b"])
     with pytest.raises(InputError, match="one at a time"):
         model(pixels)
+
+
+@pytest.mark.parametrize(
+    ("targets", "prompted"),
+    [(["blocks.1.attn"], {1}), (["attn"], {0, 1, 2}), (["0.attn", "blocks.2.attn"], {0, 2})],
+    ids=str,
+)
+def test_target_modules_are_respected(
+    tiny_vit: nn.Module, targets: list[str], prompted: set[int], tmp_path: Path
+) -> None:
+    twin, pixels = copy.deepcopy(tiny_vit), torch.randn(2, 3, 32, 32)
+    config = bridge.EptConfig(length=3, init="zeros", target_modules=targets)
+    model = peft.get_peft_model(tiny_vit, config)
+    held = {i for i, b in enumerate(tiny_vit.blocks) if isinstance(b.attn, bridge.EptLayer)}
+    assert held == prompted
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(twin, tmp_path)
+    assert torch.equal(loaded(pixels), model(pixels))
+
+
+def test_target_modules_that_are_no_attentions_are_refused(tiny_vit: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"none of them is an attention.*blocks\.2\.attn"):
+        peft.get_peft_model(tiny_vit, bridge.EptConfig(target_modules=["mlp.fc1"]))
+
+
+def test_loaded_with_low_cpu_mem_usage(tiny_vit: nn.Module, tmp_path: Path) -> None:
+    twin, pixels = copy.deepcopy(tiny_vit), torch.randn(2, 3, 32, 32)
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
+    model.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(twin, tmp_path, low_cpu_mem_usage=True)
+    assert {p.device.type for p in loaded.parameters()} == {"cpu"}
+    assert torch.equal(loaded(pixels), model(pixels))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_dtype_of_prompts_is_that_of_pefts_own_adapters(
+    tiny_vit: nn.Module, autocast: bool, dtype: torch.dtype
+) -> None:
+    lora = peft.LoraConfig(target_modules=["qkv"])
+    found = []
+    for config in (bridge.EptConfig(length=4), lora):
+        model = peft.get_peft_model(
+            copy.deepcopy(tiny_vit).to(dtype), config, autocast_adapter_dtype=autocast
+        )
+        found.append({p.dtype for p in model.parameters() if p.requires_grad})
+    assert found[0] == found[1]
+
+
+def test_another_image_size_and_a_second_get_peft_model(tiny_vit: nn.Module) -> None:
+    twin, pixels = copy.deepcopy(tiny_vit), torch.randn(1, 3, 24, 48)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4, init="kaiming"))
+    torch.manual_seed(0)
+    attach(twin, EmbeddedPromptConfig(length=4, init="kaiming"))
+    torch.testing.assert_close(model(pixels), twin(pixels))
+    with pytest.raises(InputError, match="add_adapter"):
+        peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4))

@@ -47,7 +47,8 @@ class EptConfig(PeftConfig):
         collapsed: one number per token.
         image_size: pixels a side of the input that prompts are made for; by default what the model
             says of itself.
-        target_modules: names of the attentions; ``get_peft_model`` finds them and fills them in.
+        target_modules: names of attentions, or their last parts, to which ``layers`` is narrowed
+            down; ``get_peft_model`` fills in the full names of those that it prompts.
         exclude_modules: peft's; not used.
         modules_to_save: peft's: other modules that are trained and saved, such as the head.
     """
@@ -113,7 +114,10 @@ class EptLayer(nn.Module, BaseTunerLayer):
             grid=site.grid,
             watch=watch,
         )
-        self.ept_prompts[name] = prompt.to(next(self.base_layer.parameters()).device)
+        if not prompt.prompt.is_meta:  # low_cpu_mem_usage: its values are loaded afterwards
+            like = next(self.base_layer.parameters())
+            prompt.to(like.device, like.dtype if like.is_floating_point() else None)
+        self.ept_prompts[name] = prompt
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -144,6 +148,11 @@ class EptModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
         config = self.peft_config[adapter_name]
+        if self._sites is None and any(isinstance(m, EptLayer) for m in model.modules()):
+            raise SettingsError(
+                "this model holds adapters of EPT already: use add_adapter() of its PeftModel, or "
+                "unload() it first"
+            )
         if self._sites is None:  # the first adapter, which the base class injects
             self._undo = ExitStack()
             use_sdpa(model, self._undo)
@@ -155,8 +164,7 @@ class EptModel(BaseTuner):
                 f"image_size={config.image_size}: the first adapter has {self._image_size}; give "
                 "all adapters of a model one size"
             )
-        names = list(self._sites)
-        config.target_modules = [names[i] for i in config.prompt().chosen_layers(len(names))]
+        config.target_modules = _targets(config, list(self._sites))
         return super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _create_and_replace(
@@ -191,6 +199,25 @@ class EptModel(BaseTuner):
     ) -> None:
         """Put the module itself back; peft's own method expects the weight of a linear layer."""
         setattr(parent, name, module)
+
+
+def _targets(config: EptConfig, attentions: list[str]) -> list[str]:
+    """Names of the attentions that a configuration chooses.
+
+    Raises:
+        SettingsError: if ``target_modules`` names none of its ``layers``.
+    """
+    chosen = [attentions[i] for i in config.prompt().chosen_layers(len(attentions))]
+    if not config.target_modules:
+        return chosen
+    endings = tuple(f".{name}" for name in config.target_modules)
+    targets = [name for name in chosen if f".{name}".endswith(endings)]
+    if not targets:
+        raise SettingsError(
+            f"target_modules={config.target_modules}: none of them is an attention that can be "
+            f"prompted, in the chosen layers. Those are {', '.join(chosen)}"
+        )
+    return targets
 
 
 def _register() -> None:
