@@ -22,7 +22,6 @@ TIMM = [
     ("pvt_v2_b0", "equal", "2 of 8 prompted; 6 with fewer keys than queries"),
     ("xcit_nano_12_p16_224", "refused", "2 with attention over channels"),
     ("cait_xxs24_224", "refused", "2 with its own softmax"),
-    ("convformer_s18", "refused", "no self-attention"),
 ]
 
 
