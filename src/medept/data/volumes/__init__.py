@@ -69,14 +69,17 @@ def open_volumes(
         names: what each item is called in outputs; default: its path.
     """
 
-    def opened(row: int) -> Item:
-        item = items[row]
-        if not isinstance(item, Path) or not is_volume(item):
-            return item
-        return open_volume(item, slicing, None if names is None else names[row])
+    volumes = {
+        row: item for row, item in enumerate(items) if isinstance(item, Path) and is_volume(item)
+    }
+
+    def opened(row: int) -> Case:
+        return open_volume(volumes[row], slicing, None if names is None else names[row])
 
     threads = available_threads()
-    return tuple(prefetch(opened, range(len(items)), threads=threads, limit=2 * threads))
+    cases = prefetch(opened, list(volumes), threads=threads, limit=2 * threads)
+    found: dict[int, Item] = dict(zip(volumes, cases, strict=True))
+    return tuple(found.get(row, item) for row, item in enumerate(items))
 
 
 def series_folder(item: Item) -> Path | None:
