@@ -58,3 +58,10 @@ def test_eager_transformers_models_are_switched_and_switched_back() -> None:
     assert len(handle.prompts) == 2
     handle.detach()
     assert model.config._attn_implementation == "eager"
+
+
+def test_a_model_that_masks_patches_at_random_is_refused() -> None:
+    transformers = pytest.importorskip("transformers")
+    model = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL))
+    with pytest.raises(InputError, match="draws random numbers in evaluation mode"):
+        attach(model)

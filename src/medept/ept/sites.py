@@ -110,8 +110,14 @@ def find_all_attentions(
         stack.enter_context(undisturbed(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(refusing(what, advice))
+        random = torch.get_rng_state()
         with Survey(model) as seen:
             model(probe_image(model, (height, width), black=True))
+        if not torch.equal(random, torch.get_rng_state()):
+            raise EncoderError(
+                f"{type(model).__name__} draws random numbers in evaluation mode, perhaps to mask "
+                "patches: switch that off (mask_ratio=0), so that an image has one answer"
+            )
         prefixes = _prefixes(model, (height, width), seen.calls)
     times = Counter(call.module for call in seen.calls if call.why_not != POOLING)
     for call in seen.calls:
