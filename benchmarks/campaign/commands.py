@@ -70,7 +70,6 @@ VERBS = {
     ),
     "episodes": Verb("episodes IN/colon/labels.csv --out OUT --shots 1 --episodes 2"),
     "phantoms": Verb("phantoms colon --out OUT --patients 6 --images-per-patient 1 --size 48"),
-    "report": Verb("report IN/bench --out OUT", varies=(".html",)),
 }
 
 

@@ -87,6 +87,8 @@ class Trials:
         folder, log = self._fresh("lost"), self.out / "log.txt"
         process = start(self.verb.words(self.inputs, folder), self.out, log)
         time.sleep(moment * self.seconds)
+        if os.waitpid(process, os.WNOHANG)[0]:
+            return []  # it had ended, and then lost what it wrote
         shutil.rmtree(folder, ignore_errors=True)
         code = wait(process)
         folder.mkdir(exist_ok=True)
