@@ -95,7 +95,7 @@ def test_what_it_claims_is_checked_before_it_is_believed(
         ({"interpolation": "__import__"}, "prepared"),
         ({"std": [0, 0, 0]}, "prepared"),
         ({"mean": [0.5, 0.5]}, "prepared"),
-        ({"crop_pct": 1e-9}, "prepared|pixels"),
+        ({"resized": [10**6, 10**6]}, "sides"),
     ],
 )
 def test_an_input_that_no_image_can_become_is_refused(

@@ -123,12 +123,12 @@ def test_a_folder_of_slides_is_told_what_is_left_out(
     (tmp_path / "s1.xml").write_text("<annotations/>")
     with caplog.at_level("INFO"):
         assert find_slides([tmp_path]) == [slide]
-        write_tiles(slide, tmp_path / "out", size=72, mpp=0.5)
+        write_tiles(slide, tmp_path / "out", size=72, mpp=0.5, tissue=0.5)
     told = caplog.text
     assert "1 slides; left out: " in told
     assert "1 .txt" in told
     assert "1 .xml" in told
-    assert "s1.tif: 2 tiles; left out: 7 with less than 25 % of tissue" in caplog.text
+    assert "s1.tif: 2 tiles; left out: 7 with less than 50 % of tissue" in caplog.text
     assert "a margin of 80 x 80 pixels" in caplog.text
     with pytest.raises(InputError, match="no slide in this folder"):
         find_slides([tmp_path / "out"])

@@ -50,7 +50,8 @@ class EncoderIdentity(BaseModel):
 
     @model_validator(mode="after")
     def _input_is_bounded(self) -> EncoderIdentity:
-        if not all(1 <= side <= MOST_PIXELS for side in self.preprocessing.size):
+        sides = (*self.preprocessing.size, *(self.preprocessing.resized or ()))
+        if not all(1 <= side <= MOST_PIXELS for side in sides):
             raise ValueError(f"the input's sides must be from 1 to {MOST_PIXELS} pixels")
         return self
 
