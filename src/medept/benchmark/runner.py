@@ -17,7 +17,13 @@ from typing import Any
 import pandas as pd
 
 from medept.benchmark.cluster import check_room, ray_session
-from medept.benchmark.results import read_rows, write_results, write_row, write_suite
+from medept.benchmark.results import (
+    holds_benchmark,
+    read_rows,
+    write_results,
+    write_row,
+    write_suite,
+)
 from medept.benchmark.run import DataSpec, Run, content_hash
 from medept.benchmark.suite import Suite
 from medept.benchmark.worker import decode, do_run, features_key, frozen_features, run_columns
@@ -83,6 +89,8 @@ def run_suite(
                 if time.monotonic() - tabled > SECONDS_BETWEEN_TABLES:
                     write_results(out)
                     tabled = time.monotonic()
+    if not holds_benchmark(out):  # removed in the meantime
+        write_suite(out, suite)
     table = write_results(out)
     if lost := len(set(runs) - set(table.get("id", ()))):
         raise ResourceError(
