@@ -127,8 +127,10 @@ def test_a_search_may_choose_what_is_trained(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(METHODS["partial"], "search", {"k": (1, 2, 3)})
     tried: list[int] = []
 
-    def noting(encoder: Encoder, name: str, classes: int, settings: dict[str, Any]) -> Any:
-        model = adapt(encoder, name, classes, settings)
+    def noting(
+        encoder: Encoder, name: str, classes: int, settings: dict[str, Any], pool: str
+    ) -> Any:
+        model = adapt(encoder, name, classes, settings, pool)
         tried.append(settings.get("k", 1))
         return model
 

@@ -96,6 +96,7 @@ def test_what_it_claims_is_checked_before_it_is_believed(
         ({"std": [0, 0, 0]}, "prepared"),
         ({"mean": [0.5, 0.5]}, "prepared"),
         ({"resized": [10**6, 10**6]}, "sides"),
+        ({"crop_pct": 1e-9}, "crop_pct"),
     ],
 )
 def test_an_input_that_no_image_can_become_is_refused(

@@ -38,6 +38,7 @@ def test_every_verb_prints_one_json_object(
         "predict": (fitted, image, "--out", tmp_path / "p.csv"),
         "embed": (image, "--out", tmp_path / "e.npy"),
         "evaluate": (fitted, table), "info": (fitted,), "check": (table, "--out", out),
+        "export": (fitted, "--out", tmp_path / "model.pt2"),
         "phantoms": ("endo", "--patients", 4, "--out", tmp_path / "drawn"),
         "shrink": (table, "--pixels", 32, "--out", tmp_path / "small"),
         "episodes": (table, "--shots", 1, "--episodes", 1, "--out", tmp_path / "lists"),

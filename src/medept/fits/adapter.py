@@ -16,7 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor
 
 from medept.encoders.preprocessing import OWN_FIT, Preprocessing
@@ -47,6 +54,20 @@ class EncoderIdentity(BaseModel):
     parameters: int
     preprocessing: Preprocessing
     readout: str = "pooled"
+
+    @field_validator("preprocessing", mode="before")
+    @classmethod
+    def _as_first_written(cls, given: Any) -> Any:
+        """The first adapters say which part of the resized image the centre crop keeps."""
+        if not isinstance(given, dict) or "crop_pct" not in given or "resized" in given:
+            return given
+        kept, size = given["crop_pct"], given.get("size")
+        if not isinstance(kept, int | float) or not 0.1 <= kept <= 1:
+            raise ValueError("crop_pct must be a number from 0.1 to 1")
+        if not isinstance(size, list) or not all(isinstance(side, int) for side in size):
+            raise ValueError("size must be two whole numbers")
+        resized = None if kept == 1 else [int(side / kept) for side in size]
+        return {name: x for name, x in given.items() if name != "crop_pct"} | {"resized": resized}
 
     @model_validator(mode="after")
     def _input_is_bounded(self) -> EncoderIdentity:
