@@ -26,7 +26,8 @@ def test_fit_writes_all_its_files(fitted: Path) -> None:
     assert sorted(p.name for p in fitted.iterdir()) == [
         "README.md", "adapter.json", "adapter.safetensors", "check.json", "distribution.csv",
         "figure2.png", "gates-by-head.png", "gates-by-layer.png", "gates.csv", "gates.png",
-        "history.csv", "metrics.json", "predictions.csv", "report.html", "support.csv",
+        "held-out.csv", "history.csv", "metrics.json", "predictions.csv", "report.html",
+        "support.csv",
     ]  # fmt: skip
     modes = {(fitted / f"adapter.{suffix}").stat().st_mode for suffix in ("json", "safetensors")}
     assert len(modes) == 1, "whoever may read one may read the other"

@@ -22,6 +22,7 @@ from medept.data.cases import Item, sizes_of
 from medept.encoders.load import EMBEDDED
 from medept.encoders.preprocessing import OWN_FIT
 from medept.evaluation.calibration import Kind
+from medept.evaluation.operating_points import OperatingAim
 from medept.evaluation.predictions import decide
 from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
@@ -88,6 +89,9 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         pool: how the features of a case of several images come from theirs: ``mean``, ``max`` (of
             each feature), or ``attention``, which learns which images matter, for methods on
             frozen features (:mod:`medept.methods.pooling`).
+        operating_aim: what a threshold for decisions is to reach, such as
+            ``OperatingAim(("malignant",), sensitivity=0.95)``. It is chosen on the predictions of
+            the same cross-validation (:attr:`operating_points_`).
         progress: called with (what, done, total) while it works. With it, a fit begins by
             estimating what it will cost, which takes a training step, and notes that.
 
@@ -130,6 +134,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         precision: str = "auto",
         calibrate: Kind = "temperature",
         pool: str = "mean",
+        operating_aim: OperatingAim | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.encoder = encoder
@@ -153,6 +158,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         self.precision = precision
         self.calibrate = calibrate
         self.pool = pool
+        self.operating_aim = operating_aim
         self.progress = progress
 
     def fit(
@@ -190,6 +196,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
                 file = checkpoint_of(Path(checkpoint), i) if checkpoint else None
                 member.fit(X, y, cases=cases, groups=groups, classes=classes, checkpoint=file)
             self.members_ = members
+            self._choose_points()
             return self
         spec = self.specification()
         with TensorCache() as cache:
@@ -198,6 +205,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             self._forget()
             self.fitted_ = fit(spec, support, checkpoint=file, progress=self._report)
             self._warned_of_cropping = warn_of_cropping(support.items, self.model_.encoder)
+            self._choose_points()
         return self
 
     def logits(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
@@ -356,6 +364,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             device=self.device,
             precision=self.precision,
             calibrate=self.calibrate,
+            operating_aim=self.operating_aim,
             readout=self.readout,
             symmetry=self.symmetry,
             tta=self.tta,

@@ -10,11 +10,27 @@ import numpy as np
 
 from medept.encoders.symmetry import Symmetry
 from medept.evaluation.calibration import Calibration
+from medept.evaluation.operating_points import OperatingPoint
 from medept.fits.adapter import LABEL_TYPES, AdapterInfo, EncoderIdentity, current_versions
 from medept.methods import AdaptedEncoder
 from medept.training.recipes import Recipe, make_recipe
 
 Task = Literal["multiclass", "multilabel"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Predictions of the cross-validation inside the support set, each by a fit without its group.
+
+    Attributes:
+        probabilities: (n, C), calibrated.
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+        groups: (n,) ids.
+    """
+
+    probabilities: np.ndarray
+    targets: np.ndarray
+    groups: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,9 @@ class Fitted:
             None where there were none.
         encoder_weights: the local file of the encoder's weights, if there was one.
         calibration: how logits become probabilities.
+        operating_points: from which probability on a case is positive; none if none was asked for.
+        held_out: predictions of the cross-validation inside the support set; None where there was
+            none, and for an adapter that was loaded.
         history: the learning curve, one dict an epoch; empty for an adapter that was loaded.
     """
 
@@ -57,6 +76,8 @@ class Fitted:
     volumes: str | None = None
     encoder_weights: str | Path | None = None
     calibration: Calibration = field(default_factory=Calibration)
+    operating_points: list[OperatingPoint] = field(default_factory=list)
+    held_out: HeldOut | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -79,6 +100,7 @@ class Fitted:
             volumes=info.volumes,
             encoder_weights=info.encoder_weights,
             calibration=info.calibration,
+            operating_points=info.operating_points,
         )
 
     def info(self) -> AdapterInfo:
@@ -100,6 +122,7 @@ class Fitted:
             tta=self.tta,
             fit_image=self.fit_image,
             calibration=self.calibration,
+            operating_points=self.operating_points,
             trainable_parameters=self.model.trainable_count(),
             support_images=self.support_images,
             support_cases=self.support_cases,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medept.classifier.fitted import Fitted
+from medept.classifier.fitted import Fitted, HeldOut
 from medept.classifier.specification import Specification
 from medept.classifier.support import SupportSet
 from medept.data.cases import images_of, sizes_of
@@ -26,6 +26,7 @@ from medept.encoders.tensors import is_finite
 from medept.episodes.folds import make_folds
 from medept.errors import SettingsError
 from medept.evaluation.calibration import Calibration, fit_calibration
+from medept.evaluation.operating_points import check_aim
 from medept.methods import AdaptedEncoder, adapt, find_method
 from medept.methods.features import FeatureMethod
 from medept.methods.pooling import pool_cases
@@ -65,6 +66,9 @@ def fit(
     fitted = _untrained(spec, support, everything)
     trials = _folds_of_each_trial(spec, support)
     folds = _folds_to_calibrate(spec, support, fitted.model)
+    if spec.operating_aim is not None:
+        can = bool(folds)
+        check_aim(spec.operating_aim, support.targets, fitted.info().classes, held_out=can)
     support.cache.fits = 1 + sum(trials) + len(folds)
     if progress is not silent:
         _say_the_cost(spec, support, fitted, trials, len(folds))
@@ -82,9 +86,9 @@ def fit(
         fitted = _untrained(spec, support, everything)
     state = Checkpoint(checkpoint, key(fitted)) if checkpoint else None
     fitted = _trained(spec, support, everything, fitted, state, progress)
-    if spec.calibrate != "none":
-        calibration = _calibrated(spec, support, folds, progress)
-        fitted = replace(fitted, calibration=calibration)
+    if spec.holds_out:
+        calibration, held_out = _calibrated(spec, support, folds, progress)
+        fitted = replace(fitted, calibration=calibration, held_out=held_out)
     logger.info("fitted in %s", spent(time.perf_counter() - began, support.cache.bytes))
     return fitted
 
@@ -187,7 +191,7 @@ def _folds_to_calibrate(
     spec: Specification, support: SupportSet, model: AdaptedEncoder
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Parts of the support set to hold out for the calibration; none where that cannot be."""
-    if spec.calibrate == "none":
+    if not spec.holds_out:
         return []
     parts = 2 if model.trains_encoder else 3
     return make_folds(support.targets, support.groups, parts, spec.seed)
@@ -218,18 +222,21 @@ def _calibrated(
     support: SupportSet,
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
     progress: Progress,
-) -> Calibration:
-    """The calibration fitted to logits of held-out parts of the support set."""
+) -> tuple[Calibration, HeldOut | None]:
+    """The calibration fitted to logits of held-out parts of the support set, and their
+    predictions by it; None if there is nothing to hold out."""
     if not folds:
         note = "no calibration: each class needs two shots, one of them to hold out"
         logger.info(note)
-        return Calibration(note=note)
+        return Calibration(note=note), None
     logits = np.zeros((len(support), len(support.classes)))
     for i, (rows, held_out) in enumerate(folds):
         progress("calibrating", i, len(folds))
         logits[held_out] = held_out_logits(spec, support, {}, rows, held_out)
     progress("calibrating", len(folds), len(folds))
-    return fit_calibration(spec.calibrate, logits, support.targets)
+    calibration = fit_calibration(spec.calibrate, logits, support.targets)
+    probabilities = calibration.probabilities(logits, support.task)
+    return calibration, HeldOut(probabilities, support.targets, support.groups)
 
 
 def _say_the_cost(

@@ -13,6 +13,7 @@ from medept.encoders.readout import Readout, default_readout
 from medept.encoders.symmetry import Symmetry
 from medept.errors import SettingsError
 from medept.evaluation.calibration import KINDS, Kind
+from medept.evaluation.operating_points import OperatingAim
 from medept.methods import find_method, find_pool, read_settings, trained_of
 from medept.methods.features import FeatureMethod
 from medept.training.device import make_accelerator, precision_of
@@ -57,6 +58,7 @@ class Specification:
     device: str = "auto"
     precision: str = "auto"
     calibrate: Kind = "temperature"
+    operating_aim: OperatingAim | None = None
     readout: str = "auto"
     symmetry: str = "auto"
     tta: int | None = None
@@ -103,6 +105,12 @@ class Specification:
             image_size=self.image_size,
             fit_image=self.fit_image,
         )
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether parts of the support set are held out, to calibrate or to choose a threshold."""
+        aim = self.operating_aim
+        return self.calibrate != "none" or (aim is not None and aim.threshold is None)
 
     @property
     def reads_every_block(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from medept.classifier.fitted import Fitted, Task
+from medept.classifier.fitted import Fitted, HeldOut, Task
 from medept.classifier.restore import restored_model
 from medept.classifier.several import joined_states
 from medept.classifier.specification import Specification
 from medept.errors import InputError
 from medept.evaluation.calibration import Calibration
+from medept.evaluation.operating_points import OperatingAim, OperatingPoint, choose_points
 from medept.fits.adapter import AdapterInfo, save_adapter
 from medept.methods import AdaptedEncoder
 from medept.training.recipes import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 class FittedState(BaseEstimator):
@@ -29,6 +33,7 @@ class FittedState(BaseEstimator):
         members_: of several encoders, a fitted classifier for each.
     """
 
+    operating_aim: OperatingAim | None
     fitted_: Fitted
     members_: list[Any]
 
@@ -68,6 +73,20 @@ class FittedState(BaseEstimator):
         return self._state.calibration
 
     @property
+    def operating_points_(self) -> list[OperatingPoint]:
+        """From which probability on a case is positive: one for classes, or one for each label."""
+        return self._state.operating_points
+
+    @property
+    def held_out_(self) -> HeldOut | None:
+        """Predictions of the cross-validation inside the support set; of several encoders their
+        mean. None where there was none, and after :meth:`load`."""
+        parts = [member._state.held_out for member in getattr(self, "members_", [self])]
+        if any(part is None for part in parts):
+            return None
+        return replace(parts[0], probabilities=np.mean([p.probabilities for p in parts], axis=0))
+
+    @property
     def history_(self) -> list[dict[str, Any]]:
         """The learning curve, one dict an epoch: what was ``trained`` (``head`` or ``all``),
         ``epoch``, ``loss``, ``lr``, ``encoder_lr``, ``seconds``; empty after :meth:`load`."""
@@ -85,6 +104,23 @@ class FittedState(BaseEstimator):
             return self.members_[0]._state
         check_is_fitted(self, "fitted_")
         return self.fitted_
+
+    def _choose_points(self) -> None:
+        """Choose the operating points that the aim asks for, on held-out predictions."""
+        if self.operating_aim is None:
+            return
+        held_out, names = self.held_out_, self._state.info().classes
+        if held_out is None:
+            none = np.zeros((0, len(names)), dtype=np.int64)
+            targets = none if self.task_ == "multilabel" else none[:, 0]
+            points = choose_points(self.operating_aim, None, targets, targets, names)
+        else:
+            parts = held_out.probabilities, held_out.targets, held_out.groups
+            points = choose_points(self.operating_aim, *parts, names)
+        for note in filter(None, (point.note() for point in points)):
+            logger.warning(note)
+        first = getattr(self, "members_", [self])[0]
+        first.fitted_ = replace(first.fitted_, operating_points=points)
 
     def _forget(self) -> None:
         """Be unfitted: a fit that fails leaves nothing of an earlier one."""

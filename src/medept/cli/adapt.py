@@ -24,6 +24,7 @@ from medept.cli.options import (
     TaskName,
     TestViews,
     label_options,
+    read_aim,
     read_settings,
     with_columns,
 )
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from medept.workflows.fit import FitResult
 
 SUPPORT, METHOD, TRAINING = "Support set", "Method", "Training"
+DECIDE = "Decisions"
 
 
 @app.command(rich_help_panel=ADAPT)
@@ -201,6 +203,54 @@ def fit(
             rich_help_panel=TRAINING,
         ),
     ] = "temperature",
+    positive: Annotated[
+        str,
+        typer.Option(
+            metavar="CLASS[,CLASS]",
+            help="Decide between these classes together and the rest, at a threshold that is "
+            "chosen by cross-validation inside the support set. With several labels: the labels "
+            "to decide on, each for itself (default: all).",
+            rich_help_panel=DECIDE,
+        ),
+    ] = "",
+    sensitivity: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="Choose the highest threshold that finds this proportion of positives.",
+            rich_help_panel=DECIDE,
+        ),
+    ] = None,
+    specificity: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="Choose the lowest threshold that leaves this proportion of negatives alone.",
+            rich_help_panel=DECIDE,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="The threshold itself.", rich_help_panel=DECIDE),
+    ] = None,
+    cost: Annotated[
+        str,
+        typer.Option(
+            metavar="fn=X,fp=Y",
+            help="Choose the threshold of least cost: X for a missed positive, Y for a false "
+            "alarm, as common as they are in the support set.",
+            rich_help_panel=DECIDE,
+        ),
+    ] = "",
+    guarantee: Annotated[
+        bool,
+        typer.Option(
+            "--guarantee",
+            help="Bound the sensitivity or specificity by conformal risk control over groups, and "
+            "say what can be promised where the support set is too small.",
+            rich_help_panel=DECIDE,
+        ),
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: Json = False,
@@ -221,6 +271,7 @@ def fit(
         and chosen_settings.setdefault("length", prompt_length) != prompt_length
     ):
         raise SettingsError("--prompt-length and --set length=... differ: give one of them")
+    aim = read_aim(positive, sensitivity, specificity, threshold, cost, guarantee=guarantee)
     table = open_dataset(data, **columns, **label_options(task, classes))
     with resumable(), progress_bars() as report:
         classifier = FewShotClassifier(
@@ -245,6 +296,7 @@ def fit(
             precision=precision,
             calibrate=calibrate,
             pool=pool,
+            operating_aim=aim,
             progress=report,
         )
         result = fit_to_table(table, out, classifier, shots=shot_count, episode=chosen)
@@ -278,6 +330,10 @@ def _show(result: FitResult) -> None:
         f"{result.support} support {units}, {result.test} test {units}"
     )
     notes.print(f"Probabilities: {info.calibration}")
+    for point in info.operating_points:
+        notes.print(
+            f"Decision: {point.name} from a probability of {point.threshold:.3f} ({point.aim})"
+        )
     if result.evaluation:
         print_metrics(result.evaluation)
     notes.print(

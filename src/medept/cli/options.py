@@ -8,11 +8,14 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from itertools import starmap
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from medept.errors import SettingsError
+
+if TYPE_CHECKING:
+    from medept.evaluation.operating_points import OperatingAim
 
 COLUMNS, ENCODER, MACHINE = "Table", "Encoder", "Machine and output"
 
@@ -273,6 +276,36 @@ def with_columns(verb: Callable[..., None]) -> Callable[..., None]:
     taking_each.__signature__ = Signature(found)  # type: ignore[attr-defined]
     taking_each.__annotations__ = {one.name: one.annotation for one in found}
     return taking_each
+
+
+def read_aim(
+    positive: str,
+    sensitivity: float | None,
+    specificity: float | None,
+    threshold: float | None,
+    cost: str,
+    *,
+    guarantee: bool,
+) -> OperatingAim | None:
+    """What the options of an operating point ask for; None if none is given."""
+    from medept.evaluation.operating_points import OperatingAim
+
+    numbers = sensitivity, specificity, threshold
+    if not positive and not cost and not guarantee and all(x is None for x in numbers):
+        return None
+    names = tuple(name.strip() for name in positive.split(",") if name.strip())
+    return OperatingAim(names, *numbers, _read_cost(cost) if cost else None, guarantee)
+
+
+def _read_cost(cost: str) -> tuple[float, float]:
+    """The costs of a missed positive and of a false alarm in ``fn=X,fp=Y``."""
+    pairs = read_pairs("--cost", cost.split(","))
+    try:
+        if set(pairs) == {"fn", "fp"}:
+            return float(pairs["fn"]), float(pairs["fp"])
+    except ValueError:
+        pass
+    raise SettingsError(f"--cost {cost}: write fn=X,fp=Y with two numbers")
 
 
 def read_pairs(option: str, pairs: list[str]) -> dict[str, str]:

@@ -29,6 +29,23 @@ Z = float(norm.ppf(1 - TAIL))
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A value with its 95 % interval.
+
+    Attributes:
+        value: None if it is undefined.
+        low: lower end of the interval; None if there is no interval.
+        high: upper end of the interval; None likewise.
+        n: number of images that the value is computed from.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A measure, its interval, and what each group adds to it.
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from medept.errors import DataError
 from medept.evaluation.calibration_error import BINS, calibration_error
+from medept.evaluation.decisions import Decisions
 from medept.evaluation.influence import (
     auroc_estimate,
     average_precision_estimate,
@@ -26,6 +27,7 @@ from medept.evaluation.influence import (
 )
 from medept.evaluation.intervals import (
     Estimate,
+    Metric,
     bounded_estimate,
     mean_estimate,
     positive_estimate,
@@ -41,23 +43,6 @@ LEAST = float(np.finfo(np.float64).eps)
 
 ROUNDING = 1e-9
 """A probability may lie outside 0..1 by this much, and is then taken for 0 or 1."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A value with its 95 % interval.
-
-    Attributes:
-        value: None if it is undefined.
-        low: lower end of the interval; None if there is no interval.
-        high: upper end of the interval; None likewise.
-        n: number of images that the value is computed from.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +65,7 @@ class Evaluation:
             means over classes with them: class -> number of groups.
         groups: number of groups.
         calibration: further calibration errors, and the parts of the Brier score.
+        decisions: at operating points, each followed by those at common sensitivities.
     """
 
     metrics: dict[str, Metric]
@@ -88,6 +74,7 @@ class Evaluation:
     few: dict[str, int]
     groups: int
     calibration: CalibrationErrors
+    decisions: tuple[Decisions, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``metrics.json``."""
@@ -101,6 +88,7 @@ class Evaluation:
             "few": self.few,
             "groups": self.groups,
             "calibration": asdict(self.calibration),
+            "decisions": [asdict(each) for each in self.decisions],
         }
 
 

@@ -30,6 +30,7 @@ from medept.encoders.preprocessing import OWN_FIT, Preprocessing
 from medept.encoders.tensors import is_finite
 from medept.errors import EncoderError, ResourceError, problems
 from medept.evaluation.calibration import Calibration
+from medept.evaluation.operating_points import OperatingPoint
 from medept.files import write_tensors, write_text
 from medept.fits import layout
 
@@ -98,6 +99,7 @@ class AdapterInfo(BaseModel):
     tta: int = 1
     fit_image: str = OWN_FIT
     calibration: Calibration = Calibration()
+    operating_points: list[OperatingPoint] = []
     trainable_parameters: int
     support_images: int
     support_cases: int | None = None
@@ -114,9 +116,11 @@ class AdapterInfo(BaseModel):
         return names == "True" if self.label_type == "bool" else names.astype(self.label_type)
 
     @model_validator(mode="after")
-    def _calibration_fits(self) -> AdapterInfo:
+    def _parts_fit(self) -> AdapterInfo:
         if not self.calibration.fits(len(self.classes)):
             raise ValueError("the calibration is for another number of classes")
+        if not {c for point in self.operating_points for c in point.positive} <= set(self.classes):
+            raise ValueError("an operating point is for another class")
         return self
 
 

@@ -32,6 +32,10 @@ Missing without a test set."""
 IMAGE_PREDICTIONS = "images.csv"
 """The images of the cases of the test set: one row per image. Missing without cases."""
 
+HELD_OUT = "held-out.csv"
+"""Predictions of the support images by the cross-validation inside the support set, in the columns
+of the former. Missing where nothing could be held out."""
+
 DISTRIBUTION = "distribution.csv"
 """How features are distributed: one row per model, the adapter last."""
 

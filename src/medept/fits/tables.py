@@ -17,6 +17,7 @@ from medept.data.cases import images_of, sizes_of
 from medept.data.image_hashes import original_hash
 from medept.data.labelled_images import LabelledImages, label_text
 from medept.errors import DataError
+from medept.evaluation.operating_points import OperatingPoint
 from medept.evaluation.predictions import decide
 from medept.files import read_csv, write_table
 from medept.fits import layout
@@ -59,6 +60,39 @@ def prediction_columns(
     predicted = decide(probabilities, task)
     table = pd.DataFrame({"predicted": [label_text(row, classes) for row in predicted]})
     return table.join(pd.DataFrame(probabilities, columns=probability_names(classes)))
+
+
+def decision_column(
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    task: str,
+    points: Sequence[OperatingPoint],
+) -> pd.DataFrame:
+    """The column ``decision`` at operating points: for classes the positive ones or ``not`` them,
+    for labels those decided, with ``|`` between them. No column without points.
+
+    Args:
+        probabilities: (n, C).
+        classes: C names.
+        task: ``multiclass`` or ``multilabel``.
+        points: one for classes; for labels one each, or for some of them.
+
+    >>> point = OperatingPoint(positive=["ill"], threshold=0.3, aim="threshold 0.3")
+    >>> p = np.array([[0.6, 0.4], [0.9, 0.1]])
+    >>> print(decision_column(p, ["well", "ill"], "multiclass", [point]))
+      decision
+    0      ill
+    1  not ill
+    """
+    if not points:
+        return pd.DataFrame(index=range(len(probabilities)))
+    decided = [point.decide(probabilities, classes) for point in points]
+    if task == "multiclass":
+        name = points[0].name
+        return pd.DataFrame({"decision": [name if yes else f"not {name}" for yes in decided[0]]})
+    names = [point.name for point in points]
+    rows = np.stack(decided, axis=1)
+    return pd.DataFrame({"decision": ["|".join(np.array(names)[row]) for row in rows]})
 
 
 def probability_names(classes: Iterable[str]) -> list[str]:
@@ -131,14 +165,23 @@ def read_image_predictions(folder: Path, classes: Sequence[str]) -> pd.DataFrame
         raise _damaged(file, error) from error
 
 
-def write_predictions(folder: Path, data: LabelledImages, probabilities: np.ndarray) -> None:
-    """Write ``predictions.csv``: the columns of each test image or case, then its prediction.
+def write_predictions(
+    folder: Path,
+    data: LabelledImages,
+    probabilities: np.ndarray,
+    points: Sequence[OperatingPoint] = (),
+    file: str = layout.PREDICTIONS,
+) -> None:
+    """Write ``predictions.csv``: the columns of each test case, its prediction and decision.
 
     Args:
         probabilities: (n, C).
+        points: at which to decide.
+        file: another name, for predictions of other images.
     """
     predicted = prediction_columns(probabilities, data.classes, data.task)
-    write_table(folder / layout.PREDICTIONS, image_columns(data).join(predicted))
+    decided = decision_column(probabilities, data.classes, data.task, points)
+    write_table(folder / file, image_columns(data).join(predicted).join(decided))
 
 
 def read_predictions(folder: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:

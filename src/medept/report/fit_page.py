@@ -24,6 +24,7 @@ from medept.fits.adapter import AdapterInfo
 from medept.fits.folder import Fit, read_fit
 from medept.fits.tables import probability_names
 from medept.report import plots, probability_plots
+from medept.report.decisions import RATES, decision_parts, points_on_curves
 from medept.report.html import data_uri, picture, render, shown, thumbnail
 
 SHOWN, SUPPORT_SHOWN, CLASSES_SHOWN, DECIDING = 8, 60, 25, 3
@@ -104,6 +105,8 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         per_class=_per_class(fit) if tested else [],
         threshold=THRESHOLD,
         multilabel=fit.multilabel,
+        decisions=decision_parts(fit),
+        rate_names=RATES,
         curves=_curves(fit) if tested else [],
         reliability=_reliability(fit) if tested else None,
         calibration=(fit.metrics or {}).get("calibration"),
@@ -267,12 +270,14 @@ def _curves(fit: Fit) -> list[dict[str, str]]:
     truth = fit.truth
     if not any(0 < column.sum() < len(truth) for column in truth.T):
         return []
+    marked = points_on_curves(fit)
     about = {
         "ROC: sensitivity against the share of others taken for the class": probability_plots.roc,
         "Precision against recall": probability_plots.precision_recall,
     }
+    ends = "; a circle marks the operating point" * bool(marked)
     return [
-        {"uri": picture(draw(fit.probabilities, truth, classes)), "about": text}
+        {"uri": picture(draw(fit.probabilities, truth, classes, marked)), "about": text + ends}
         for text, draw in about.items()
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +55,12 @@ def abstention(answered: np.ndarray, accuracy: np.ndarray) -> Figure:
     return figure
 
 
-def roc(probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> Figure:
+Marked = Mapping[str, Mapping[str, float | None]]
+
+
+def roc(
+    probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str], marked: Marked
+) -> Figure:
     """ROC curve of each class against the rest.
 
     A class is left out if all test images are of it, or none is.
@@ -64,6 +69,7 @@ def roc(probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]) ->
         probabilities: (n, C).
         truth: (n, C) of 0 and 1.
         classes: C names.
+        marked: class -> ``sensitivity``, ``specificity`` and ``ppv`` at its operating point.
     """
     from sklearn.metrics import roc_curve
 
@@ -71,6 +77,8 @@ def roc(probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]) ->
     for name, p, t, style in _each(probabilities, truth, classes):
         wrong, found, _ = roc_curve(t, p)
         axis.plot(wrong, found, label=name, **style)
+        at = marked.get(name, {})
+        _mark(axis, at.get("specificity"), at.get("sensitivity"), style, flipped=True)
     axis.plot((0, 1), (0, 1), color="0.7", linewidth=0.8)
     axis.set(xlabel="1 - specificity", ylabel="sensitivity")
     _legend_below(figure, axis)
@@ -78,7 +86,7 @@ def roc(probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]) ->
 
 
 def precision_recall(
-    probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str]
+    probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[str], marked: Marked
 ) -> Figure:
     """Precision-recall curve of each class against the rest. Arguments are those of :func:`roc`."""
     from sklearn.metrics import precision_recall_curve
@@ -87,9 +95,20 @@ def precision_recall(
     for name, p, t, style in _each(probabilities, truth, classes):
         precision, recall, _ = precision_recall_curve(t, p)
         axis.plot(recall, precision, drawstyle="steps-post", label=name, **style)
+        at = marked.get(name, {})
+        _mark(axis, at.get("sensitivity"), at.get("ppv"), style)
     axis.set(xlabel="recall (sensitivity)", ylabel="precision", ylim=(0, 1.02))
     _legend_below(figure, axis)
     return figure
+
+
+def _mark(
+    axis: Axes, x: float | None, y: float | None, style: dict[str, Any], *, flipped: bool = False
+) -> None:
+    """A circle at an operating point, if it has both rates; ``flipped`` takes 1 - x."""
+    if x is not None and y is not None:
+        at = 1 - x if flipped else x
+        axis.plot(at, y, marker="o", markersize=8, fillstyle="none", color=style["color"])
 
 
 def _panel(classes: int) -> tuple[Figure, Axes]:

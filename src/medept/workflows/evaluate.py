@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -10,6 +11,7 @@ from medept.classifier.case_prediction import CasePrediction
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
+from medept.evaluation.decisions import judge_point
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.files import whole_folder
 from medept.fits import layout
@@ -64,7 +66,8 @@ def write_evaluation(
     """
     found, evaluation = _evaluated(classifier, data)
     write_metrics(folder, evaluation)
-    write_predictions(folder, data, found.probabilities)
+    points = classifier.operating_points_
+    write_predictions(folder, data, found.probabilities, points)
     if data.has_cases:
         file = folder / layout.IMAGE_PREDICTIONS
         write_image_predictions(file, data, found.image_probabilities, found.weights)
@@ -87,6 +90,14 @@ def _evaluated(
         groups=data.groups,
         seed=classifier.seed,
     )
+    decisions = tuple(
+        judged
+        for point in classifier.operating_points_
+        for judged in judge_point(
+            point, found.probabilities, data.targets, data.classes, data.groups
+        )
+    )
+    evaluation = replace(evaluation, decisions=decisions)
     for name, count in evaluation.few.items():
         logger.warning(
             "%r has %d %s to test on: its intervals may be too narrow", name, count, kind

@@ -28,7 +28,7 @@ from medept.files import require_new_folder, whole_folder, write_text
 from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
 from medept.fits.results import write_findings
-from medept.fits.tables import write_history, write_support
+from medept.fits.tables import write_history, write_predictions, write_support
 from medept.progress import is_main_process
 from medept.report.fit_page import write_fit_page
 from medept.report.model_card import model_card
@@ -87,6 +87,9 @@ def fit(
         info = classifier.info()
         write_history(folder, classifier.history_)
         write_support(folder, files)
+        if (held := classifier.held_out_) is not None:
+            points = classifier.operating_points_
+            write_predictions(folder, files, held.probabilities, points, layout.HELD_OUT)
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
         if evaluation:
             analyse_fit(classifier, test, evaluation, folder)

@@ -18,7 +18,7 @@ from medept.data.images import read_images
 from medept.data.volumes import Slicing, open_volumes
 from medept.errors import DataError, InputError, SettingsError
 from medept.files import whole_file, write_table
-from medept.fits.tables import prediction_columns
+from medept.fits.tables import decision_column, prediction_columns
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,8 @@ def predict(
         ) from error
     classes, task = tuple(classifier.info().classes), classifier.task_
     table = prediction_columns(predicted.probabilities, classes, task)
+    points = classifier.operating_points_
+    table = table.join(decision_column(predicted.probabilities, classes, task, points))
     table = _named(found, rows, predicted.sizes, set(table.columns)).join(table)
     if per_image:
         each = prediction_columns(predicted.image_probabilities, classes, task)

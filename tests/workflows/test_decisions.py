@@ -1,0 +1,93 @@
+"""Operating points from the command line to the report: chosen once, the same everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import Page, run
+from sklearn.metrics import confusion_matrix, recall_score
+
+from medept.phantoms import make_phantoms, write_phantoms
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = make_phantoms("colon", patients=20, images_per_patient=2, size=64, difficulty=0.5)
+    return write_phantoms(data, tmp_path_factory.mktemp("colon") / "tiles")
+
+
+@pytest.fixture(scope="module")
+def folder(table: Path) -> Path:
+    out = table.parent.parent / "fit"
+    assert run("fit", table, "--out", out, "--shots", 4, "--method", "prototype",
+               "--positive", "tumour", "--sensitivity", "0.9", "--tta", 1) == 0  # fmt: skip
+    return out
+
+
+def test_the_threshold_is_chosen_on_held_out_predictions(folder: Path) -> None:
+    point = json.loads((folder / "adapter.json").read_text())["operating_points"][0]
+    held_out = pd.read_csv(folder / "held-out.csv")
+    assert len(held_out) == len(pd.read_csv(folder / "support.csv"))
+    truth, told = held_out.label == "tumour", held_out.p_tumour >= point["threshold"]
+    assert recall_score(truth, told) == pytest.approx(point["sensitivity"])
+    assert point["sensitivity"] >= 0.9
+    assert recall_score(~truth, ~told) == pytest.approx(point["specificity"])
+    higher = np.sort(held_out.p_tumour[truth])
+    assert recall_score(truth, held_out.p_tumour > higher[higher > point["threshold"]][0]) < 0.9
+
+
+def test_predictions_metrics_and_report_decide_alike(folder: Path) -> None:
+    point = json.loads((folder / "adapter.json").read_text())["operating_points"][0]
+    told = pd.read_csv(folder / "predictions.csv")
+    expected = np.where(told.p_tumour >= point["threshold"], "tumour", "not tumour")
+    assert (told.decision == expected).all()
+    first, *others = json.loads((folder / "metrics.json").read_text())["decisions"]
+    counts = confusion_matrix(told.label == "tumour", told.decision == "tumour")
+    assert counts.tolist() == [
+        [first["true_negative"], first["false_positive"]],
+        [first["false_negative"], first["true_positive"]],
+    ]
+    page = Page((folder / "report.html").read_text())
+    assert page.row("with tumour", 3) == [str(counts[1, 1]), str(counts[1, 0])]
+    assert page.row("without", 3) == [str(counts[0, 1]), str(counts[0, 0])]
+    sensitivity = counts[1, 1] / counts[1].sum()
+    assert page.row("sensitivity 0.9", 8)[1].startswith(f"{sensitivity:.3f}")
+    assert [row["aim"][:16] for row in others] == [
+        f"sensitivity {rate}" for rate in ("0.80", "0.90", "0.95", "0.99")
+    ]
+    assert f"it would find {100 * sensitivity:.0f} (" in (folder / "report.html").read_text()
+
+
+def test_the_adapter_decides_on_new_images(folder: Path, table: Path, tmp_path: Path) -> None:
+    assert run("predict", folder, table, "--out", tmp_path / "p.csv") == 0
+    told = pd.read_csv(tmp_path / "p.csv")
+    point = json.loads((folder / "adapter.json").read_text())["operating_points"][0]
+    expected = np.where(told.p_tumour >= point["threshold"], "tumour", "not tumour")
+    assert (told.decision == expected).all()
+    assert run("evaluate", folder, table, "--out", tmp_path / "again") == 0
+    ours = json.loads((tmp_path / "again" / "metrics.json").read_text())["decisions"]
+    theirs = json.loads((folder / "metrics.json").read_text())["decisions"]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["true_positive"] == other["true_positive"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--positive", "sick", "--sensitivity", "0.9"), "sick: not a class"),
+        (("--positive", "tumour", "--cost", "fn=1"), "write fn=X,fp=Y"),
+        (("--positive", "tumour", "--sensitivity", "2"), "2.0: give a number"),
+        (("--positive", "tumour"), "give one of"),
+    ],
+)
+def test_bad_aims_are_refused_before_training(
+    table: Path, tmp_path: Path, options: tuple[str, ...], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert run("fit", table, "--out", tmp_path / "x", "--shots", 2, "--method", "prototype",
+               "--tta", 1, *options) == 2  # fmt: skip
+    assert message in " ".join(capsys.readouterr().err.split())
