@@ -75,6 +75,35 @@ def test_the_adapter_decides_on_new_images(folder: Path, table: Path, tmp_path: 
         assert one["true_positive"] == other["true_positive"]
 
 
+def test_a_stated_prevalence_moves_probabilities_by_bayes(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fit"
+    given = ("--shots", 4, "--method", "prototype", "--tta", 1)
+    assert run("fit", table, "--out", out, *given, "--prevalence", "tumour=0.1") == 0
+    adapter = json.loads((out / "adapter.json").read_text())
+    assert adapter["shares"] == [0.5, 0.5]
+    assert adapter["prevalence"] == {"tumour": 0.1}
+    tables = {}
+    for name, options in {"kept": (), "even": ("--prevalence", "tumour=0.5"),
+                          "estimate": ("--prevalence", "estimate")}.items():  # fmt: skip
+        assert run("predict", out, table, "--out", tmp_path / f"{name}.csv", *options) == 0
+        tables[name] = pd.read_csv(tmp_path / f"{name}.csv").p_tumour
+    odds = {name: p / (1 - p) for name, p in tables.items()}
+    assert np.allclose(odds["kept"], odds["even"] / 9, rtol=1e-4)
+    assert "estimated from 40 cases: normal 0." in " ".join(capsys.readouterr().err.split())
+    assert run("evaluate", out, table, "--prevalence", "sick=0.1") == 2
+    assert "sick: not a class" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_threshold_is_one_for_the_prevalence_of_its_fit(
+    folder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--out", tmp_path / "p.csv", "--prevalence", "tumour=0.1")
+    assert run("predict", folder, table, *options) == 2
+    assert "give --prevalence to the fit" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -82,6 +111,9 @@ def test_the_adapter_decides_on_new_images(folder: Path, table: Path, tmp_path: 
         (("--positive", "tumour", "--cost", "fn=1"), "write fn=X,fp=Y"),
         (("--positive", "tumour", "--sensitivity", "2"), "2.0: give a number"),
         (("--positive", "tumour"), "give one of"),
+        (("--prevalence", "sick=0.1"), "sick: not a class"),
+        (("--prevalence", "tumour=0.1,normal=0.5"), "sums to 0.6"),
+        (("--prevalence", "tumour=x"), "write CLASS=P"),
     ],
 )
 def test_bad_aims_are_refused_before_training(

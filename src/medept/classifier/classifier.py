@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import index
 from pathlib import Path
@@ -19,6 +19,7 @@ from medept.classifier.specification import Specification, chosen_method, given_
 from medept.classifier.state import FittedState
 from medept.classifier.support import SupportSet, as_items
 from medept.data.cases import Item, sizes_of
+from medept.data.labels import encode_labels
 from medept.encoders.load import EMBEDDED
 from medept.encoders.preprocessing import OWN_FIT
 from medept.evaluation.calibration import Kind
@@ -89,6 +90,10 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         pool: how the features of a case of several images come from theirs: ``mean``, ``max`` (of
             each feature), or ``attention``, which learns which images matter, for methods on
             frozen features (:mod:`medept.methods.pooling`).
+        prevalence: class -> how common it is among the cases to be predicted; other classes share
+            the rest as they do in the support set. ``"estimate"`` estimates it from the images of
+            each call, which should then be many. None: as in the support set, where a fixed number
+            of shots makes classes equally common.
         operating_aim: what a threshold for decisions is to reach, such as
             ``OperatingAim(("malignant",), sensitivity=0.95)``. It is chosen on the predictions of
             the same cross-validation (:attr:`operating_points_`).
@@ -134,6 +139,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         precision: str = "auto",
         calibrate: Kind = "temperature",
         pool: str = "mean",
+        prevalence: Mapping[str, float] | str | None = None,
         operating_aim: OperatingAim | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -158,6 +164,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         self.precision = precision
         self.calibrate = calibrate
         self.pool = pool
+        self.prevalence = prevalence
         self.operating_aim = operating_aim
         self.progress = progress
 
@@ -189,6 +196,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         Raises:
             InputError: if an image cannot be read, or the labels leave nothing to learn.
         """
+        self._check_prevalence(*encode_labels(y, classes))
         members = self._members()
         if len(members) > 1:
             self._forget()
@@ -228,13 +236,16 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         """Probabilities of each case and of each of its images by itself, and what decided."""
         items = as_items(X, cases)
         if hasattr(self, "members_"):
-            return mean_prediction([one.predict_cases(items) for one in self._fitted_members()])
+            each = [one.predict_cases(items) for one in self._fitted_members()]
+            return self._cases_at_prevalence(mean_prediction(each))
         found, to_probabilities = self._case_logits(items), self.calibration_.probabilities
-        return CasePrediction(
-            probabilities=to_probabilities(found.logits, self.task_),
-            image_probabilities=to_probabilities(found.image_logits, self.task_),
-            weights=found.weights,
-            sizes=sizes_of(items),
+        return self._cases_at_prevalence(
+            CasePrediction(
+                probabilities=to_probabilities(found.logits, self.task_),
+                image_probabilities=to_probabilities(found.image_logits, self.task_),
+                weights=found.weights,
+                sizes=sizes_of(items),
+            )
         )
 
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
@@ -243,9 +254,10 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             widths = [member.model_.encoder.width for member in self.members_]
             parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
             each = zip(self.members_, parts, strict=True)
-            return np.mean([one.predict_proba_of_features(part) for one, part in each], axis=0)
+            parts = [one.predict_proba_of_features(part) for one, part in each]
+            return self._at_prevalence(np.mean(parts, axis=0))
         logits = logits_of_features(self.model_, features)
-        return self.calibration_.probabilities(logits, self.task_)
+        return self._at_prevalence(self.calibration_.probabilities(logits, self.task_))
 
     def predict(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
         """Labels (n,), or (n, C) of 0 and 1 (calibrated probability above one half)."""
@@ -308,10 +320,13 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             members.append(member)
         if len(members) == 1:
             return members[0]
+        prevalence = members[0].prevalence
+        members[0].prevalence = None
         encoders = [member.encoder for member in members]
         weights = [member.encoder_weights for member in members]
         size = next(m.image_size for m in members if m.encoder != EMBEDDED)
         each = {"encoder": encoders, "encoder_weights": weights, "image_size": size}
+        each["prevalence"] = prevalence
         self = cls(**members[0].get_params(deep=False) | each)
         self.members_ = members
         return self
@@ -326,13 +341,18 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             own_size = len(pairs) > 1 and encoder == EMBEDDED
             size = None if own_size else self.image_size
             member.set_params(encoder=encoder, encoder_weights=weights, image_size=size)
+            member.set_params(prevalence=None)  # that of the mean is corrected
         return members
 
     def _fitted_members(self) -> list[FewShotClassifier]:
         """The fitted classifier of each encoder, to be run as this one is asked to."""
         for member in self.members_:
             member.set_params(
-                tta=self.tta, device=self.device, precision=self.precision, progress=self.progress
+                tta=self.tta,
+                prevalence=None,
+                device=self.device,
+                precision=self.precision,
+                progress=self.progress,
             )
         return self.members_
 

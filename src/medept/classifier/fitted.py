@@ -54,6 +54,7 @@ class Fitted:
             None where there were none.
         encoder_weights: the local file of the encoder's weights, if there was one.
         calibration: how logits become probabilities.
+        shares: (C,) share of the support images that is of each class.
         operating_points: from which probability on a case is positive; none if none was asked for.
         held_out: predictions of the cross-validation inside the support set; None where there was
             none, and for an adapter that was loaded.
@@ -76,6 +77,7 @@ class Fitted:
     volumes: str | None = None
     encoder_weights: str | Path | None = None
     calibration: Calibration = field(default_factory=Calibration)
+    shares: list[float] = field(default_factory=list)
     operating_points: list[OperatingPoint] = field(default_factory=list)
     held_out: HeldOut | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -100,6 +102,7 @@ class Fitted:
             volumes=info.volumes,
             encoder_weights=info.encoder_weights,
             calibration=info.calibration,
+            shares=info.shares,
             operating_points=info.operating_points,
         )
 
@@ -122,6 +125,7 @@ class Fitted:
             tta=self.tta,
             fit_image=self.fit_image,
             calibration=self.calibration,
+            shares=self.shares,
             operating_points=self.operating_points,
             trainable_parameters=self.model.trainable_count(),
             support_images=self.support_images,

@@ -27,6 +27,7 @@ from medept.episodes.folds import make_folds
 from medept.errors import SettingsError
 from medept.evaluation.calibration import Calibration, fit_calibration
 from medept.evaluation.operating_points import check_aim
+from medept.evaluation.predictions import indicators
 from medept.methods import AdaptedEncoder, adapt, find_method
 from medept.methods.features import FeatureMethod
 from medept.methods.pooling import pool_cases
@@ -143,6 +144,7 @@ def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fi
         support_images=int(sizes_of(support.items)[rows].sum()),
         support_cases=len(rows) if support.has_cases else None,
         volumes=support.volumes,
+        shares=indicators(support.targets[rows], len(support.classes)).mean(axis=0).tolist(),
         encoder_weights=spec.encoder_weights,
     )
 

@@ -98,6 +98,7 @@ def _restore_one(
         "tta": info.tta,
         "pool": info.pool,
         "fit_image": info.fit_image,
+        "prevalence": info.prevalence,
         "seed": info.seed,
         "device": device,
         "precision": precision,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,20 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from medept.classifier.case_prediction import CasePrediction
 from medept.classifier.fitted import Fitted, HeldOut, Task
 from medept.classifier.restore import restored_model
 from medept.classifier.several import joined_states
 from medept.classifier.specification import Specification
-from medept.errors import InputError
+from medept.errors import InputError, SettingsError
 from medept.evaluation.calibration import Calibration
 from medept.evaluation.operating_points import OperatingAim, OperatingPoint, choose_points
+from medept.evaluation.predictions import indicators
+from medept.evaluation.prevalence import (
+    complete_prevalence,
+    estimate_prevalence,
+    with_prevalence,
+)
 from medept.fits.adapter import AdapterInfo, save_adapter
 from medept.methods import AdaptedEncoder
 from medept.training.recipes import Recipe
@@ -33,6 +41,7 @@ class FittedState(BaseEstimator):
         members_: of several encoders, a fitted classifier for each.
     """
 
+    prevalence: Mapping[str, float] | str | None
     operating_aim: OperatingAim | None
     fitted_: Fitted
     members_: list[Any]
@@ -43,7 +52,7 @@ class FittedState(BaseEstimator):
 
     def info(self) -> AdapterInfo:
         """What ``adapter.json`` says."""
-        info = self._state.info()
+        info = self._state.info().model_copy(update={"prevalence": self.prevalence})
         others = [member.info() for member in getattr(self, "members_", [])[1:]]
         return info.model_copy(update={"others": others}) if others else info
 
@@ -84,7 +93,8 @@ class FittedState(BaseEstimator):
         parts = [member._state.held_out for member in getattr(self, "members_", [self])]
         if any(part is None for part in parts):
             return None
-        return replace(parts[0], probabilities=np.mean([p.probabilities for p in parts], axis=0))
+        mean = np.mean([part.probabilities for part in parts], axis=0)
+        return replace(parts[0], probabilities=self._at_prevalence(mean))
 
     @property
     def history_(self) -> list[dict[str, Any]]:
@@ -104,6 +114,51 @@ class FittedState(BaseEstimator):
             return self.members_[0]._state
         check_is_fitted(self, "fitted_")
         return self.fitted_
+
+    def _check_prevalence(self, targets: np.ndarray, names: np.ndarray) -> None:
+        """Before training: refuse a stated prevalence that does not suit the classes."""
+        if isinstance(self.prevalence, str):
+            if self.prevalence != "estimate":
+                raise SettingsError(f"prevalence={self.prevalence}: give CLASS=P, or estimate")
+        elif self.prevalence is not None:
+            shares = indicators(targets, len(names)).mean(axis=0)
+            task = "multilabel" if targets.ndim == 2 else "multiclass"
+            complete_prevalence(self.prevalence, [str(name) for name in names], shares, task)
+
+    def _cases_at_prevalence(self, found: CasePrediction) -> CasePrediction:
+        """The same for cases, and for their images alike."""
+        images = self._at_prevalence(found.image_probabilities, estimated_from=found.probabilities)
+        cases = self._at_prevalence(found.probabilities)
+        return replace(found, probabilities=cases, image_probabilities=images)
+
+    def _at_prevalence(
+        self, probabilities: np.ndarray, *, estimated_from: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Probabilities (n, C) at the prevalence that was stated or is to be estimated.
+
+        Args:
+            probabilities: (n, C) at that of the support set.
+            estimated_from: (m, C) others that it is estimated from; None: the same.
+        """
+        if self.prevalence is None:
+            return probabilities
+        state = self._state
+        before, classes = np.array(state.shares), state.info().classes
+        if not len(before):
+            raise SettingsError("prevalence= needs an adapter of this version: fit again")
+        if isinstance(self.prevalence, str):
+            if state.task == "multilabel":
+                raise SettingsError("prevalence=estimate is for classes: give that of each label")
+            complete_prevalence({}, classes, before, state.task)
+            source = probabilities if estimated_from is None else estimated_from
+            after, low, high = estimate_prevalence(source, before)
+            told = zip(classes, after, low, high, strict=True)
+            each = ", ".join(f"{c} {x:.3f} ({a:.3f} to {b:.3f})" for c, x, a, b in told)
+            if estimated_from is None:
+                logger.info("prevalence, estimated from %d cases: %s", len(source), each)
+        else:
+            after = complete_prevalence(self.prevalence, classes, before, state.task)
+        return with_prevalence(probabilities, before, after, state.task)
 
     def _choose_points(self) -> None:
         """Choose the operating points that the aim asks for, on held-out predictions."""

@@ -96,6 +96,16 @@ TestViews = Annotated[
         rich_help_panel=ENCODER,
     ),
 ]
+Prevalence = Annotated[
+    str,
+    typer.Option(
+        metavar="CLASS=P[,...]|estimate",
+        help="How common classes are among the cases to be predicted, such as malignant=0.05; "
+        "others share the rest. estimate: from the images themselves, if they are many. Default: "
+        "as in the support set, where a fixed number of shots makes classes equally common.",
+        rich_help_panel="Decisions",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -276,6 +286,20 @@ def with_columns(verb: Callable[..., None]) -> Callable[..., None]:
     taking_each.__signature__ = Signature(found)  # type: ignore[attr-defined]
     taking_each.__annotations__ = {one.name: one.annotation for one in found}
     return taking_each
+
+
+def read_prevalence(text: str) -> dict[str, float] | str | None:
+    """What ``--prevalence`` says; None if it was not given.
+
+    >>> read_prevalence("malignant=0.05")
+    {'malignant': 0.05}
+    """
+    if text in ("", "estimate"):
+        return text or None
+    try:
+        return {c: float(p) for c, p in read_pairs("--prevalence", text.split(",")).items()}
+    except ValueError as error:
+        raise SettingsError(f"--prevalence {text}: write CLASS=P with a number P") from error
 
 
 def read_aim(

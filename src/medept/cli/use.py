@@ -26,12 +26,14 @@ from medept.cli.options import (
     Json,
     PlaneOption,
     Precision,
+    Prevalence,
     ReadoutName,
     Slices,
     SubmissionFormat,
     TestViews,
     Weights,
     Window,
+    read_prevalence,
     with_columns,
 )
 from medept.errors import SettingsError
@@ -79,6 +81,7 @@ def predict(
     slices: Slices = None,
     window: Window = None,
     channels: ChannelsOption = None,
+    prevalence: Prevalence = "",
     tta: TestViews = None,
     encoder_weights: Weights = None,
     device: Device = "auto",
@@ -99,7 +102,7 @@ def predict(
     if form is not None and len(images) > 1:
         raise SettingsError(f"{images[1]}: a submission is of one data set, medfmc-TASK:FOLDER")
     with progress_bars() as report:
-        classifier = _load(adapter, encoder_weights, device, precision, report, tta)
+        classifier = _load(adapter, encoder_weights, device, precision, report, tta, prevalence)
         if form is None:
             found = find_images(images, image_column, image_root, case_column, case)
             volumes = _slicing_of(classifier)
@@ -137,6 +140,7 @@ def evaluate(
     form: SubmissionFormat = None,
     *,
     columns: Columns,
+    prevalence: Prevalence = "",
     tta: TestViews = None,
     encoder_weights: Weights = None,
     device: Device = "auto",
@@ -167,7 +171,7 @@ def evaluate(
     if len(data) > 1:
         raise SettingsError(f"{data[1]}: one table or folder is evaluated at a time")
     with progress_bars() as report:
-        classifier = _load(adapter, encoder_weights, device, precision, report, tta)
+        classifier = _load(adapter, encoder_weights, device, precision, report, tta, prevalence)
         usual = _slicing_of(classifier).options()
         given = {name: value for name, value in columns.items() if value is not None}
         table = open_dataset(
@@ -319,10 +323,17 @@ def _load(
     precision: str,
     report: Report,
     tta: int | None = None,
+    prevalence: str = "",
 ) -> Any:
     from medept.classifier.classifier import FewShotClassifier
 
     classifier = FewShotClassifier.load(
         folder, encoder_weights=weights, device=device, precision=precision, progress=report
     )
-    return classifier.set_params(tta=tta or classifier.tta)
+    if prevalence and classifier.operating_points_:
+        raise SettingsError(
+            f"{folder}: its threshold is one for probabilities at the prevalence of its fit; give "
+            "prevalence= to the fit"
+        )
+    stated = read_prevalence(prevalence) if prevalence else classifier.prevalence
+    return classifier.set_params(tta=tta or classifier.tta, prevalence=stated)

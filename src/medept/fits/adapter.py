@@ -99,6 +99,8 @@ class AdapterInfo(BaseModel):
     tta: int = 1
     fit_image: str = OWN_FIT
     calibration: Calibration = Calibration()
+    shares: list[float] = []
+    prevalence: dict[str, float] | Literal["estimate"] | None = None
     operating_points: list[OperatingPoint] = []
     trainable_parameters: int
     support_images: int
@@ -119,6 +121,8 @@ class AdapterInfo(BaseModel):
     def _parts_fit(self) -> AdapterInfo:
         if not self.calibration.fits(len(self.classes)):
             raise ValueError("the calibration is for another number of classes")
+        if len(self.shares) not in (0, len(self.classes)):
+            raise ValueError("the shares are for another number of classes")
         if not {c for point in self.operating_points for c in point.positive} <= set(self.classes):
             raise ValueError("an operating point is for another class")
         return self
