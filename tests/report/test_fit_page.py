@@ -240,4 +240,34 @@ def test_without_a_test_set_it_says_so(tmp_path: Path) -> None:
     fit(data, tmp_path / "fit", FewShotClassifier(method="linear", epochs=1), shots=None)
     text = (tmp_path / "fit" / "report.html").read_text()
     assert "it is not known how well this works" in text
+    rows = pd.read_csv(tmp_path / "fit" / "held-out.csv")
+    told = balanced_accuracy_score(rows.label, rows.predicted)
+    assert f"Balanced accuracy {told:.3f} by cross-validation" in text
+    assert "as common as among the training images (normal 50 %, tumour 50 %)" in text
     assert "images with known labels, of patients it was not trained on" in text
+
+
+def test_the_top_says_what_to_beware_of(tmp_path: Path, folder: Path) -> None:
+    copy = tmp_path / "fit"
+    shutil.copytree(folder, copy)
+    if read_fit(copy).multilabel:
+        return
+    (copy / "held-out.csv").unlink(missing_ok=True)
+    table = pd.read_csv(copy / "predictions.csv")
+    table["p_normal"], table["p_tumour"] = 0.9, 0.1
+    table = table[(table.label == "normal") | (table.label == "tumour").cumsum().le(3)]
+    table.to_csv(copy / "predictions.csv", index=False)
+    support = pd.read_csv(copy / "support.csv")
+    assert run("report", str(copy)) == 0
+    text = (copy / "report.html").read_text()
+    assert "It never predicted tumour, though the test set has such cases" in text
+    assert "of tumour were there to test on" in text
+    assert "but on" not in text
+    keep = support[(support.label == "normal")].index
+    support.loc[keep[1:], "label"] = "tumour"
+    support.to_csv(copy / "support.csv", index=False)
+    assert run("report", str(copy)) == 0
+    count = (support.label == "tumour").sum()
+    assert count >= 4
+    text = (copy / "report.html").read_text()
+    assert f"trained on {count} images of tumour, but on 1 of normal" in text

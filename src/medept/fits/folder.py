@@ -41,6 +41,8 @@ class Fit:
         findings: of the data check; None where there was none.
         distribution: how the adapter's features are distributed, by name; empty where that was
             not computed.
+        held_out: targets, probabilities and groups of the support set by the cross-validation
+            inside it; None where nothing was held out.
         history: the learning curve, one row per epoch; None for a method without epochs.
     """
 
@@ -57,6 +59,7 @@ class Fit:
     findings: list[dict[str, Any]] | None
     distribution: dict[str, Any]
     history: pd.DataFrame | None
+    held_out: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None
 
     @property
     def multilabel(self) -> bool:
@@ -112,6 +115,7 @@ def read_fit(folder: Path) -> Fit:
         "findings": read_findings(folder),
         "distribution": read_distribution(folder),
         "history": read_history(folder),
+        "held_out": _read_held_out(folder, info),
     }
     metrics = read_metrics(folder)
     if metrics is None:
@@ -138,3 +142,15 @@ def read_fit(folder: Path) -> Fit:
         targets=read_targets(table["label"], info.classes, info.task, folder / layout.PREDICTIONS),
         probabilities=probabilities,
     )
+
+
+def _read_held_out(
+    folder: Path, info: AdapterInfo
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
+    """Targets, probabilities and groups of ``held-out.csv``; None if there is no such file."""
+    file = folder / layout.HELD_OUT
+    if not file.exists():
+        return None
+    table, probabilities = read_predictions(folder, info.classes, layout.HELD_OUT)
+    targets = read_targets(table["label"], info.classes, info.task, file)
+    return targets, probabilities, table["group"].to_numpy() if "group" in table else None

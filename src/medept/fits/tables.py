@@ -184,13 +184,18 @@ def write_predictions(
     write_table(folder / file, image_columns(data).join(predicted).join(decided))
 
 
-def read_predictions(folder: Path, classes: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:
+def read_predictions(
+    folder: Path, classes: Sequence[str], name: str = layout.PREDICTIONS
+) -> tuple[pd.DataFrame, np.ndarray]:
     """The content of ``predictions.csv``, every cell as text, and its probabilities (n, C).
+
+    Args:
+        name: of another file with predictions.
 
     Raises:
         InputError: if the file is missing or damaged.
     """
-    file, columns = folder / layout.PREDICTIONS, probability_names(classes)
+    file, columns = folder / name, probability_names(classes)
     table = _read(file, "label", *columns)
     if "case" not in table and "image" not in table:
         raise _damaged(file, "no column image or case")

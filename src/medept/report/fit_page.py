@@ -25,6 +25,7 @@ from medept.fits.folder import Fit, read_fit
 from medept.fits.tables import probability_names
 from medept.report import plots, probability_plots
 from medept.report.decisions import RATES, decision_parts, points_on_curves
+from medept.report.first_page import assumed_prevalence, beware, cross_validated
 from medept.report.html import data_uri, picture, render, shown, thumbnail
 
 SHOWN, SUPPORT_SHOWN, CLASSES_SHOWN, DECIDING = 8, 60, 25, 3
@@ -93,6 +94,9 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         method=f"{info.method} on the encoder {info.encoder.name}",
         summary=_summary(fit),
         headline=next((m for m in metrics if m["name"] == main and m["value"] is not None), None),
+        cross_validated=None if tested else cross_validated(fit),
+        beware=beware(fit),
+        assumed=assumed_prevalence(fit),
         findings=fit.findings,
         metrics=metrics,
         undefined={
