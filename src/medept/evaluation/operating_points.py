@@ -276,7 +276,7 @@ def _chosen(
 
 def _candidates(scores: np.ndarray) -> np.ndarray:
     """Thresholds between the scores, and one below and above all of them, in ascending order."""
-    seen = np.unique(scores)
+    seen = np.unique(scores.clip(0, 1))  # a sum of probabilities may exceed 1 by rounding
     return np.concatenate([[seen[0] / 2], (seen[1:] + seen[:-1]) / 2, [(seen[-1] + 1) / 2]])
 
 
