@@ -120,6 +120,11 @@ class FittedState(BaseEstimator):
         if isinstance(self.prevalence, str):
             if self.prevalence != "estimate":
                 raise SettingsError(f"prevalence={self.prevalence}: give CLASS=P, or estimate")
+            if self.operating_aim is not None:
+                raise SettingsError(
+                    "prevalence=estimate differs from one set of images to the next, and a "
+                    "threshold cannot: state the prevalence as CLASS=P"
+                )
         elif self.prevalence is not None:
             shares = indicators(targets, len(names)).mean(axis=0)
             task = "multilabel" if targets.ndim == 2 else "multiclass"
