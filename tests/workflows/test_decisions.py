@@ -82,15 +82,17 @@ def test_a_stated_prevalence_moves_probabilities_by_bayes(
     given = ("--shots", 4, "--method", "prototype", "--tta", 1)
     assert run("fit", table, "--out", out, *given, "--prevalence", "tumour=0.1") == 0
     adapter = json.loads((out / "adapter.json").read_text())
-    assert adapter["shares"] == [0.5, 0.5]
+    support = pd.read_csv(out / "support.csv").label.value_counts(normalize=True)
+    assert adapter["shares"] == pytest.approx([support["normal"], support["tumour"]])
     assert adapter["prevalence"] == {"tumour": 0.1}
     tables = {}
-    for name, options in {"kept": (), "even": ("--prevalence", "tumour=0.5"),
+    share = support["tumour"]
+    for name, options in {"kept": (), "even": ("--prevalence", f"tumour={share}"),
                           "estimate": ("--prevalence", "estimate")}.items():  # fmt: skip
         assert run("predict", out, table, "--out", tmp_path / f"{name}.csv", *options) == 0
         tables[name] = pd.read_csv(tmp_path / f"{name}.csv").p_tumour
     odds = {name: p / (1 - p) for name, p in tables.items()}
-    assert np.allclose(odds["kept"], odds["even"] / 9, rtol=1e-4)
+    assert np.allclose(odds["kept"], odds["even"] / 9 * (1 - share) / share, rtol=1e-4)
     assert "estimated from 40 cases: normal 0." in " ".join(capsys.readouterr().err.split())
     assert run("evaluate", out, table, "--prevalence", "sick=0.1") == 2
     assert "sick: not a class" in " ".join(capsys.readouterr().err.split())

@@ -168,7 +168,13 @@ def choose_points(
             for names, _ in sets
         ]
     return [
-        _chosen(aim, names, probabilities[:, np.isin(classes, names)].sum(axis=1), positive, groups)
+        _chosen(
+            aim,
+            names,
+            probabilities[:, np.isin(list(classes), names)].sum(axis=1),
+            positive,
+            groups,
+        )
         for names, positive in sets
     ]
 
@@ -195,7 +201,7 @@ def check_aim(
     truth = indicators(targets, len(classes))
     found = []
     for names in _positive_sets(aim.positive, classes, multilabel=targets.ndim == 2):
-        positive = np.asarray(truth[:, np.isin(classes, names)].any(axis=1))
+        positive = np.asarray(truth[:, np.isin(list(classes), names)].any(axis=1))
         if aim.threshold is None and (positive.all() or not positive.any()):
             raise DataError(
                 f"no operating point can be chosen for {' or '.join(names)}: the support set "

@@ -70,7 +70,7 @@ def complete_prevalence(
             )
         if not 0 < share < 1:
             raise SettingsError(f"prevalence={name}={share}: give a number between 0 and 1")
-    known = np.isin(classes, list(given))
+    known = np.isin(list(classes), list(given))
     after = np.where(known, [given.get(name, 0.0) for name in classes], before)
     unlearnt = [c for c, share in zip(classes, before, strict=True) if not 0 < share < 1]
     if unlearnt:
