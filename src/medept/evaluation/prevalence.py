@@ -72,12 +72,12 @@ def complete_prevalence(
             raise SettingsError(f"prevalence={name}={share}: give a number between 0 and 1")
     known = np.isin(list(classes), list(given))
     after = np.where(known, [given.get(name, 0.0) for name in classes], before)
-    unlearnt = [c for c, share in zip(classes, before, strict=True) if not 0 < share < 1]
-    if unlearnt:
-        raise SettingsError(
-            f"prevalence= cannot be used: the support set has no cases with {unlearnt[0]}, or "
-            "none without"
-        )
+    for name, share in zip(classes, before, strict=True):
+        if share == 0 or (share == 1 and task == "multilabel"):
+            raise SettingsError(
+                "prevalence= cannot be used: the support set has no cases "
+                f"{'without' if share else 'with'} {name}"
+            )
     if task == "multilabel":
         return after
     total = float(after[known].sum())
