@@ -1,4 +1,4 @@
-"""The verb that hands an adapter on: export."""
+"""The verbs that hand an adapter on: export, serve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from rich.table import Table
 
 from medept.cli.app import ADAPT, app
 from medept.cli.console import notes, print_json, results
-from medept.cli.options import AdapterFolder, Columns, Json, TestViews, Weights, with_columns
+from medept.cli.options import (
+    AdapterFolder,
+    Columns,
+    Device,
+    Json,
+    Precision,
+    TestViews,
+    Weights,
+    with_columns,
+)
+from medept.errors import SettingsError
 
 
 @app.command(rich_help_panel=ADAPT)
@@ -63,6 +73,64 @@ def export(
         print_json(about)
         return
     _show(about, out)
+
+
+@app.command(rich_help_panel=ADAPT)
+def serve(
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Folders that `medept fit --out` wrote."),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Where to listen; 0 takes any that is free.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the secret that requests have to bring; only you may read it."
+        ),
+    ] = None,
+    max_megabytes: Annotated[float, typer.Option(help="Of one request.")] = 64,
+    max_files: Annotated[int, typer.Option(help="In one request.")] = 32,
+    max_megapixels: Annotated[float, typer.Option(help="Of one image.")] = 50,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds for a request to arrive, and again for its answer.")
+    ] = 60,
+    queue: Annotated[
+        int, typer.Option(help="Requests at the same time; others are told to come again.")
+    ] = 64,
+    tta: TestViews = None,
+    encoder_weights: Weights = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Serve adapters over HTTP: images in, probabilities out.
+
+    POST /v1/predict takes files (multipart, field `files`); GET /openapi.json describes the rest.
+    Nothing is stored, and of an image only its hash is logged. TLS is left to a proxy.
+    """
+    from medept.serving.limits import Limits
+    from medept.serving.server import serve as run
+
+    if encoder_weights is not None and len(adapters) > 1:
+        raise SettingsError("encoder_weights= is for one adapter: serve each by itself")
+    run(
+        adapters,
+        host=host,
+        port=port,
+        token_file=token_file,
+        limits=Limits(max_megabytes, max_files, max_megapixels, timeout, queue),
+        encoder_weights=encoder_weights,
+        tta=tta,
+        device=device,
+        precision=precision,
+        started=_say_where,
+    )
+
+
+def _say_where(address: str, names: list[str]) -> None:
+    notes.print(f"Serving {', '.join(names)} at {address}/v1/predict; stop with Ctrl-C")
 
 
 def _show(about: dict[str, Any], out: Path) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -60,15 +61,33 @@ def read_image(source: ImageLike) -> Image.Image:
     >>> image.mode, image.size, image.getpixel((1, 0))
     ('RGB', (2, 1), (255, 255, 255))
     """
-    name = _name(source)
-    try:
+    with _naming(_name(source)):
         if isinstance(source, np.ndarray):
             return _to_rgb(_from_array(source))
         if isinstance(source, Image.Image):
             return _to_rgb(source)
         if isinstance(source, LazyImage):
             return _to_rgb(source.read())
-        return _from_file(Path(source))
+        return _from_path(Path(source))
+
+
+def read_opened(file: BinaryIO, name: str) -> Image.Image:
+    """Read an image from an opened file, such as ``io.BytesIO``, as :func:`read_image` does.
+
+    Args:
+        file: whose position does not matter; of a DICOM file with several frames the middle one is
+            read.
+        name: what messages call it.
+    """
+    with _naming(name):
+        return _from_file(file)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Make whatever goes wrong while an image is read an error that names the image."""
+    try:
+        yield
     except InputError as error:
         raise type(error)(f"{name}: {error}") from error
     except FileNotFoundError as error:
@@ -141,35 +160,40 @@ def _name(source: ImageLike) -> str:
     )
 
 
-def _from_file(path: Path) -> Image.Image:
+def _from_path(path: Path) -> Image.Image:
     path, frame = split_frame(path)
     if path.exists() and not path.is_file():  # reading from a pipe could wait for ever
         raise DataError("a folder or a device; give the path of an image file")
     if is_nifti(path):
         raise DataError("a volume, and no image: cut it with medept.data.volumes.open_volume")
     with path.open("rb") as file:
-        if not file.read(1):
-            raise DataError("empty file; remove or replace it")
-        file.seek(0)
-        if path.suffix.lower() in DICOM_SUFFIXES or begins_as_dicom(file):
-            return Image.fromarray(read_frame(file, frame)).convert("RGB")
-        if frame is not None:
-            raise DataError(
-                f"#{frame} names a frame of a DICOM file, which this is not; leave it out"
-            )
-        formats, found = FORMATS, format_of(file.read(64))
-        if found == "HEIF":
-            register_heif()
-            formats += ("HEIF",)
-        if found == "TIFF" and (unusual := read_unusual_tiff(file)) is not None:
-            return _to_rgb(unusual)
-        if found == "JPEG2000":
-            refuse_deep_jpeg2000(file)
-        file.seek(0)
-        with Image.open(file, formats=formats) as image:
-            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise DataError(_too_large())
-            return _to_rgb(image)
+        return _from_file(file, frame, called_dicom=path.suffix.lower() in DICOM_SUFFIXES)
+
+
+def _from_file(
+    file: BinaryIO, frame: int | None = None, *, called_dicom: bool = False
+) -> Image.Image:
+    file.seek(0)
+    if not file.read(1):
+        raise DataError("empty file; remove or replace it")
+    file.seek(0)
+    if called_dicom or begins_as_dicom(file):
+        return Image.fromarray(read_frame(file, frame)).convert("RGB")
+    if frame is not None:
+        raise DataError(f"#{frame} names a frame of a DICOM file, which this is not; leave it out")
+    formats, found = FORMATS, format_of(file.read(64))
+    if found == "HEIF":
+        register_heif()
+        formats += ("HEIF",)
+    if found == "TIFF" and (unusual := read_unusual_tiff(file)) is not None:
+        return _to_rgb(unusual)
+    if found == "JPEG2000":
+        refuse_deep_jpeg2000(file)
+    file.seek(0)
+    with Image.open(file, formats=formats) as image:
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise DataError(_too_large())
+        return _to_rgb(image)
 
 
 def _too_large() -> str:
