@@ -140,7 +140,7 @@ class Service:
                     f"the request took more than {self.limits.timeout:g} s to arrive",
                     "send fewer or smaller files at a time",
                 ) from error
-            model = self._model(name or upload.model)
+            model = self._model(upload.model if name is None else name)
             try:
                 predictions = await asyncio.wait_for(
                     self._predict_all(model, upload.files), self.limits.timeout
