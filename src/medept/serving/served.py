@@ -103,14 +103,15 @@ def load_models(
     Raises:
         InputError: if one cannot be loaded, or two have the same name.
     """
-    models: dict[str, ServedModel] = {}
-    for folder in folders:
-        name = folder.resolve().name
-        if name in models:
+    names = [folder.resolve().name for folder in folders]
+    for folder, name in zip(folders, names, strict=True):
+        if names.count(name) > 1:
             raise SettingsError(
                 f"{folder}: two folders are called {name}, and models go by their folders' names; "
                 "rename one"
             )
+    models: dict[str, ServedModel] = {}
+    for folder, name in zip(folders, names, strict=True):
         classifier = FewShotClassifier.load(
             folder, encoder_weights=encoder_weights, device=device, precision=precision
         )
