@@ -62,9 +62,7 @@ def main() -> None:
         print(json.dumps(found))
     else:
         for name, value in found.items():
-            print(
-                f"{name.replace('_', ' ')}: {value if isinstance(value, dict) else f'{value:.4g}'}"
-            )
+            print(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else value)
 
 
 def bare_rate(classifier: FewShotClassifier, images: list[Image.Image], seconds: float) -> float:
@@ -87,13 +85,12 @@ def encoded(image: Image.Image, place: int) -> bytes:
 def load(fit: Path, contents: list[bytes], options: argparse.Namespace) -> dict[str, object]:
     """What clients see of a server, and what memory it takes."""
     command = [sys.executable, "-m", "medept", "serve", str(fit), "--port", "0", "--device", "cpu"]
-    command += ["--queue", str(2 * options.clients)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        address = next(word for word in server.stderr.readline().split() if "http://" in word)
-        address = address.removesuffix("/v1/predict;")
+    command += ["--queue", str(2 * options.clients), "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as server:
+        assert server.stdout is not None
+        address = json.loads(server.stdout.readline())["address"]
         try:
-            drain = subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
             asyncio.run(ask(address, contents, options.clients, 2))  # what is set up once, is now
             memory = psutil.Process(server.pid).memory_info
             before = memory().rss
@@ -104,7 +101,6 @@ def load(fit: Path, contents: list[bytes], options: argparse.Namespace) -> dict[
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(90)
-            drain.wait(10)
     return {
         "images_per_second": statuses[200] / seconds,
         "p50_ms": 1000 * float(np.percentile(times, 50)),

@@ -411,19 +411,24 @@ def test_options_that_do_not_go_together(fitted: Path, capsys: pytest.CaptureFix
 def test_a_stop_finishes_what_is_in_flight(fitted: Path, expected: np.ndarray) -> None:
     """A real server, told to stop while the last part of a request has yet to come."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "medept", "serve", str(fitted), "--port", "0"]
+    command = [sys.executable, "-m", "medept", "serve", str(fitted), "--port", "0", "--json"]
     with subprocess.Popen(
-        [*command, "--device", "cpu"], stderr=subprocess.PIPE, text=True, env=environment
+        [*command, "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as server:
+        assert server.stdout is not None
         assert server.stderr is not None
         try:
-            line = server.stderr.readline()
-            address = re.search(r"http://[\d.:]+", line)
-            assert address, line + server.stderr.read()
-            host, port = address[0].removeprefix("http://").split(":")
+            line = server.stdout.readline()
+            assert line, server.stderr.read()
+            address = json.loads(line)["address"]
+            host, port = address.removeprefix("http://").split(":")
             with wait_for(host, int(port)) as connection:
                 request = httpx.Request(
-                    "POST", f"{address[0]}/v1/predict", files=files(encoded(IMAGES[0]))
+                    "POST", f"{address}/v1/predict", files=files(encoded(IMAGES[0]))
                 )
                 body = request.read()
                 head = "".join(f"{key}: {value}\r\n" for key, value in request.headers.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +106,7 @@ def serve(
     encoder_weights: Weights = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    as_json: Json = False,
 ) -> None:
     """Serve adapters over HTTP: images in, probabilities out.
 
@@ -125,12 +128,16 @@ def serve(
         tta=tta,
         device=device,
         precision=precision,
-        started=_say_where,
+        started=partial(_say_where, as_json),
     )
 
 
-def _say_where(address: str, names: list[str]) -> None:
-    notes.print(f"Serving {', '.join(names)} at {address}/v1/predict; stop with Ctrl-C")
+def _say_where(as_json: bool, address: str, names: list[str]) -> None:
+    if as_json:
+        print_json({"address": address, "models": names})
+        sys.stdout.flush()
+    else:
+        notes.print(f"Serving {', '.join(names)} at {address}/v1/predict; stop with Ctrl-C")
 
 
 def _show(about: dict[str, Any], out: Path) -> None:
