@@ -52,10 +52,19 @@ class ModelDescription(BaseModel):
 
 
 class ServedModel:
-    """A fitted classifier, loaded and run once, with its description."""
+    """A fitted classifier, loaded and run once, with its description.
+
+    Raises:
+        SettingsError: if it was fitted to cases of several images.
+    """
 
     def __init__(self, folder: Path, classifier: FewShotClassifier) -> None:
         info = classifier.info()
+        if info.support_cases is not None:
+            raise SettingsError(
+                f"{folder}: the service looks at single images, and this fit is of cases: fit "
+                "without cases to serve it"
+            )
         every = [info, *info.others]
         encoders = [ServedEncoder(name=i.encoder.name, sha256=i.encoder.sha256) for i in every]
         self._classifier = classifier
