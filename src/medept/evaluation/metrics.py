@@ -120,7 +120,7 @@ def evaluate(
     >>> found = evaluate(probabilities, np.array([0, 0, 1, 1]), classes=["benign", "malignant"])
     >>> accuracy = found.metrics["accuracy"]
     >>> accuracy.value, round(accuracy.low, 2), round(accuracy.high, 2)
-    (0.75, 0.25, 0.99)
+    (0.75, 0.24, 0.99)
     >>> found.by_class["malignant"]["sensitivity"].value
     0.5
     """
