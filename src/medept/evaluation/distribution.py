@@ -112,7 +112,7 @@ def feature_distribution(
 
     >>> features = np.array([[0.0, 0.0], [2.0, 0.0], [5.0, 1.0], [5.0, 3.0]])
     >>> found = feature_distribution(features, np.array([0, 0, 1, 1]), ["benign", "malignant"])
-    >>> found.trace, found.between, round(found.equal_scale_trace, 3)
+    >>> found.trace, round(found.between, 3), round(found.equal_scale_trace, 3)
     (1.0, 5.0, 0.167)
     """
     features = np.asarray(features, dtype=np.float64)
