@@ -55,7 +55,7 @@ class ServedModel:
     """A fitted classifier, loaded and run once, with its description.
 
     Raises:
-        SettingsError: if it was fitted to cases of several images.
+        SettingsError: if it was fitted to cases of several images, or estimates the prevalence.
     """
 
     def __init__(self, folder: Path, classifier: FewShotClassifier) -> None:
@@ -64,6 +64,11 @@ class ServedModel:
             raise SettingsError(
                 f"{folder}: the service looks at single images, and this fit is of cases: fit "
                 "without cases to serve it"
+            )
+        if info.prevalence == "estimate":  # from a batch, which holds images of several clients
+            raise SettingsError(
+                f"{folder}: estimates the prevalence from the images of each call, and the service "
+                "takes them as they come: fit with the prevalence stated to serve it"
             )
         every = [info, *info.others]
         encoders = [ServedEncoder(name=i.encoder.name, sha256=i.encoder.sha256) for i in every]
