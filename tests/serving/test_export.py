@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from medept import FewShotClassifier, InputError, load_encoder
 from medept.data.dataset import read_dataset
+from medept.evaluation import OperatingAim
 from medept.phantoms import make_phantoms, write_phantoms
 from medept.serving.export import export
 from medept.serving.graph import ProbabilityGraph
@@ -120,16 +121,37 @@ def prepared(classifier: FewShotClassifier, images: list[np.ndarray]) -> torch.T
     return torch.stack([prepare(Image.fromarray(image)) for image in images])
 
 
-def test_labels_that_may_coincide_and_vector_scaling() -> None:
+@pytest.mark.parametrize("prevalence", [None, {"1": 0.05}])
+def test_labels_that_may_coincide_and_vector_scaling(prevalence: dict[str, float] | None) -> None:
     images = [*IMAGES, *(255 - image for image in IMAGES)]
     labels = np.random.default_rng(1).integers(0, 2, (12, 3))
     classifier = FewShotClassifier(
-        method="linear", epochs=1, calibrate="vector", symmetry="flip", **FLOAT32
-    ).fit(images, labels)
+        method="linear", epochs=1, calibrate="vector", symmetry="flip", prevalence=prevalence,
+        **FLOAT32,
+    ).fit(images, labels)  # fmt: skip
     assert len(classifier.calibration_.scale) == 3
     with torch.inference_mode():
         found = ProbabilityGraph(classifier).eval()(prepared(classifier, images))
     np.testing.assert_allclose(found, classifier.predict_proba(images), atol=1e-6)
+
+
+def test_the_prevalence_of_the_patients_is_in_the_file(weights: Path, tmp_path: Path) -> None:
+    classifier = FewShotClassifier(
+        "test_vit", encoder_weights=weights, method="prototype", image_size=64,
+        prevalence={"b": 0.02}, operating_aim=OperatingAim(("b",), threshold=0.3), **FLOAT32,
+    ).fit(IMAGES, ["a", "b"] * 3)  # fmt: skip
+    classifier.save(tmp_path / "fit")
+    about = export(tmp_path / "fit", tmp_path / "m.pt2")
+    assert about["prevalence"] == {"b": 0.02}
+    assert [point["positive"] for point in about["operating_points"]] == [["b"]]
+    with torch.inference_mode():
+        found = ProbabilityGraph(classifier).eval()(prepared(classifier, IMAGES))
+    expected = classifier.predict_proba(IMAGES)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert expected[:, 1].mean() < 0.2
+    estimated = classifier.set_params(operating_aim=None, prevalence="estimate")
+    with pytest.raises(InputError, match="is not exported"):
+        ProbabilityGraph(estimated)
 
 
 @pytest.mark.parametrize(
@@ -139,11 +161,25 @@ def test_labels_that_may_coincide_and_vector_scaling() -> None:
 def test_other_formats_say_what_they_change(
     weights: Path, tmp_path: Path, name: str, number_format: str, least: float, most: float
 ) -> None:
-    small_fit(weights, "linear").save(tmp_path / "fit")
+    small_fit(weights, "knn" if number_format == "float32" else "linear").save(tmp_path / "fit")
     about = export(tmp_path / "fit", tmp_path / name, number_format=number_format)
     assert least <= about["verified"]["largest_difference"] <= most
     assert about["number_format"] == number_format
     assert {file.name for file in tmp_path.iterdir()} == {"fit", name, "m.json"}
+
+
+def test_what_cannot_be_traced_is_refused_in_words(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_fit(weights, "linear").save(tmp_path / "fit")
+
+    def branching(graph: ProbabilityGraph, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels[:, 0, 0] if pixels.sum() > 0 else pixels[:, 0, 1]
+
+    monkeypatch.setattr(ProbabilityGraph, "forward", branching)
+    with pytest.raises(InputError, match="does not serve 'linear' on 'test_vit'"):
+        export(tmp_path / "fit", tmp_path / "m.pt2")
+    assert [file.name for file in tmp_path.iterdir()] == ["fit"]
 
 
 def test_a_file_that_differs_is_not_written(

@@ -29,6 +29,7 @@ from PIL import Image
 from samples import dicom_file
 
 from medept import FewShotClassifier, InputError
+from medept.evaluation import OperatingAim
 from medept.serving.batching import ModelThread
 from medept.serving.limits import Limits
 
@@ -43,7 +44,8 @@ from medept.serving.service import make_app  # noqa: E402
 LOCAL = "http://127.0.0.1"
 TOKEN = "0123456789abcdef0123456789abcdef"
 LIMITS = Limits(max_megabytes=2, max_files=5, max_megapixels=0.3, timeout=30, queue=64)
-GREYS = (10, 30, 220, 240)
+FLAT = [np.full((64, 64, 3), grey, np.uint8) for grey in (10, 30, 220, 240)]
+FLAT_LABELS = ["dark", "dark", "bright", "bright"]
 IMAGES = list(np.random.default_rng(0).integers(0, 256, (8, 50, 40, 3), dtype=np.uint8))
 
 
@@ -61,9 +63,8 @@ def files(*contents: bytes, name: str = "image.png") -> list[tuple[str, tuple[st
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fits") / "grey-or-not"
     folder.mkdir()
-    images = [np.full((64, 64, 3), grey, np.uint8) for grey in GREYS]
     classifier = FewShotClassifier(method="prototype", symmetry="none", device="cpu")
-    classifier.fit(images, ["dark", "dark", "bright", "bright"]).save(folder)
+    classifier.fit(FLAT, FLAT_LABELS).save(folder)
     return folder
 
 
@@ -118,6 +119,24 @@ def test_an_answer_names_the_model_the_file_and_the_class(
     assert list(one["probabilities"]) == info["classes"] == ["bright", "dark"]
     np.testing.assert_allclose(list(one["probabilities"].values()), expected[0], atol=1e-6)
     assert one["labels"] == [info["classes"][int(expected[0].argmax())]]
+    assert one["decision"] is None
+
+
+@pytest.mark.parametrize(("threshold", "decided"), [(1e-9, "dark"), (1 - 1e-9, "not dark")])
+def test_decisions_are_those_of_the_operating_point(
+    tmp_path: Path, threshold: float, decided: str
+) -> None:
+    """Whatever class is the most probable."""
+    aim = OperatingAim(("dark",), threshold=threshold)
+    classifier = FewShotClassifier(
+        method="prototype", symmetry="none", device="cpu", operating_aim=aim
+    )
+    classifier.fit(FLAT, FLAT_LABELS).save(tmp_path)
+    with testclient.TestClient(
+        make_app(load_models([tmp_path], device="cpu"), LIMITS), base_url=LOCAL
+    ) as client:
+        answer = client.post("/v1/predict", files=files(encoded(IMAGES[0]))).json()
+    assert [one["decision"] for one in answer["predictions"]] == [decided]
 
 
 def test_many_clients_get_the_probabilities_of_predict_proba(
@@ -286,6 +305,7 @@ class SlowModel:
 
     def __init__(self, model: Any) -> None:
         self.description, self.labels = model.description, model.labels
+        self.decision = model.decision
         self._model, self.go = model, threading.Event()
 
     def predict(self, images: Any) -> np.ndarray:

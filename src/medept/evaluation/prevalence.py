@@ -41,6 +41,16 @@ def with_prevalence(
     return np.asarray(weighted / weighted.sum(axis=1, keepdims=True))
 
 
+def logit_shift(before: np.ndarray, after: np.ndarray, task: str) -> np.ndarray:
+    """(C,) to be added to calibrated logits: the same as :func:`with_prevalence`.
+
+    >>> logit_shift(np.array([0.5, 0.5]), np.array([0.9, 0.1]), "multiclass").round(2)
+    array([ 0.59, -1.61])
+    """
+    shift = np.log(after / before)
+    return shift - np.log((1 - after) / (1 - before)) if task == "multilabel" else shift
+
+
 def complete_prevalence(
     given: Mapping[str, float], classes: Sequence[str], before: np.ndarray, task: str
 ) -> np.ndarray:

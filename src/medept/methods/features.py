@@ -68,6 +68,9 @@ class StoredHead(nn.Module):
     names: tuple[str, ...] = ()
     """The names of the tensors. One more, ``multilabel``, says whether labels may coincide."""
 
+    labels_may_coincide: bool = False
+    """What ``multilabel`` says: an exported graph cannot branch on a tensor."""
+
     def __init__(self) -> None:
         super().__init__()
         for name in (*self.names, "multilabel"):
@@ -91,3 +94,4 @@ class StoredHead(nn.Module):
             raise EncoderError(f"the saved head holds {list(state)}, not {list(own)}")
         for name, tensor in state.items():
             setattr(self, name, tensor.to(own[name].device))
+        self.labels_may_coincide = bool(state["multilabel"])

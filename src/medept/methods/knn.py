@@ -20,7 +20,6 @@ class NeighbourHead(StoredHead):
     names = ("features", "labels")
     features: Tensor
     labels: Tensor
-    multilabel: Tensor
 
     def __init__(self, k: int, temperature: float) -> None:
         super().__init__()
@@ -31,7 +30,7 @@ class NeighbourHead(StoredHead):
         nearest, rows = cosine.topk(min(self.k, len(self.features)), dim=-1)
         weights = (nearest / self.temperature).softmax(-1)
         votes = (weights[..., None] * self.labels[rows]).sum(1).clamp(1e-4, 1 - 1e-4)
-        return torch.logit(votes) if self.multilabel else votes.log()
+        return torch.logit(votes) if self.labels_may_coincide else votes.log()
 
 
 class Neighbours(FeatureMethod):

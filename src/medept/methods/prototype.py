@@ -24,7 +24,6 @@ class PrototypeHead(StoredHead):
     names = ("positive", "negative")
     positive: Tensor
     negative: Tensor
-    multilabel: Tensor
 
     def __init__(self, temperature: float) -> None:
         super().__init__()
@@ -33,7 +32,7 @@ class PrototypeHead(StoredHead):
     def forward(self, features: Tensor) -> Tensor:
         unit = F.normalize(features, dim=-1)
         cosine = unit @ F.normalize(self.positive, dim=-1).T
-        if self.multilabel:
+        if self.labels_may_coincide:
             cosine = cosine - unit @ F.normalize(self.negative, dim=-1).T
         return cosine / self.temperature
 

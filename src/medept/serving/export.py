@@ -24,7 +24,14 @@ from medept.classifier.classifier import FewShotClassifier
 from medept.data.cases import Case
 from medept.data.images import ImageLike, read_image
 from medept.data.labelled_images import LabelledImages
-from medept.errors import DataError, EncoderError, ResourceError, SettingsError
+from medept.errors import (
+    DataError,
+    EncoderError,
+    InputError,
+    ResourceError,
+    SettingsError,
+    is_out_of_memory,
+)
 from medept.evaluation.metrics import evaluate
 from medept.evaluation.predictions import decide
 from medept.files import whole_file
@@ -88,18 +95,26 @@ def export(
     classifier = FewShotClassifier.load(
         folder, encoder_weights=encoder_weights, device="cpu", precision="float32"
     ).set_params(tta=tta)
-    graph = ProbabilityGraph(classifier).eval()
+    graph, info = ProbabilityGraph(classifier).eval(), classifier.info()
     images = _noise(graph) if data is None else list(map(_read, data.images))
     inputs = {
         name: torch.stack([preprocessing.evaluation()(image) for image in images])
         for name, preprocessing in inputs_of(graph).items()
     }
-    expected = _in_batches(_runner(graph), inputs)
+    expected = classifier.predict_proba(images)
     with whole_file(out) as partial, whole_file(beside) as description:
-        if out.suffix == ".pt2":
-            run = _write_torch(graph, inputs, partial)
-        else:
-            run = _write_onnx(graph, inputs, partial, number_format)
+        try:
+            if out.suffix == ".pt2":
+                run = _write_torch(graph, inputs, partial)
+            else:
+                run = _write_onnx(graph, inputs, partial, number_format)
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, InputError) or is_out_of_memory(error):
+                raise
+            raise EncoderError(
+                f"the exporter of PyTorch {torch.__version__} does not serve {info.method!r} on "
+                f"{info.encoder.name!r}: {str(error).strip().splitlines()[0]}"
+            ) from error
         found = _in_batches(run, inputs)
         verified = _compared(expected, found, classifier, data)
         if number_format == "float32" and not verified["largest_difference"] <= TOLERANCE:
@@ -266,6 +281,8 @@ def _about(
         "task": info.task,
         "views": graph.count,
         "calibration": str(info.calibration),
+        "prevalence": info.prevalence,
+        "operating_points": [point.model_dump() for point in classifier.operating_points_],
         "number_format": number_format,
         "method": info.method,
         "encoder": {"name": info.encoder.name, "sha256": info.encoder.sha256},

@@ -7,6 +7,7 @@ becomes pixels: :func:`inputs_of` says that in words that another program can fo
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from medept.classifier.classifier import FewShotClassifier
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.symmetry import ENLARGED, Symmetry
 from medept.errors import SettingsError
-from medept.evaluation.calibration import Calibration
+from medept.evaluation.prevalence import complete_prevalence, logit_shift
 
 
 class ProbabilityGraph(nn.Module):
@@ -43,6 +44,11 @@ class ProbabilityGraph(nn.Module):
                 "a file looks at single images, and this fit is of cases: fit without cases to "
                 "export"
             )
+        if isinstance(info.prevalence, str):
+            raise SettingsError(
+                "a prevalence that is estimated from the images of each call is not exported: "
+                "fit again and state it"
+            )
         if info.calibration.steps:
             raise SettingsError(
                 "an isotonic calibration is not exported: fit again with temperature scaling"
@@ -54,9 +60,13 @@ class ProbabilityGraph(nn.Module):
         self.count = min(classifier.tta or info.tta, len(self.symmetry))
         self.preprocessing = self.model.encoder.preprocessing
         self.multilabel = classifier.task_ == "multilabel"
-        scale, offset = _scaling(info.calibration)
-        self.register_buffer("scale", scale)
-        self.register_buffer("offset", offset)
+        scale, offset = np.array(info.calibration.scale), np.array(info.calibration.offset)
+        if info.prevalence is not None:
+            before = np.array(info.shares)
+            after = complete_prevalence(info.prevalence, info.classes, before, info.task)
+            offset = offset + logit_shift(before, after, info.task)
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
+        self.register_buffer("offset", torch.tensor(offset, dtype=torch.float32))
 
     def forward(self, pixels: Tensor, enlarged: Tensor | None = None) -> Tensor:
         """Probabilities (B, C) of B images."""
@@ -75,8 +85,3 @@ def inputs_of(graph: ProbabilityGraph) -> dict[str, Preprocessing]:
     if graph.symmetry.corners:
         found["enlarged"] = graph.preprocessing.enlarged(ENLARGED)
     return found
-
-
-def _scaling(calibration: Calibration) -> tuple[Tensor, Tensor]:
-    """By what logits are multiplied, and what is then added."""
-    return torch.tensor(calibration.scale), torch.tensor(calibration.offset)

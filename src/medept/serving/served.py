@@ -15,6 +15,7 @@ from medept.classifier.classifier import FewShotClassifier
 from medept.errors import SettingsError
 from medept.evaluation.predictions import decide
 from medept.fits import layout
+from medept.fits.tables import decision_column
 
 
 class ServedEncoder(BaseModel):
@@ -96,6 +97,14 @@ class ServedModel:
         found = decide(probabilities[None], self.description.task)[0]
         places = np.flatnonzero(found) if self.description.task == "multilabel" else [found]
         return [self.description.classes[int(place)] for place in places]
+
+    def decision(self, probabilities: np.ndarray) -> str | None:
+        """What the fit's operating points decide of probabilities (C,); None without any."""
+        points, described = self._classifier.operating_points_, self.description
+        if not points:
+            return None
+        table = decision_column(probabilities[None], described.classes, described.task, points)
+        return str(table["decision"][0])
 
 
 def load_models(

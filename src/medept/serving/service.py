@@ -54,12 +54,15 @@ class Prediction(BaseModel):
         sha256: of its bytes.
         probabilities: of each class.
         labels: the most probable class; for multi-label data, all above one half.
+        decision: what the fit's operating points decide, as ``medept predict`` writes it; None if
+            it has none.
     """
 
     file: int
     sha256: str
     probabilities: dict[str, float]
     labels: list[str]
+    decision: str | None = None
 
 
 class Answer(BaseModel):
@@ -199,6 +202,7 @@ class Service:
             sha256=sha256,
             probabilities=dict(zip(model.description.classes, row.tolist(), strict=True)),
             labels=model.labels(row),
+            decision=model.decision(row),
         )
 
 
