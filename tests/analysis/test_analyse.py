@@ -116,8 +116,8 @@ def test_analyse_decodes_each_image_once(
         opened.append(path)
         return from_file(path)
 
-    from_file = images._from_file
-    monkeypatch.setattr(images, "_from_file", counted)
+    from_file = images._from_path
+    monkeypatch.setattr(images, "_from_path", counted)
     models = [str(folder / "ept-0"), str(folder / "ept-1")]
     assert run("analyse", *models, str(table), "--out", str(folder / "once")) == 0
     assert len(opened) == len(set(opened)) == pd.read_csv(folder / "once/distribution.csv").n[0]

@@ -69,7 +69,7 @@ def refused(folder: Path, message: str) -> None:
         ({"method": "partial-999999999", "settings": {}}, "does not fit"),
         ({"method": "os.system", "settings": {}}, "no method"),
         ({"classes": [str(i) for i in range(50_000)]}, "classes"),
-        ({"classes": [str(i) for i in range(9_000)]}, "does not fit"),
+        ({"classes": [str(i) for i in range(9_000)], "shares": []}, "does not fit"),
         ({"others": [[[]]]}, "others"),
         ({"symmetry": "x" * 9000}, "symmetry"),
         ({"format": 2}, "form"),

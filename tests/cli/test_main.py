@@ -52,9 +52,7 @@ def test_every_verb_prints_one_json_object(
             for m in ("linear", "ept") for s in (0, 1)]  # fmt: skip
     story = SimpleNamespace(runs=pd.DataFrame(runs))
     monkeypatch.setattr("medept.workflows.demo.run_demo", lambda *_: story)
-    assert {*calls} == {*VERBS} - {"tiles", "export", "serve"}, (
-        "which are called where they are tested"
-    )
+    assert {*calls} == {*VERBS} - {"tiles", "serve"}, "which are called where they are tested"
     for verb, arguments in calls.items():
         assert run(verb, *arguments, "--json") in (0, 1 if verb == "check" else 0), verb
         assert isinstance(json.loads(capsys.readouterr().out), dict | list), verb

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from small_encoders import IMAGES, PREPROCESSING
 from small_fits import train_once
+from torchvision import transforms
 from torchvision.transforms import v2
 
 from medept.training import views
@@ -29,8 +30,8 @@ def test_a_subset_has_the_views_of_the_whole() -> None:
 def test_a_view_is_what_torchvision_draws_from_its_seed() -> None:
     reference = v2.Compose([
         v2.RandomResizedCrop(32, scale=(0.3, 1.0), interpolation=v2.InterpolationMode.BICUBIC),
-        v2.RandomHorizontalFlip(), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize((0.5,) * 3, (0.5,) * 3),
+        v2.RandomHorizontalFlip(), transforms.ToTensor(),
+        transforms.Normalize((0.5,) * 3, (0.5,) * 3),
     ])  # fmt: skip
     ours = Views(IMAGES, PREPROCESSING, crop_scale=0.3, seed=4)
     for number, view in ((0, 0), (0, 1), (5, 2), (3, 3)):

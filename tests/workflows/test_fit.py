@@ -19,13 +19,13 @@ def test_each_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     data = make_phantoms("colon", patients=8, images_per_patient=2, size=64)
     table = write_phantoms(data, tmp_path / "tiles")
     decodes: Counter[str] = Counter()
-    decode = images._from_file
+    decode = images._from_path
 
     def counted(path: Path) -> object:
         decodes[path.name] += 1
         return decode(path)
 
-    monkeypatch.setattr(images, "_from_file", counted)
+    monkeypatch.setattr(images, "_from_path", counted)
     classifier = FewShotClassifier(method="ept", epochs=1, device="cpu", precision="float32")
     fit(read_dataset(table), tmp_path / "fit", classifier, shots=2)
     assert (tmp_path / "fit" / "report.html").exists()
