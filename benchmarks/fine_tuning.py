@@ -92,7 +92,8 @@ class Bench:
     """The ways for one encoder, on the same images."""
 
     def __init__(self, name: str, steps: int, folder: Path, precision: str) -> None:
-        self.name, self.pixels, self.steps, self.precision = name, 224, steps, precision
+        self.name, self.steps, self.precision = name, steps, precision
+        self.pixels = 112 if "tiny" in name else 224
         random = np.random.default_rng(0)
         self.images = []
         for i in range(BATCH * steps):
@@ -315,7 +316,9 @@ def main() -> None:
                 one["peak"] = peak
         table = list(rows(jobs, bench))
         peak = matmul_peak(precision)
-        flop = step_flop(bench.model("ept", {"length": 100}), torch.randn(BATCH, 3, 224, 224))
+        flop = step_flop(
+            bench.model("ept", {"length": 100}), torch.randn(BATCH, 3, *[bench.pixels] * 2)
+        )
     step = {way: job.median("step") for way, job in jobs.items()}
     ratios = {
         "ept_deep_vs_formula": step["EPT, formula"] / step["medept, EPT"],

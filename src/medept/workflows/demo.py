@@ -37,6 +37,7 @@ def run_demo(
     *,
     shots: Sequence[int] = (1, 5, 10),
     seeds: Sequence[int] = (0, 1, 2),
+    patients: int = 60,
 ) -> DemoResult:
     """Draw phantoms, fit linear probing and EPT, save one fit and pictures.
 
@@ -45,12 +46,13 @@ def run_demo(
         progress: called with what is done.
         shots: patients per class in the support sets.
         seeds: one support set each.
+        patients: of the phantoms, with two images each.
 
     Raises:
         InputError: if ``out`` exists and is not an empty folder.
     """
     with whole_folder(out) as folder:
-        data = make_phantoms("colon", patients=60, images_per_patient=2)
+        data = make_phantoms("colon", patients=patients, images_per_patient=2)
         write_phantoms(data, folder / "colon-phantoms")
         rows = []
         total = len(METHODS) * len(shots) * len(seeds)
