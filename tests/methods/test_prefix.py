@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 import torch
 import torch.nn.functional as F
 from adapting import disturb
 from small_encoders import PREPROCESSING, make_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from medept.encoders.encoder import Encoder
+from medept.ept.sites import AttentionSite
+from medept.errors import InputError
 from medept.methods import adapt
-from medept.methods.prefix import PrefixTuning
+from medept.methods.prefix import KeysAndValues, PrefixTuning, _divert
 
 MODELS = [
     "vit_tiny_patch16_224",
@@ -83,3 +86,29 @@ def test_starts_where_prompts_with_keys_do(encoder: Encoder) -> None:
         found.append(model.features(pixels).detach())
         model.remove()
     torch.testing.assert_close(*found)
+
+
+def test_an_attention_that_runs_without_its_prefix_raises() -> None:
+    """As prompts do: its formula may be chosen again after the prefix is put in."""
+    encoder = Encoder(make_model("transformers:ViT"), "transformers:ViT", PREPROCESSING)
+    model = adapt(encoder, "prefix", 3, {"length": 2})
+    pixels = torch.randn(2, 3, 32, 32)
+    model.features(pixels)
+    encoder.model.set_attn_implementation("eager")
+    with pytest.raises(InputError, match="ran without its prompt"):
+        model.features(pixels)
+
+
+def test_it_acts_where_a_whole_layer_has_a_fused_path() -> None:
+    """``nn.TransformerEncoderLayer`` passes by its attention in evaluation mode."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval().requires_grad_(False)
+    tokens, undo = torch.randn(1, 5, 16), ExitStack()
+    before = layer(tokens)
+    site = AttentionSite("self_attn", layer.self_attn, heads=2, tokens=5, width=8)
+    prefix = KeysAndValues(site, 2)
+    nn.init.normal_(prefix.values)
+    with torch.no_grad(), undo:
+        _divert(layer.self_attn, prefix, undo)
+        assert not torch.allclose(layer(tokens), before, atol=1e-3)
+    torch.testing.assert_close(layer(tokens), before)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medept.ept.config import EmbeddedPromptConfig
-from medept.ept.divert import divert_one_call
+from medept.ept.divert import divert_one_call, keep_off_the_fast_path
 from medept.ept.prompts import EmbeddedPrompt
 from medept.ept.proof import prove
 from medept.ept.sites import (
@@ -352,8 +352,7 @@ def _make_prompted(module: nn.Module, undo: ExitStack) -> None:
     original: type = type(module)
     module.__class__ = _prompted(original)
     module.embedded_prompt = None  # type: ignore[assignment]
-    if isinstance(module, nn.MultiheadAttention):
-        undo.callback(module.register_forward_pre_hook(_off_the_fast_path).remove)
+    keep_off_the_fast_path(module, undo)
 
     def restore() -> None:
         del module.embedded_prompt
@@ -372,10 +371,3 @@ def _refuse_unsynchronised(prompt: nn.Parameter) -> None:
             "DistributedDataParallel does not average the gradients of an adapter that came into "
             "use after it wrapped the model: choose the adapter first, then wrap the model"
         )
-
-
-def _off_the_fast_path(*_: Any) -> None:
-    """A hook: where one is, ``nn.TransformerEncoderLayer`` calls its attention in ``eval()`` too.
-
-    Without, it passes its weights to one fused operator, and the prompt would not act.
-    """

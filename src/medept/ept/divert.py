@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from medept.errors import EncoderError
@@ -69,6 +70,20 @@ def divert_one_call(attend: Callable[..., Tensor], forward: Callable[..., Any], 
             "choose other layers"
         )
     return output
+
+
+def keep_off_the_fast_path(attention: nn.Module, undo: ExitStack) -> None:
+    """Let ``nn.TransformerEncoderLayer`` call its attention in ``eval()`` too, until ``undo``.
+
+    Where its attention has no hook, it passes the weights to one fused operator, and nothing that
+    is put into the attention would act.
+    """
+    if isinstance(attention, nn.MultiheadAttention):
+        undo.callback(attention.register_forward_pre_hook(_do_nothing).remove)
+
+
+def _do_nothing(*_: Any) -> None:
+    """A hook that can be pickled with its module."""
 
 
 def _multi_head_attention(

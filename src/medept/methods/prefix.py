@@ -12,6 +12,7 @@ with an adapter). VPT's tokens do this too, but are computed on by every block a
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from medept.encoders.patching import replace_forward
 from medept.ept.config import Layers, parse_layers
-from medept.ept.divert import Divert
+from medept.ept.divert import divert_one_call, keep_off_the_fast_path
 from medept.ept.operands import prepare
 from medept.ept.prompts import KEY_DEVIATION
 from medept.ept.sites import AttentionSite, use_sdpa
@@ -115,10 +116,5 @@ class KeysAndValues(nn.Module):
 
 def _divert(attention: nn.Module, attend: nn.Module, undo: ExitStack) -> None:
     """Let an attention call ``attend`` for ``scaled_dot_product_attention``, until ``undo``."""
-    forward = attention.forward
-
-    def diverted(*args: Any, **kwargs: Any) -> Any:
-        with Divert(attend):
-            return forward(*args, **kwargs)
-
-    replace_forward(attention, diverted, undo)
+    replace_forward(attention, partial(divert_one_call, attend, attention.forward), undo)
+    keep_off_the_fast_path(attention, undo)
