@@ -160,12 +160,17 @@ def dicom_seeds() -> list[Seed]:
 
 def read_picture(file: Path) -> None:
     """As ``predict`` and ``fit`` do: looks through the folder, finds its patient, decodes it."""
-    failed = None
-    for action in (
+    _each_in_turn(
         lambda: images_below(file.parent, file.parent),
         lambda: dicom_groups([file]),
         lambda: read_image(file),
-    ):
+    )
+
+
+def _each_in_turn(*actions: Callable[[], Any]) -> None:
+    """Call all of them, and then raise the first refusal."""
+    failed = None
+    for action in actions:
         try:
             action()
         except ValueError as error:
@@ -318,14 +323,7 @@ def _put_pictures(folder: Path) -> None:
 
 def read_labels(file: Path) -> None:
     """As ``fit`` and as ``predict`` read a table."""
-    failed = None
-    for action in (lambda: read_dataset(file), lambda: find_images([file])):
-        try:
-            action()
-        except ValueError as error:
-            failed = failed or error
-    if failed:
-        raise failed
+    _each_in_turn(lambda: read_dataset(file), lambda: find_images([file]))
 
 
 def list_seeds() -> list[Seed]:

@@ -174,7 +174,5 @@ def _check_chosen(chosen: str, data: LabelledImages) -> None:
 
 def _draw(data: LabelledImages, limit: int, seed: int) -> LabelledImages:
     """At most ``limit`` images, drawn at random and decoded once for all models."""
-    if len(data) > limit:
-        rows = np.random.default_rng(seed).permutation(len(data))[:limit]
-        data = data.subset(np.sort(rows))
+    data = data.sample(limit, seed)
     return replace(data, images=decode_items(data.images))

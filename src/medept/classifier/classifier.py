@@ -296,6 +296,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         folder: str | Path,
         *,
         encoder_weights: Weights | Sequence[Weights] = None,
+        tta: int | None = None,
         device: str = "auto",
         precision: str = "auto",
         progress: Progress | None = None,
@@ -305,6 +306,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         Args:
             folder: what :meth:`save` or ``medept fit --out`` wrote.
             encoder_weights: where the encoder's local weights are now, if they have moved.
+            tta: how many views a prediction averages over; None for as many as in the fit.
             device: as in the constructor, and so are ``precision`` and ``progress``.
 
         Raises:
@@ -315,7 +317,8 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         for parameters, fitted in restore(
             Path(folder), encoder_weights=encoder_weights, device=device, precision=precision
         ):
-            member = cls(**parameters, progress=progress)
+            views = {} if tta is None else {"tta": tta}
+            member = cls(**parameters | views, progress=progress)
             member.fitted_ = fitted
             members.append(member)
         if len(members) == 1:

@@ -328,12 +328,13 @@ def _load(
     from medept.classifier.classifier import FewShotClassifier
 
     classifier = FewShotClassifier.load(
-        folder, encoder_weights=weights, device=device, precision=precision, progress=report
-    )
+        folder, encoder_weights=weights, tta=tta, device=device, precision=precision,
+        progress=report,
+    )  # fmt: skip
     if prevalence and classifier.operating_points_:
         raise SettingsError(
             f"{folder}: its threshold is one for probabilities at the prevalence of its fit; give "
             "prevalence= to the fit"
         )
     stated = read_prevalence(prevalence) if prevalence else classifier.prevalence
-    return classifier.set_params(tta=tta or classifier.tta, prevalence=stated)
+    return classifier.set_params(prevalence=stated)

@@ -117,6 +117,12 @@ class LabelledImages:
         """What a classifier is fitted to: (n,) class names, or (n, C) of 0 and 1."""
         return self.targets if self.task == "multilabel" else np.array(self.classes)[self.targets]
 
+    def sample(self, limit: int, seed: int) -> LabelledImages:
+        """At most ``limit`` rows, drawn at random, in the order in which they stand here."""
+        if len(self) <= limit:
+            return self
+        return self.subset(np.sort(np.random.default_rng(seed).permutation(len(self))[:limit]))
+
     def subset(self, rows: Sequence[int] | np.ndarray) -> LabelledImages:
         """The images of the given row indices, in that order."""
         rows = np.asarray(rows, dtype=np.int64)

@@ -99,7 +99,7 @@ def _judged(
         "ppv": (proportion_estimate(t, f, ids), f),
         "npv": (proportion_estimate(1 - t, 1 - f, ids), 1 - f),
     }
-    rates = {rate: _metric(estimate, int(among.sum()))
+    rates = {rate: Metric.of(estimate, int(among.sum()))
              for rate, (estimate, among) in estimates.items()}  # fmt: skip
     sensitivity, specificity = estimates["sensitivity"][0], estimates["specificity"][0]
     at_prevalence = {}
@@ -126,12 +126,6 @@ def _judged(
         at_prevalence=at_prevalence,
         prevalence=prevalence,
     )
-
-
-def _metric(estimate: Estimate | None, n: int) -> Metric:
-    if estimate is None:
-        return Metric(None, None, None, n)
-    return Metric(estimate.value, estimate.low, estimate.high, n)
 
 
 def _complement(part: Estimate) -> Estimate:

@@ -44,6 +44,14 @@ class Metric:
     high: float | None
     n: int
 
+    @classmethod
+    def of(cls, estimate: Estimate | None, n: int, *, interval: bool = True) -> Metric:
+        """An estimate as it is told; None where it is undefined."""
+        if estimate is None:
+            return cls(None, None, None, n)
+        low, high = (estimate.low, estimate.high) if interval else (None, None)
+        return cls(estimate.value, low, high, n)
+
 
 @dataclass(frozen=True)
 class Estimate:

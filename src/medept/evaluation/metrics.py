@@ -136,7 +136,9 @@ def evaluate(
     means, undefined = _class_means(scores, truth, predicted, ids, targets.ndim == 2)
     estimates = means | _image_means(scores, targets, truth, ids)
     ece, by_chance = _ece(scores, targets, ids, resamples if told else 0, seed)
-    metrics = {name: _metric(estimate, len(ids), told) for name, estimate in estimates.items()}
+    metrics = {
+        name: Metric.of(estimate, len(ids), interval=told) for name, estimate in estimates.items()
+    }
     errors = calibration_errors(scores, targets, bins=BINS)
     left_out = {
         name: tuple(c for c, left in zip(classes, out, strict=True) if left)
@@ -161,13 +163,6 @@ def _order(targets: np.ndarray) -> list[str]:
     """The names of the metrics, in the order in which they are shown."""
     first = ["map"] if targets.ndim == 2 else ["accuracy", "balanced_accuracy"]
     return [*first, "auroc", "f1", "ece", "brier", "nll"]
-
-
-def _metric(estimate: Estimate | None, n: int, told: bool) -> Metric:
-    if estimate is None:
-        return Metric(None, None, None, n)
-    low, high = (estimate.low, estimate.high) if told else (None, None)
-    return Metric(estimate.value, low, high, n)
 
 
 def _class_means(
@@ -246,7 +241,7 @@ def _by_class(
     for name, t, p in zip(classes, truth.T, predicted.T, strict=True):
         rates = {"sensitivity": (p, t), "specificity": (1 - p, 1 - t), "precision": (t, p)}
         found[name] = {
-            rate: _metric(proportion_estimate(hit, among, ids), int(among.sum()), told)
+            rate: Metric.of(proportion_estimate(hit, among, ids), int(among.sum()), interval=told)
             for rate, (hit, among) in rates.items()
         }
     return found

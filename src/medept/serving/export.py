@@ -91,10 +91,10 @@ def export(
     beside = out.with_suffix(".json")
     _refuse(out, beside, number_format)
     if data is not None:
-        data = _some(exclude_training_images(data, [folder]))
+        data = exclude_training_images(data, [folder]).sample(LIMIT, seed=0)
     classifier = FewShotClassifier.load(
-        folder, encoder_weights=encoder_weights, device="cpu", precision="float32"
-    ).set_params(tta=tta)
+        folder, encoder_weights=encoder_weights, tta=tta, device="cpu", precision="float32"
+    )
     graph, info = ProbabilityGraph(classifier).eval(), classifier.info()
     images = _noise(graph) if data is None else list(map(_read, data.images))
     inputs = {
@@ -144,13 +144,6 @@ def _refuse(out: Path, beside: Path, number_format: str) -> None:
         )
     if out.suffix == ".pt2" and number_format != "float32":
         raise SettingsError(f"number_format={number_format!r} is for .onnx files")
-
-
-def _some(data: LabelledImages) -> LabelledImages:
-    """At most :data:`LIMIT` images, drawn at random."""
-    if len(data) <= LIMIT:
-        return data
-    return data.subset(np.sort(np.random.default_rng(0).permutation(len(data))[:LIMIT]))
 
 
 def _read(image: ImageLike | Case) -> Image.Image:

@@ -136,9 +136,13 @@ def load_models(
     models: dict[str, ServedModel] = {}
     for folder, name in zip(folders, names, strict=True):
         classifier = FewShotClassifier.load(
-            folder, encoder_weights=encoder_weights, device=device, precision=precision
+            folder,
+            encoder_weights=encoder_weights,
+            tta=tta,
+            device=device,
+            precision=precision,
         )
-        models[name] = ServedModel(folder, classifier.set_params(tta=tta or classifier.tta))
+        models[name] = ServedModel(folder, classifier)
     return models
 
 

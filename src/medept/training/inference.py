@@ -76,14 +76,10 @@ def encode_images(
     (2, 192)
     """
     encoder.to(accelerator.device)
-    images, sizes = _flat(images)
-    batches = pixel_batches(images, encoder.preprocessing, symmetry=symmetry)
-    seen = _Counter(progress, len(images))
+    sizes, outputs = _pass(encoder, images, accelerator, symmetry, progress)
     if (sizes == 1).all():
-        features = partial(_mean_over_views, encoder, symmetry, tta)
-        return _rows(map(seen, run_batches(features, batches, accelerator)))
-    features = partial(_views_to_pool, encoder, symmetry, tta, pool)
-    pooled = _pooled(pool, map(seen, run_batches(features, batches, accelerator)), sizes)
+        return _rows(outputs(partial(_mean_over_views, encoder, symmetry, tta)))
+    pooled = _pooled(pool, outputs(partial(_views_to_pool, encoder, symmetry, tta, pool)), sizes)
     return _rows(_batched(pooled, EVALUATION_BATCH))
 
 
@@ -142,15 +138,13 @@ def predict_cases(
     """As :func:`predict_logits`, with what single images say; every image is encoded once."""
     model.to(accelerator.device)
     encoder, pool = model.encoder, model.pool
-    images, sizes = _flat(images)
-    batches = pixel_batches(images, encoder.preprocessing, symmetry=symmetry)
-    seen = _Counter(progress, len(images))
+    sizes, outputs = _pass(encoder, images, accelerator, symmetry, progress)
     if (sizes == 1).all():
 
         def logits(pixels: Tensor) -> Tensor:
             return model.logits(_mean_over_views(encoder, symmetry, tta, pixels))
 
-        found = _rows(map(seen, run_batches(logits, batches, accelerator)))
+        found = _rows(outputs(logits))
         return CaseLogits(found, found, np.ones(len(found), dtype=np.float32))
 
     def views(pixels: Tensor) -> Tensor:
@@ -161,7 +155,7 @@ def predict_cases(
 
     @torch.inference_mode()
     def explained() -> Iterator[Tensor]:
-        for case in _by_case(map(seen, run_batches(views, batches, accelerator)), sizes):
+        for case in _by_case(outputs(views), sizes):
             parts = list(case)
             means = torch.cat([part.mean(dim=1) for part in parts])
             image_logits.append(model.logits(means))
@@ -305,11 +299,26 @@ def _views_to_pool(
     return torch.stack([encoder(view) for view in symmetry.views(pixels, count)], dim=1)
 
 
-def _flat(images: Images) -> tuple[Sequence[ImageLike] | Views, np.ndarray]:
-    """The images of images and cases, and how many each has."""
+def _pass(
+    encoder: Encoder,
+    images: Images,
+    accelerator: Accelerator,
+    symmetry: Symmetry,
+    progress: Progress,
+) -> tuple[np.ndarray, Callable[[Callable[[Tensor], Tensor]], Iterator[Tensor]]]:
+    """One pass over the images of images and cases, with progress.
+
+    Returns:
+        how many images each item has, (n,); and what gives a function's outputs, batch by batch.
+    """
     if isinstance(images, Views):
-        return images, images.sizes.numpy()
-    return images_of(images), sizes_of(images)
+        single: Sequence[ImageLike] | Views = images
+        sizes = images.sizes.numpy()
+    else:
+        single, sizes = images_of(images), sizes_of(images)
+    batches = pixel_batches(single, encoder.preprocessing, symmetry=symmetry)
+    seen = _Counter(progress, len(single))
+    return sizes, lambda function: map(seen, run_batches(function, batches, accelerator))
 
 
 def _by_case(batches: Iterator[Tensor], sizes: np.ndarray) -> Iterator[Iterator[Tensor]]:
