@@ -453,7 +453,7 @@ def test_a_stop_finishes_what_is_in_flight(fitted: Path, expected: np.ndarray) -
                 body = request.read()
                 head = "".join(f"{key}: {value}\r\n" for key, value in request.headers.items())
                 connection.sendall(f"POST /v1/predict HTTP/1.1\r\n{head}\r\n".encode() + body[:-9])
-                time.sleep(0.2)
+                wait_until_in_flight(address)
                 server.send_signal(signal.SIGTERM)
                 time.sleep(0.2)
                 connection.sendall(body[-9:])
@@ -465,6 +465,15 @@ def test_a_stop_finishes_what_is_in_flight(fitted: Path, expected: np.ndarray) -
             assert "Traceback" not in server.stderr.read()
         finally:
             server.kill()
+
+
+def wait_until_in_flight(address: str) -> None:
+    """Until the server says that it works on a request, however busy the machine is."""
+    for _ in range(200):
+        if "medept_requests_in_flight 1.0" in httpx.get(f"{address}/metrics").text:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the request did not begin")
 
 
 def wait_for(host: str, port: int) -> socket.socket:
