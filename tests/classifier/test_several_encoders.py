@@ -47,6 +47,18 @@ def test_probabilities_are_the_mean_of_each_alone(fitted, weights: Path) -> None
     assert fitted.predict(IMAGES).tolist() == fitted.classes_[expected.argmax(axis=1)].tolist()
 
 
+def test_all_leave_the_same_unreadable_images_out(fitted) -> None:
+    mixed = ["none-1.png", *IMAGES[:3], "none-2.png", *IMAGES[3:]]
+    unreadable: dict[int, InputError] = {}
+    found = fitted.predict_cases(mixed, unreadable=unreadable)
+    np.testing.assert_allclose(found.probabilities, fitted.predict_proba(IMAGES), atol=1e-6)
+    missing = "no such image; check the path"
+    told = {row: str(error) for row, error in unreadable.items()}
+    assert told == {0: f"none-1.png: {missing}", 4: f"none-2.png: {missing}"}
+    with pytest.raises(InputError, match="none of the 2 images can be read"):
+        fitted.predict_cases([mixed[0], mixed[4]], unreadable={})
+
+
 def test_saved_loaded_and_pickled_it_says_the_same(fitted, weights, tmp_path: Path) -> None:
     expected = fitted.predict_proba(IMAGES)
     fitted.save(tmp_path)

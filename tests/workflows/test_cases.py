@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from medept import FewShotClassifier, InputError
+from medept.data import images
 from medept.data.dataset import read_dataset
 from medept.data.find_images import find_images
 from medept.fits.folder import read_fit
@@ -142,3 +145,34 @@ def test_an_unreadable_image_of_a_case_may_be_left_out(table: Path, fitted, tmp_
     with pytest.warns(UserWarning, match="case .*b, as none of its images is left"):
         table = predict(classifier, found, tmp_path / "p.csv", skip_unreadable=True)
     assert table["images"].tolist() == [1]
+
+
+@pytest.mark.parametrize("pool", ["max", "none"])
+def test_skipping_reads_every_image_once_and_predicts_the_others_as_by_themselves(
+    table: Path, fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    classifier = copy(fitted[1]).set_params(prevalence="estimate")
+    column = "case" if pool == "max" else None
+    rows = pd.read_csv(table)
+    good, bad = rows.copy(), [0, 3, len(rows) - 1]
+    for row in bad:
+        rows.loc[row, "image"] = f"{table.parent.name}-{row}.png"
+        (table.parent / rows.loc[row, "image"]).write_bytes(b"damaged")
+    rows.to_csv(table.with_name("damaged.csv"), index=False)
+    good.drop(bad).to_csv(table.with_name("good.csv"), index=False)
+    damaged = find_images([table.with_name("damaged.csv")], case_column=column)
+    read = Counter()
+
+    def counted(path: Path, own=images._from_path) -> Image.Image:
+        read[path] += 1
+        return own(path)
+
+    monkeypatch.setattr(images, "_from_path", counted)
+    with pytest.warns(UserWarning, match="-3.png: not an image") as warned:
+        found = predict(classifier, damaged, tmp_path / "p.csv", skip_unreadable=True)
+    assert set(read.values()) == {1}
+    assert len([w for w in warned if ".png" in str(w.message)]) == len(bad)
+    alone = find_images([table.with_name("good.csv")], case_column=column)
+    expected = predict(classifier, alone, tmp_path / "q.csv")
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-6)
+    assert len(read) == len(rows)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medept.errors import DataError
+
 
 @dataclass(frozen=True)
 class CasePrediction:
@@ -28,7 +30,13 @@ class CasePrediction:
 
 
 def mean_prediction(predictions: Sequence[CasePrediction]) -> CasePrediction:
-    """The mean of what several encoders predict for the same cases."""
+    """The mean of what several encoders predict for the same cases.
+
+    Raises:
+        DataError: if some of them left out other images than the first.
+    """
+    if any(not np.array_equal(one.sizes, predictions[0].sizes) for one in predictions):
+        raise DataError("images appeared or went while they were read: leave them until it is done")
     return CasePrediction(
         probabilities=np.mean([one.probabilities for one in predictions], axis=0),
         image_probabilities=np.mean([one.image_probabilities for one in predictions], axis=0),

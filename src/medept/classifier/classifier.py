@@ -18,7 +18,7 @@ from medept.classifier.several import Weights, logits_of_probabilities, pair_wei
 from medept.classifier.specification import Specification, chosen_method, given_changes
 from medept.classifier.state import FittedState
 from medept.classifier.support import SupportSet, as_items
-from medept.data.cases import Item, sizes_of
+from medept.data.cases import Item, sizes_of, without
 from medept.data.labels import encode_labels
 from medept.encoders.load import EMBEDDED
 from medept.encoders.preprocessing import OWN_FIT
@@ -32,6 +32,7 @@ from medept.training.checkpoint import checkpoint_of
 from medept.training.cropped import warn_of_cropping
 from medept.training.inference import (
     CaseLogits,
+    Unreadable,
     encode_images,
     logits_of_features,
     predict_cases,
@@ -232,19 +233,38 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         """Probabilities (n, C): a row sums to 1, but for multi-label data."""
         return self.predict_cases(X, cases).probabilities
 
-    def predict_cases(self, X: Sequence[Item], cases: Cases = None) -> CasePrediction:
-        """Probabilities of each case and of each of its images by itself, and what decided."""
+    def predict_cases(
+        self,
+        X: Sequence[Item],
+        cases: Cases = None,
+        *,
+        unreadable: Unreadable | None = None,
+    ) -> CasePrediction:
+        """Probabilities of each case and of each of its images by itself, and what decided.
+
+        Args:
+            X, cases: as for :meth:`fit`.
+            unreadable: if given, images that cannot be read are added to it, with the reason, by
+                their number among all images (those of cases counted singly). The prediction is
+                that of the others; a case of which none is left has no row.
+
+        Raises:
+            InputError: if an image cannot be read and ``unreadable`` is not given, or none can be.
+        """
         items = as_items(X, cases)
         if hasattr(self, "members_"):
-            each = [one.predict_cases(items) for one in self._fitted_members()]
+            each = [
+                one.predict_cases(items, unreadable=unreadable) for one in self._fitted_members()
+            ]
             return self._cases_at_prevalence(mean_prediction(each))
-        found, to_probabilities = self._case_logits(items), self.calibration_.probabilities
+        found = self._case_logits(items, unreadable)
+        to_probabilities = self.calibration_.probabilities
         return self._cases_at_prevalence(
             CasePrediction(
                 probabilities=to_probabilities(found.logits, self.task_),
                 image_probabilities=to_probabilities(found.image_logits, self.task_),
                 weights=found.weights,
-                sizes=sizes_of(items),
+                sizes=sizes_of(list(without(items, unreadable or ()).values())),
             )
         )
 
@@ -395,7 +415,9 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             fit_image=self.fit_image,
         )
 
-    def _case_logits(self, items: Sequence[Item]) -> CaseLogits:
+    def _case_logits(
+        self, items: Sequence[Item], unreadable: Unreadable | None = None
+    ) -> CaseLogits:
         """What the model makes of images or cases; of one encoder."""
         spec = self.specification()
         accelerator, state = spec.accelerator(), self._state
@@ -405,6 +427,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             accelerator,
             symmetry=state.symmetry,
             tta=self.tta or state.tta,
+            unreadable=unreadable,
             progress=self._report,
         )
 

@@ -8,7 +8,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,6 +84,29 @@ def joined(items: Sequence[Item], names: Sequence[str]) -> Case:
     own = [x.names if isinstance(x, Case) else (name,) for x, name in each]
     cut = next((x.cut for x in items if isinstance(x, Case) and x.cut), "")
     return Case(tuple(images_of(items)), tuple(name for part in own for name in part), cut)
+
+
+def without(items: Sequence[Item], left_out: Container[int]) -> dict[int, Item]:
+    """The items of which an image is left, with those images alone, by their row.
+
+    Args:
+        left_out: numbers among all images, those of cases counted singly.
+
+    >>> without(["a.png", Case(("b.png", "c.png"), ("b", "c")), "d.png"], {0, 2})
+    {1: Case(images=('b.png',), names=('b',), cut=''), 2: 'd.png'}
+    """
+    found: dict[int, Item] = {}
+    first = 0
+    for row, item in enumerate(items):
+        size = len(item) if isinstance(item, Case) else 1
+        kept = [i for i in range(size) if first + i not in left_out]
+        first += size
+        if isinstance(item, Case) and 0 < len(kept) < size:
+            images = tuple(item.images[i] for i in kept)
+            found[row] = replace(item, images=images, names=tuple(item.names[i] for i in kept))
+        elif kept:
+            found[row] = item
+    return found
 
 
 def rows_of_cases(ids: Sequence[Any] | np.ndarray) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ keep what they decoded, for whoever reads them next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from medept.data.cases import Item, images_of, sizes_of
@@ -23,6 +24,7 @@ from medept.data.threads import available_threads, prefetch
 from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Preprocessing
 from medept.encoders.symmetry import Symmetry
+from medept.errors import DataError, InputError
 from medept.methods import AdaptedEncoder
 from medept.methods.pooling import MeanPool, Pool
 from medept.progress import Progress, silent
@@ -42,6 +44,9 @@ AS_IT_IS = Symmetry("none")
 MEAN = MeanPool()
 
 Images = Sequence[Item] | Views
+
+Unreadable = dict[int, InputError]
+"""Why images cannot be read, by their number among all images, those of cases counted singly."""
 
 
 def encode_images(
@@ -133,18 +138,29 @@ def predict_cases(
     *,
     symmetry: Symmetry = AS_IT_IS,
     tta: int | None = None,
+    unreadable: Unreadable | None = None,
     progress: Progress = silent,
 ) -> CaseLogits:
-    """As :func:`predict_logits`, with what single images say; every image is encoded once."""
+    """As :func:`predict_logits`, with what single images say; every image is read once.
+
+    Args:
+        unreadable: if given, images that cannot be read are added to it and left out, as are cases
+            of which none is left.
+
+    Raises:
+        InputError: if an image cannot be read and ``unreadable`` is not given, or none can be.
+    """
     model.to(accelerator.device)
     encoder, pool = model.encoder, model.pool
-    sizes, outputs = _pass(encoder, images, accelerator, symmetry, progress)
+    sizes, outputs = _pass(encoder, images, accelerator, symmetry, progress, unreadable)
+    left_out = {} if unreadable is None else unreadable
     if (sizes == 1).all():
 
         def logits(pixels: Tensor) -> Tensor:
             return model.logits(_mean_over_views(encoder, symmetry, tta, pixels))
 
-        found = _rows(outputs(logits))
+        found = np.delete(_rows(outputs(logits)), sorted(left_out), axis=0)
+        _refuse_nothing(len(found), left_out)
         return CaseLogits(found, found, np.ones(len(found), dtype=np.float32))
 
     def views(pixels: Tensor) -> Tensor:
@@ -155,8 +171,10 @@ def predict_cases(
 
     @torch.inference_mode()
     def explained() -> Iterator[Tensor]:
-        for case in _by_case(outputs(views), sizes):
+        for case in _by_case(outputs(views), sizes, left_out):
             parts = list(case)
+            if not parts:
+                continue
             means = torch.cat([part.mean(dim=1) for part in parts])
             image_logits.append(model.logits(means))
             weights.append(pool.weights(means))
@@ -164,6 +182,7 @@ def predict_cases(
 
     with torch.inference_mode():
         found = _rows(map(model.logits, _batched(explained(), EVALUATION_BATCH)))
+    _refuse_nothing(len(found), left_out)
     return CaseLogits(found, _rows(image_logits), _rows(weights))
 
 
@@ -182,18 +201,24 @@ def pixel_batches(
     preprocessing: Preprocessing,
     size: int = EVALUATION_BATCH,
     symmetry: Symmetry = AS_IT_IS,
+    unreadable: Unreadable | None = None,
 ) -> Iterator[Tensor]:
     """Batches (B, 3, H, W), B at most ``size``, of images as an encoder is evaluated on them.
 
     They are decoded in threads, at most two batches ahead; with corner views (B, 5, 3, H, W).
 
+    Args:
+        unreadable: if given, images (no views) that cannot be read are added to it, and a black
+            image stands in the place of each.
+
     Raises:
-        InputError: if an image cannot be read; the message names it.
+        InputError: if an image cannot be read and ``unreadable`` is not given; the message names
+            it.
     """
     if isinstance(images, Views):
         prepare = images.prepared if symmetry.corners else images.evaluation_view
     else:
-        prepare = partial(_prepare, images, symmetry.preparation(preprocessing))
+        prepare = partial(_prepare, images, symmetry.preparation(preprocessing), unreadable)
     rows = range(len(images))
     return _batched(prefetch(prepare, rows, threads=available_threads(), limit=2 * size), size)
 
@@ -305,6 +330,7 @@ def _pass(
     accelerator: Accelerator,
     symmetry: Symmetry,
     progress: Progress,
+    unreadable: Unreadable | None = None,
 ) -> tuple[np.ndarray, Callable[[Callable[[Tensor], Tensor]], Iterator[Tensor]]]:
     """One pass over the images of images and cases, with progress.
 
@@ -316,26 +342,32 @@ def _pass(
         sizes = images.sizes.numpy()
     else:
         single, sizes = images_of(images), sizes_of(images)
-    batches = pixel_batches(single, encoder.preprocessing, symmetry=symmetry)
+    batches = pixel_batches(single, encoder.preprocessing, symmetry=symmetry, unreadable=unreadable)
     seen = _Counter(progress, len(single))
     return sizes, lambda function: map(seen, run_batches(function, batches, accelerator))
 
 
-def _by_case(batches: Iterator[Tensor], sizes: np.ndarray) -> Iterator[Iterator[Tensor]]:
+def _by_case(
+    batches: Iterator[Tensor], sizes: np.ndarray, left_out: Container[int] = ()
+) -> Iterator[Iterator[Tensor]]:
     """For each case the features (b, V, D) of its images, in float32 and in parts.
 
-    Each case has to be read to its end before the next one.
+    Each case has to be read to its end before the next one. One whose images are all left out has
+    no part.
     """
-    rest = torch.zeros(0)
+    rest, done = torch.zeros(0), 0
 
     def parts(size: int) -> Iterator[Tensor]:
-        nonlocal rest
+        nonlocal rest, done
         while size:
             if not len(rest):
                 rest = next(batches).float()
             part, rest = rest[:size], rest[size:]
             size -= len(part)
-            yield part
+            kept = [i for i in range(len(part)) if done + i not in left_out]
+            done += len(part)
+            if kept:
+                yield part if len(kept) == len(part) else part[kept]
 
     for size in sizes.tolist():
         yield parts(size)
@@ -369,8 +401,26 @@ def _rows(batches: Iterable[Tensor]) -> np.ndarray:
     return np.concatenate(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 
 
-def _prepare(images: Sequence[ImageLike], transform: Callable[..., Tensor], row: int) -> Tensor:
-    return transform(read_image(images[row]))
+def _prepare(
+    images: Sequence[ImageLike],
+    transform: Callable[..., Tensor],
+    unreadable: Unreadable | None,
+    row: int,
+) -> Tensor:
+    try:
+        image = read_image(images[row])
+    except InputError as error:
+        if unreadable is None:
+            raise
+        unreadable[row] = error
+        image = Image.new("RGB", (64, 64))
+    return transform(image)
+
+
+def _refuse_nothing(left: int, left_out: Unreadable) -> None:
+    """Refuse if none of the images is left."""
+    if left_out and not left:
+        raise DataError(f"none of the {len(left_out)} images can be read")
 
 
 def _batched(images: Iterator[Tensor], size: int) -> Iterator[Tensor]:

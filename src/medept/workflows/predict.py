@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medept.classifier.case_prediction import CasePrediction
 from medept.classifier.classifier import FewShotClassifier
-from medept.data.cases import Case, Item, images_of, joined, rows_of_cases, sizes_of
+from medept.data.cases import Case, Item, joined, rows_of_cases, sizes_of
 from medept.data.find_images import FoundImages
-from medept.data.images import read_images
 from medept.data.volumes import Slicing, open_volumes
 from medept.errors import DataError, InputError, SettingsError
 from medept.files import whole_file, write_table
 from medept.fits.tables import decision_column, prediction_columns
+from medept.training.inference import Unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -52,20 +53,21 @@ def predict(
     if per_image:
         refuse_output(images_out, "predictions", ".csv", ".parquet")
     found, opened = _opened(found, slicing, skip_unreadable)
-    rows = [[i] for i in range(len(found))]
-    if found.cases is not None:
-        rows = list(rows_of_cases(found.cases).values())
-        opened = [
-            joined([opened[i] for i in each], [found.names[i] for i in each]) for each in rows
-        ]
-    if per_image and not any(isinstance(item, Case) for item in opened):
+    rows, items = _grouped(found, opened)
+    if per_image and not any(isinstance(item, Case) for item in items):
         raise SettingsError("per_image is of cases: say with case_column= what a case is")
-    try:
-        predicted = classifier.predict_cases(opened)
-    except DataError as error:
-        raise DataError(
-            f"{error}; nothing is written: skip_unreadable= leaves such images out"
-        ) from error
+    if skip_unreadable:
+        problems: Unreadable = {}
+        try:
+            predicted = classifier.predict_cases(items, unreadable=problems)
+        finally:
+            left = _left(found, opened, rows, problems)
+        found, opened = found.subset(left), [opened[row] for row in left]
+        rows, items = _grouped(found, opened)
+        if not np.array_equal(sizes_of(items), predicted.sizes):
+            raise DataError("volumes changed while they were read: predict again")
+    else:
+        predicted = _predicted(classifier, items)
     classes, task = tuple(classifier.info().classes), classifier.task_
     table = prediction_columns(predicted.probabilities, classes, task)
     points = classifier.operating_points_
@@ -73,7 +75,7 @@ def predict(
     table = _named(found, rows, predicted.sizes, set(table.columns)).join(table)
     if per_image:
         each = prediction_columns(predicted.image_probabilities, classes, task)
-        names = [n for x, r in zip(opened, rows, strict=True) for n in _names(x, found.names[r[0]])]
+        names = [n for x, r in zip(items, rows, strict=True) for n in _names(x, found.names[r[0]])]
         cases = np.repeat(table.iloc[:, 0].to_numpy(), predicted.sizes)
         start = pd.DataFrame({"case": cases, "image": names, "weight": predicted.weights})
         write_table(images_out, start.join(each))
@@ -115,40 +117,78 @@ def _named(
     return pd.DataFrame(own | carried)
 
 
+def _grouped(found: FoundImages, opened: Sequence[Item]) -> tuple[list[list[int]], list[Item]]:
+    """The rows of each image or case, and the same as items of a classifier."""
+    if found.cases is None:
+        return [[row] for row in range(len(found))], list(opened)
+    rows = list(rows_of_cases(found.cases).values())
+    return rows, [joined([opened[i] for i in r], [found.names[i] for i in r]) for r in rows]
+
+
+def _predicted(classifier: FewShotClassifier, items: Sequence[Item]) -> CasePrediction:
+    try:
+        return classifier.predict_cases(items)
+    except DataError as error:
+        raise DataError(
+            f"{error}; nothing is written: skip_unreadable= leaves such images out"
+        ) from error
+
+
 def _opened(
     found: FoundImages, slicing: Slicing | None, skip_unreadable: bool
 ) -> tuple[FoundImages, list[Item]]:
-    """What was found, and the same as items of a classifier: volumes are opened.
+    """What was found, and the same with volumes opened.
 
     Raises:
-        DataError: if none can be read.
+        DataError: if none can be.
 
     Warns:
-        UserWarning: for each image that is skipped, with the reason, and for each case without an
-            image left.
+        UserWarning: for each volume that is skipped, with the reason.
     """
     if not skip_unreadable:
         return found, list(open_volumes(found.images, slicing))
     opened: dict[int, Item] = {}
-    problems: dict[int, InputError] = {}
     for row, image in enumerate(found.images):
         try:
             (opened[row],) = open_volumes([image], slicing)
         except InputError as error:
-            problems[row] = error
-    rows = np.repeat(list(opened), sizes_of(list(opened.values()))).tolist()
-    read = read_images(images_of(list(opened.values())), lambda _: None)
-    problems |= {row: error for row, error in zip(rows, read, strict=True) if error is not None}
-    for row in sorted(problems):
-        warnings.warn(f"left out: {problems[row]}", stacklevel=3)
-    good = [row for row in opened if row not in problems]
-    if not good:
-        raise DataError(f"none of the {len(found)} images can be read")
-    left = found.subset(good)
+            warnings.warn(f"left out: {error}", stacklevel=3)
+    if not opened:
+        raise DataError(f"none of the {len(found)} volumes can be read")
+    left = found.subset(list(opened))
+    _warn_of_lost_cases(found, left)
+    return left, list(opened.values())
+
+
+def _left(
+    found: FoundImages, opened: Sequence[Item], rows: list[list[int]], problems: Unreadable
+) -> list[int]:
+    """The rows whose images were read.
+
+    Args:
+        found: of these images.
+        opened: the same, with volumes opened.
+        rows: of each item that was predicted.
+        problems: what could not be read, by its number among all images of these items.
+
+    Warns:
+        UserWarning: for each image that was skipped, with the reason, and for each case without an
+            image left.
+    """
+    order = [row for each in rows for row in each]
+    owners = np.repeat(order, sizes_of([opened[row] for row in order])).tolist()
+    bad = {owners[number]: error for number, error in problems.items()}
+    for row in sorted(bad):
+        warnings.warn(f"left out: {bad[row]}", stacklevel=3)
+    left = [row for row in range(len(found)) if row not in bad]
+    _warn_of_lost_cases(found, found.subset(left))
+    return left
+
+
+def _warn_of_lost_cases(found: FoundImages, left: FoundImages) -> None:
     if found.cases is not None and left.cases is not None:
         for case in sorted(set(found.cases.tolist()) - set(left.cases.tolist())):
-            warnings.warn(f"left out: case {case}, as none of its images is left", stacklevel=3)
-    return left, [opened[row] for row in good]
+            warnings.warn(f"left out: case {case}, as none of its images is left", stacklevel=4)
 
 
 def embed(
