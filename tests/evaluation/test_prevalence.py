@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import norm
-from sklearn.metrics import log_loss
+from sklearn.metrics import brier_score_loss, log_loss
 
 from medept import InputError
 from medept.evaluation import evaluate
+from medept.evaluation.at_prevalence import metrics_at_prevalence
 from medept.evaluation.prevalence import (
     complete_prevalence,
     estimate_prevalence,
@@ -82,3 +83,55 @@ def test_bad_prevalence_is_refused(given: dict[str, float], message: str) -> Non
         complete_prevalence({"a": 0.6, "b": 0.4}, "abc", np.ones(3) / 3, "multiclass")
     with pytest.raises(InputError, match="no cases with b"):
         complete_prevalence({"a": 0.6}, "ab", np.array([1.0, 0.0]), "multiclass")
+
+
+def test_metrics_at_a_stated_prevalence_are_those_of_a_test_set_that_has_it() -> None:
+    """Copies of the test set's images in the stated proportions, weighed by scikit-learn."""
+    x, y = images(0.5, 400, 1)
+    p = posterior(x, 0.1)
+    stated = np.array([0.9, 0.1])
+    found = metrics_at_prevalence(p, y, ["well", "ill"], stated).metrics
+    weights = stated[y] / np.bincount(y)[y]
+    assert found["nll"].value == pytest.approx(log_loss(y, p, sample_weight=weights))
+    brier = 2 * brier_score_loss(y, p[:, 1], sample_weight=weights)
+    assert found["brier"].value == pytest.approx(brier)
+    ill, well = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
+    rows = np.concatenate([np.tile(well, 9 * len(ill)), np.tile(ill, len(well))])
+    copied = evaluate(p[rows], y[rows], classes=["well", "ill"], resamples=0).metrics
+    for name, metric in found.items():
+        assert metric.value == pytest.approx(copied[name].value, abs=1e-9)
+        assert metric.low is not None
+        assert metric.low < metric.value < metric.high
+    absent = metrics_at_prevalence(p[well], y[well], ["well", "ill"], stated).metrics
+    assert absent["brier"].value is None
+
+
+def test_metrics_of_labels_at_a_stated_prevalence() -> None:
+    random = np.random.default_rng(0)
+    y = (random.random((300, 2)) < (0.3, 0.6)).astype(np.uint8)
+    p = np.clip(0.5 * y + 0.5 * random.random((300, 2)), 0.01, 0.99)
+    stated = np.array([0.05, 0.2])
+    found = metrics_at_prevalence(p, y, ["a", "b"], stated, np.arange(300) // 3).metrics
+    parts = []
+    for label, share in enumerate(stated):
+        of_kind = np.array([1 - share, share]) / np.bincount(y[:, label])
+        weights = of_kind[y[:, label]]
+        parts.append([brier_score_loss(y[:, label], p[:, label], sample_weight=weights),
+                      log_loss(y[:, label], p[:, label], sample_weight=weights)])  # fmt: skip
+    assert [found["brier"].value, found["nll"].value] == pytest.approx(np.mean(parts, axis=0))
+
+
+def test_the_intervals_at_a_stated_prevalence_hold_the_truth() -> None:
+    """The Brier score and log loss of a known model, over simulated test sets of 60 and 60."""
+    stated, held = np.array([0.9, 0.1]), {"brier": 0, "nll": 0}
+    x, y = images(0.1, 400_000, 99)
+    p = posterior(x, 0.1)
+    truth = {"brier": 2 * np.mean((p[:, 1] - y) ** 2), "nll": log_loss(y, p)}
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        y = np.repeat([0, 1], 60)
+        p = posterior(random.normal(2 * y - 1), 0.1)
+        found = metrics_at_prevalence(p, y, ["well", "ill"], stated, draws=1).metrics
+        for name in held:
+            held[name] += found[name].low <= truth[name] <= found[name].high
+    assert min(held.values()) >= 184, held

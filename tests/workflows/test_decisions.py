@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import Page, run
-from sklearn.metrics import confusion_matrix, recall_score
+from sklearn.metrics import confusion_matrix, log_loss, precision_score, recall_score
 
 from medept.phantoms import make_phantoms, write_phantoms
 
@@ -125,3 +125,51 @@ def test_bad_aims_are_refused_before_training(
     assert run("fit", table, "--out", tmp_path / "x", "--shots", 2, "--method", "prototype",
                "--tta", 1, *options) == 2  # fmt: skip
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_depends_on_prevalence_is_told_at_the_stated_one(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each number again from predictions.csv, with scikit-learn's weights."""
+    out = tmp_path / "fit"
+    given = ("--shots", 4, "--method", "prototype", "--tta", 1, "--positive", "tumour")
+    assert run("fit", table, "--out", out, *given, "--threshold", 0.2,
+               "--prevalence", "tumour=0.1") == 0  # fmt: skip
+    assert "at stated prevalence" in capsys.readouterr().out
+    told = pd.read_csv(out / "predictions.csv")
+    metrics = json.loads((out / "metrics.json").read_text())
+    ill = told.label == "tumour"
+    weights = np.where(ill, 0.1 / ill.mean(), 0.9 / (1 - ill.mean()))
+    at = metrics["at_prevalence"]
+    assert at["prevalence"] == pytest.approx({"normal": 0.9, "tumour": 0.1})
+    assert at["metrics"]["nll"]["value"] == pytest.approx(
+        log_loss(ill, told.p_tumour, sample_weight=weights)
+    )
+    first = metrics["decisions"][0]
+    positive = told.decision == "tumour"
+    assert first["prevalence"] == pytest.approx(0.1)
+    assert first["at_prevalence"]["ppv"]["value"] == pytest.approx(
+        precision_score(ill, positive, sample_weight=weights)
+    )
+    assert first["at_prevalence"]["npv"]["value"] == pytest.approx(
+        precision_score(~ill, ~positive, sample_weight=weights)
+    )
+    page = (out / "report.html").read_text()
+    assert "normal 90 %, tumour 10 % is the case" in page
+    assert f"PPV at the first threshold is {first['at_prevalence']['ppv']['value']:.3f}" in page
+
+
+def test_the_prevalence_of_the_data(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = pd.read_csv(table)
+    few = rows[(rows.label == "normal") | rows.image.str.contains("000|001")]
+    unlike = table.with_name("unlike.csv")
+    few.to_csv(unlike, index=False)
+    out = tmp_path / "fit"
+    given = ("--shots", 1, "--method", "prototype", "--tta", 1, "--calibrate", "none")
+    assert run("fit", unlike, "--out", out, *given, "--prevalence", "data") == 0
+    stated = json.loads((out / "adapter.json").read_text())["prevalence"]
+    assert stated == pytest.approx((few.label.value_counts(normalize=True)).to_dict())
+    assert run("predict", out, table, "--out", tmp_path / "p.csv", "--prevalence", "data") == 2
+    assert "give CLASS=P, or estimate" in " ".join(capsys.readouterr().err.split())

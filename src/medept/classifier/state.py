@@ -118,8 +118,7 @@ class FittedState(BaseEstimator):
     def _check_prevalence(self, targets: np.ndarray, names: np.ndarray) -> None:
         """Before training: refuse a stated prevalence that does not suit the classes."""
         if isinstance(self.prevalence, str):
-            if self.prevalence != "estimate":
-                raise SettingsError(f"prevalence={self.prevalence}: give CLASS=P, or estimate")
+            self._refuse_other_words()
             if self.operating_aim is not None:
                 raise SettingsError(
                     "prevalence=estimate differs from one set of images to the next, and a "
@@ -129,6 +128,13 @@ class FittedState(BaseEstimator):
             shares = indicators(targets, len(names)).mean(axis=0)
             task = "multilabel" if targets.ndim == 2 else "multiclass"
             complete_prevalence(self.prevalence, [str(name) for name in names], shares, task)
+
+    def _refuse_other_words(self) -> None:
+        if isinstance(self.prevalence, str) and self.prevalence != "estimate":
+            raise SettingsError(
+                f"prevalence={self.prevalence}: give CLASS=P, or estimate (data is for fit and "
+                "evaluate, which read labels)"
+            )
 
     def _cases_at_prevalence(self, found: CasePrediction) -> CasePrediction:
         """The same for cases, and for their images alike."""
@@ -147,6 +153,7 @@ class FittedState(BaseEstimator):
         """
         if self.prevalence is None:
             return probabilities
+        self._refuse_other_words()
         state = self._state
         before, classes = np.array(state.shares), state.info().classes
         if not len(before):
@@ -164,6 +171,13 @@ class FittedState(BaseEstimator):
         else:
             after = complete_prevalence(self.prevalence, classes, before, state.task)
         return with_prevalence(probabilities, before, after, state.task)
+
+    def stated_prevalence(self) -> np.ndarray | None:
+        """The prevalence (C,) that probabilities are for; None if none was stated."""
+        if self.prevalence is None or isinstance(self.prevalence, str):
+            return None
+        info = self._state.info()
+        return complete_prevalence(self.prevalence, info.classes, np.array(info.shares), info.task)
 
     def _choose_points(self) -> None:
         """Choose the operating points that the aim asks for, on held-out predictions."""

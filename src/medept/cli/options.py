@@ -99,10 +99,11 @@ TestViews = Annotated[
 Prevalence = Annotated[
     str,
     typer.Option(
-        metavar="CLASS=P[,...]|estimate",
+        metavar="CLASS=P[,...]|data|estimate",
         help="How common classes are among the cases to be predicted, such as malignant=0.05; "
-        "others share the rest. estimate: from the images themselves, if they are many. Default: "
-        "as in the support set, where a fixed number of shots makes classes equally common.",
+        "others share the rest. data: as in the labelled table (not for predict). estimate: from "
+        "the images themselves, if they are many. Default: as in the support set, where a fixed "
+        "number of shots makes classes equally common.",
         rich_help_panel="Decisions",
     ),
 ]
@@ -294,7 +295,7 @@ def read_prevalence(text: str) -> dict[str, float] | str | None:
     >>> read_prevalence("malignant=0.05")
     {'malignant': 0.05}
     """
-    if text in ("", "estimate"):
+    if text in ("", "estimate", "data"):
         return text or None
     try:
         return {c: float(p) for c, p in read_pairs("--prevalence", text.split(",")).items()}

@@ -16,7 +16,13 @@ BINS = 15
 
 
 def calibration_error(
-    confidence: np.ndarray, correct: np.ndarray, ids: np.ndarray, *, draws: int, seed: int
+    confidence: np.ndarray,
+    correct: np.ndarray,
+    ids: np.ndarray,
+    *,
+    draws: int,
+    seed: int,
+    weights: np.ndarray | None = None,
 ) -> tuple[float, float, float, float]:
     """The ECE, the ends of its interval, and the mean ECE of perfect probabilities.
 
@@ -26,6 +32,7 @@ def calibration_error(
         ids: (m,) number of the group of each, 0 to G - 1.
         draws: number of draws of the noise.
         seed: of the draws.
+        weights: (m,) of mean 1; None: all count alike.
 
     >>> confidence, correct = np.full(400, 0.8), np.arange(400) % 2
     >>> found = calibration_error(confidence, correct, np.arange(400), draws=1000, seed=0)
@@ -33,10 +40,11 @@ def calibration_error(
     [0.3, 0.25, 0.35, 0.02]
     """
     place = _bins(confidence)
-    count = np.bincount(place, minlength=BINS + 1)
-    gaps = np.bincount(place, confidence - correct, minlength=BINS + 1) / len(confidence)
+    each = np.ones(len(confidence)) if weights is None else weights
+    count = np.bincount(place, each, minlength=BINS + 1)
+    gaps = np.bincount(place, each * (confidence - correct), minlength=BINS + 1) / len(confidence)
     error = float(np.abs(gaps).sum())
-    noise = _noise(confidence, correct, place, count, ids, draws, seed)
+    noise = _noise(confidence, correct, each, place, count, ids, draws, seed)
     half = Z * float(np.abs(gaps + noise).sum(axis=1).std())
     return error, max(error - half, 0.0), min(error + half, 1.0), float(np.abs(noise).sum(1).mean())
 
@@ -53,6 +61,7 @@ def _bins(confidence: np.ndarray) -> np.ndarray:
 def _noise(
     confidence: np.ndarray,
     correct: np.ndarray,
+    weights: np.ndarray,
     place: np.ndarray,
     count: np.ndarray,
     ids: np.ndarray,
@@ -61,16 +70,17 @@ def _noise(
 ) -> np.ndarray:
     """Normal noise of the gaps of the bins, (draws, K), with the covariance that groups have."""
     m = len(confidence)
-    sizes = np.bincount(ids)
+    sizes = np.bincount(ids, weights)
     by_group = np.zeros((len(sizes), len(count)))
-    np.add.at(by_group, (ids, place), (confidence - correct) / m)
+    np.add.at(by_group, (ids, place), weights * (confidence - correct) / m)
     covariance = (by_group - np.outer(sizes, by_group.sum(axis=0)) / m).T @ by_group
     # one more group in each bin, correct as often as it says, keeps bins of few from seeming exact
     share = count / m
-    usual = np.bincount(place, confidence, minlength=len(count))
-    frequency = (np.bincount(place, correct, minlength=len(count)) + usual / count.clip(1)) / (
-        count + 1
-    )
+    usual = np.bincount(place, weights * confidence, minlength=len(count))
+    frequency = (
+        np.bincount(place, weights * correct, minlength=len(count))
+        + usual / np.where(count > 0, count, 1)
+    ) / (count + 1)
     groups = m**2 / (sizes**2).sum()
     extra = frequency * (1 - frequency) * share / groups / (share * groups).clip(1)
     covariance = (covariance + covariance.T) / 2 + np.diag(extra)

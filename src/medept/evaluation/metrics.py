@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from medept.errors import DataError
+from medept.evaluation.at_prevalence import AtPrevalence
 from medept.evaluation.calibration_error import BINS, calibration_error
 from medept.evaluation.decisions import Decisions
 from medept.evaluation.influence import (
@@ -32,14 +33,17 @@ from medept.evaluation.intervals import (
     mean_estimate,
     positive_estimate,
 )
-from medept.evaluation.predictions import decide, indicators, is_correct
+from medept.evaluation.predictions import (
+    LEAST,
+    decide,
+    group_ids,
+    indicators,
+    is_correct,
+)
 from medept.evaluation.reliability import CalibrationErrors, calibration_errors, confidences
 
 FEW = 5
 """Groups of a class, below which intervals were measured to be too narrow."""
-
-LEAST = float(np.finfo(np.float64).eps)
-"""Probabilities are raised to at least this before taking their logarithm, as in scikit-learn."""
 
 ROUNDING = 1e-9
 """A probability may lie outside 0..1 by this much, and is then taken for 0 or 1."""
@@ -66,6 +70,8 @@ class Evaluation:
         groups: number of groups.
         calibration: further calibration errors, and the parts of the Brier score.
         decisions: at operating points, each followed by those at common sensitivities.
+        at_prevalence: what depends on how common classes are, at a stated prevalence; None if none
+            is stated.
     """
 
     metrics: dict[str, Metric]
@@ -75,6 +81,7 @@ class Evaluation:
     groups: int
     calibration: CalibrationErrors
     decisions: tuple[Decisions, ...] = ()
+    at_prevalence: AtPrevalence | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``metrics.json``."""
@@ -89,6 +96,7 @@ class Evaluation:
             "groups": self.groups,
             "calibration": asdict(self.calibration),
             "decisions": [asdict(each) for each in self.decisions],
+            "at_prevalence": self.at_prevalence and asdict(self.at_prevalence),
         }
 
 
@@ -128,7 +136,7 @@ def evaluate(
     targets = np.asarray(targets)
     _check(probabilities, targets, classes)
     scores = probabilities.clip(0, 1)
-    ids = _group_ids(groups, len(targets))
+    ids = group_ids(groups, len(targets))
     count = int(ids.max()) + 1
     told = resamples > 0 and count > 1
     truth = indicators(targets, len(classes)).astype(np.float64)
@@ -295,13 +303,3 @@ def _check_classes(probabilities: np.ndarray, targets: np.ndarray) -> None:
             f"probabilities: row {row} sums to {sums[row]:.4g}; the probabilities of an image's "
             "classes must sum to 1 (or give multi-label targets)"
         )
-
-
-def _group_ids(groups: np.ndarray | None, n: int) -> np.ndarray:
-    """(n,) number of each image's group, 0 to groups - 1."""
-    if groups is None:
-        return np.arange(n)
-    groups = np.asarray(groups)
-    if groups.shape != (n,):
-        raise DataError(f"groups {groups.shape}: expected ({n},), one id per image")
-    return np.unique(groups, return_inverse=True)[1]

@@ -126,6 +126,12 @@ class OperatingPoint(BaseModel):
         """(n,) of bool: whether a case is positive. Arguments are those of :meth:`scores`."""
         return self.scores(probabilities, classes) >= self.threshold
 
+    def prevalence(self, of_classes: np.ndarray | None, classes: Sequence[str]) -> float | None:
+        """Of the positives, if that of classes (C,) is stated."""
+        if of_classes is None:
+            return None
+        return float(of_classes[np.isin(list(classes), self.positive)].sum())
+
     def note(self) -> str:
         """What the user should know of it, in one sentence; empty if there is nothing."""
         if self.needed is not None and self.promised is not None:

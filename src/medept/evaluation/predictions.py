@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from medept.errors import DataError
+
 THRESHOLD = 0.5
 """A label is predicted if its probability is above this."""
+
+LEAST = float(np.finfo(np.float64).eps)
+"""Probabilities are raised to at least this before taking their logarithm, as in scikit-learn."""
 
 
 def decide(probabilities: np.ndarray, task: str) -> np.ndarray:
@@ -65,3 +70,21 @@ def indicators(targets: np.ndarray, classes: int) -> np.ndarray:
            [1, 0, 0]], dtype=uint8)
     """
     return np.asarray(targets) if targets.ndim == 2 else np.eye(classes, dtype=np.uint8)[targets]
+
+
+def group_ids(groups: np.ndarray | None, n: int) -> np.ndarray:
+    """(n,) number of each image's group, 0 to G - 1.
+
+    Args:
+        groups: (n,) ids; None: each image is its own.
+        n: number of images.
+
+    Raises:
+        DataError: if there is another number of ids.
+    """
+    if groups is None:
+        return np.arange(n)
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise DataError(f"groups {groups.shape}: expected ({n},), one id per image")
+    return np.unique(groups, return_inverse=True)[1]

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medept.errors import SettingsError
+from medept.evaluation.predictions import indicators
 
 STEPS = 1000
 RESAMPLES = 200
@@ -100,6 +101,20 @@ def complete_prevalence(
             f"prevalence= sums to {total:.4g}, which leaves nothing for the other classes"
         )
     return np.where(known, after, before / before[~known].sum() * (1 - total))
+
+
+def prevalence_in(targets: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """How common each class is among these targets: class -> share.
+
+    Args:
+        targets: (n,) class indices, or (n, C) of 0 and 1.
+        classes: C names.
+
+    >>> prevalence_in(np.array([0, 0, 0, 1]), ["benign", "malignant"])
+    {'benign': 0.75, 'malignant': 0.25}
+    """
+    shares = indicators(targets, len(classes)).mean(axis=0)
+    return dict(zip(classes, shares.tolist(), strict=True))
 
 
 def estimate_prevalence(

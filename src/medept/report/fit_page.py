@@ -99,6 +99,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         assumed=assumed_prevalence(fit),
         findings=fit.findings,
         metrics=metrics,
+        at_prevalence=_at_prevalence(fit),
         undefined={
             METRICS[key][0]: names
             for key, names in (fit.metrics or {}).get("undefined", {}).items()
@@ -233,6 +234,16 @@ def _metrics(fit: Fit) -> list[dict[str, Any]]:
         if metric is not None:
             rows.append({"name": name, "about": about.format(units=_units(fit)), **metric})
     return rows
+
+
+def _at_prevalence(fit: Fit) -> dict[str, Any] | None:
+    """What depends on how common classes are, at the stated prevalence; None without one."""
+    told = (fit.metrics or {}).get("at_prevalence")
+    if not told:
+        return None
+    each = ", ".join(f"{shown(c)} {100 * p:.3g} %" for c, p in told["prevalence"].items())
+    rows = [{"name": METRICS[key][0], **metric} for key, metric in told["metrics"].items()]
+    return {"prevalence": each, "rows": rows}
 
 
 def _confusion(fit: Fit) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 
+from medept.evaluation.intervals import Metric
 from medept.evaluation.metrics import Evaluation
 from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
@@ -64,8 +65,13 @@ def metric_rows(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
             "–" if metric.low is None else f"{metric.low:.3f} – {metric.high:.3f}",
             str(metric.n),
         )
-        for name, metric in evaluation.metrics.items()
+        for name, metric in (evaluation.metrics | _at_prevalence(evaluation)).items()
     ]
+
+
+def _at_prevalence(evaluation: Evaluation) -> dict[str, Metric]:
+    told = evaluation.at_prevalence
+    return {f"{name}, at stated prevalence": m for name, m in told.metrics.items()} if told else {}
 
 
 def undefined_notes(evaluation: Evaluation) -> list[str]:

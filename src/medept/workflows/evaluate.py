@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
@@ -11,8 +12,10 @@ from medept.classifier.case_prediction import CasePrediction
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
+from medept.evaluation.at_prevalence import metrics_at_prevalence
 from medept.evaluation.decisions import judge_point
 from medept.evaluation.metrics import Evaluation, evaluate
+from medept.evaluation.prevalence import prevalence_in
 from medept.files import whole_folder
 from medept.fits import layout
 from medept.fits.results import write_metrics
@@ -46,6 +49,7 @@ def evaluate_unseen(
             f"{folder / layout.SUPPORT} is missing, and a report needs it: leave out= out, or "
             "give the folder that medept fit wrote"
         )
+    classifier.set_params(prevalence=prevalence_of_data(classifier.prevalence, data))
     data = exclude_training_images(data, [folder])
     if out is None:
         return _evaluated(classifier, data)[1]
@@ -55,6 +59,26 @@ def evaluate_unseen(
         evaluation = write_evaluation(classifier, data, new)
         write_fit_page(new, data.pictures())
     return evaluation
+
+
+def prevalence_of_data(
+    prevalence: Mapping[str, float] | str | None, data: LabelledImages
+) -> Mapping[str, float] | str | None:
+    """A prevalence as it was given, or how common classes are in ``data`` if it is ``data``.
+
+    Raises:
+        DataError: if the data lack a class.
+    """
+    if prevalence != "data":
+        return prevalence
+    shares = prevalence_in(data.targets, data.classes)
+    for name, share in shares.items():
+        if not 0 < share < 1:
+            raise DataError(
+                f"prevalence=data: the data have no case {'without' if share else 'with'} {name}; "
+                "give CLASS=P"
+            )
+    return shares
 
 
 def write_evaluation(
@@ -90,14 +114,19 @@ def _evaluated(
         groups=data.groups,
         seed=classifier.seed,
     )
+    predicted = found.probabilities, data.targets, data.classes
+    stated, seed = classifier.stated_prevalence(), classifier.seed
     decisions = tuple(
         judged
         for point in classifier.operating_points_
         for judged in judge_point(
-            point, found.probabilities, data.targets, data.classes, data.groups
+            point, *predicted, data.groups, prevalence=point.prevalence(stated, data.classes)
         )
     )
-    evaluation = replace(evaluation, decisions=decisions)
+    at_prevalence = None
+    if stated is not None:
+        at_prevalence = metrics_at_prevalence(*predicted, stated, data.groups, seed=seed)
+    evaluation = replace(evaluation, decisions=decisions, at_prevalence=at_prevalence)
     for name, count in evaluation.few.items():
         logger.warning(
             "%r has %d %s to test on: its intervals may be too narrow", name, count, kind

@@ -33,7 +33,7 @@ from medept.progress import is_main_process
 from medept.report.fit_page import write_fit_page
 from medept.report.model_card import model_card
 from medept.training.checkpoint import remove_checkpoint
-from medept.workflows.evaluate import write_evaluation
+from medept.workflows.evaluate import prevalence_of_data, write_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def fit(
     """
     require_new_folder(out)
     checkpoint = out.absolute().with_name(f".{out.name}.checkpoint.safetensors")
+    classifier.set_params(prevalence=prevalence_of_data(classifier.prevalence, data))
     support, test = draw(data, classifier, shots, episode)
     _say_what_is_unused(data)
     if not len(test):
