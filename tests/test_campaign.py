@@ -22,7 +22,9 @@ def fuzz(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("fuzz")
 
 
-@pytest.mark.parametrize("name", ["tables", "lists", "images", "dicom", "suites"])
+@pytest.mark.parametrize(
+    "name", ["tables", "cases", "lists", "images", "dicom", "series", "nifti", "suites"]
+)
 def test_damaged_files_are_read_or_refused(fuzz: Any, name: str, tmp_path: Path) -> None:
     for extra in ("pillow_heif", "pydicom", "python_calamine"):
         pytest.importorskip(extra)
@@ -30,12 +32,12 @@ def test_damaged_files_are_read_or_refused(fuzz: Any, name: str, tmp_path: Path)
     def hang(*_: object) -> None:
         raise fuzz.HangError
 
-    signal.signal(signal.SIGALRM, hang)
+    signal.signal(signal.SIGPROF, hang)
     kind = fuzz.kinds(tmp_path / "fits")[name]
     seeds = kind.seeds()
     kind.prepare(tmp_path)
     found = [fuzz.one(kind, seeds, number, tmp_path, name) for number in range(40)]
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     assert {one["outcome"] for one in found} <= {"read", "refused"}, found
     again = fuzz.one(kind, seeds, 0, tmp_path, name)
     assert again == found[0], "an input is the same in every run"

@@ -3,10 +3,10 @@
     python benchmarks/campaign/fuzz.py OUT [--inputs 100000] [--kind KIND] [--first N]
 
 Input N of a kind is the same in every run. They are tried one after the other in a process of their
-own, which a second process watches. One that takes more than 10 seconds, more than 2 GB beyond what
-was there before, or that ends the process, is a finding, as is any error that is not ours. Findings
-are told apart by their traceback; the first input of each is kept in OUT/findings. Progress is kept
-in OUT/state.json after every 200 inputs, and the same command goes on from there.
+own, which a second process watches. One that computes for more than 10 seconds, takes more than
+2 GB beyond what was there before, or ends the process, is a finding, as is any error that is not
+ours. Findings are told apart by their traceback; the first input of each is kept in OUT/findings.
+Progress is kept in OUT/state.json after every 200 inputs, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from kinds import Kind, Seed, kinds
+from kind import Kind, Seed
+from kinds import kinds
 
 from medept import InputError
 
 SECONDS, MEGABYTES = 10, 2048
+"""Of computing, so that other programs do not count, and of memory."""
+STANDS_STILL = 300
+"""Seconds in which a process that waits for something tries no input."""
 BETWEEN_SAVES = 200
 
 
@@ -54,8 +58,8 @@ def one(kind: Kind, seeds: list[Seed], number: int, folder: Path, name: str) -> 
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(content)
     before, error = _reset_peak(), None
-    start = time.monotonic()
-    signal.alarm(SECONDS)
+    start = time.process_time()
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -63,8 +67,8 @@ def one(kind: Kind, seeds: list[Seed], number: int, folder: Path, name: str) -> 
     except BaseException as caught:
         error = caught
     finally:
-        signal.alarm(0)
-    taken, megabytes = time.monotonic() - start, (_peak() - before) / 1024
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    taken, megabytes = time.process_time() - start, (_peak() - before) / 1024
     found = {"kind": name, "number": number, "file": seed.name, "outcome": "read"}
     if megabytes > MEGABYTES:
         found |= {"outcome": "memory", "key": f"memory {seed.name}", "trace": f"{megabytes:.0f} MB"}
@@ -119,7 +123,7 @@ def work(
     def hang(*_: object) -> None:
         raise HangError
 
-    signal.signal(signal.SIGALRM, hang)
+    signal.signal(signal.SIGPROF, hang)
     logging.getLogger("medept").setLevel(logging.ERROR)
     sys.stdout = sys.stderr = (out / "output.txt").open("a")
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -146,7 +150,7 @@ def tried(name: str, numbers: list[int], out: Path) -> Iterator[dict[str, Any]]:
         sender.close()
         done = 0
         try:
-            while receiver.poll(6 * SECONDS):
+            while receiver.poll(STANDS_STILL):
                 yield receiver.recv()
                 done += 1
             how = "stood still"

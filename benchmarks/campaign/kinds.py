@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from random import Random
@@ -17,8 +15,19 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import yaml
+from kind import NAMES, Kind, Seed, each_in_turn, pixels, put_pictures, saved
 from mutate import damaged, damaged_png, damaged_text, damaged_tree, damaged_zip
 from PIL import Image
+from volumes import (
+    case_seeds,
+    nifti_seeds,
+    put_cases,
+    put_series,
+    read_cases,
+    read_series,
+    read_volume,
+    series_seeds,
+)
 
 from medept import FewShotClassifier, load_encoder
 from medept.benchmark.suite import SHIPPED, read_suite
@@ -32,52 +41,9 @@ from medept.data.image_lists import read_list
 from medept.data.images import read_image
 from medept.data.labelled_images import LabelledImages
 from medept.data.sources.medfmc_submission import read_submission
-from medept.data.volumes import open_volume
 from medept.fits.folder import read_fit
 from medept.phantoms import make_phantoms, write_phantoms
 from medept.workflows.fit import fit
-
-Damage = Callable[[bytes, Random], bytes]
-
-NAMES = ("a.png", "b.png", "c.png", "d.png")
-
-
-@dataclass(frozen=True)
-class Seed:
-    """A whole file: its name, its bytes, and how it is damaged."""
-
-    name: str
-    content: bytes
-    damage: Damage = damaged
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of input.
-
-    Attributes:
-        share: of all inputs.
-        seeds: whole files.
-        read: reads a damaged file, in a folder that ``prepare`` has filled.
-        prepare: puts into a folder what the file goes with.
-    """
-
-    share: float
-    seeds: Callable[[], list[Seed]]
-    read: Callable[[Path], object]
-    prepare: Callable[[Path], None] = lambda folder: None
-
-
-@cache
-def pixels() -> np.ndarray:
-    """A picture (24, 20, 3)."""
-    return np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
-
-
-def _saved(form: str, mode: str = "RGB", **options: Any) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(pixels()).convert(mode).save(out, format=form, **options)
-    return out.getvalue()
 
 
 def image_seeds() -> list[Seed]:
@@ -109,10 +75,10 @@ def image_seeds() -> list[Seed]:
             elif mode == "LAB":
                 content = _lab()
             else:
-                content = _saved(form, mode)
+                content = saved(form, mode)
             seeds.append(Seed(f"image.{form.lower()}", content, damage))
     seeds.append(
-        Seed("image.jpg", _saved("JPEG", progressive=True, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"))
+        Seed("image.jpg", saved("JPEG", progressive=True, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"))
     )
     return [*seeds, *_tiff_seeds()]
 
@@ -160,41 +126,11 @@ def dicom_seeds() -> list[Seed]:
 
 def read_picture(file: Path) -> None:
     """As ``predict`` and ``fit`` do: looks through the folder, finds its patient, decodes it."""
-    _each_in_turn(
+    each_in_turn(
         lambda: images_below(file.parent, file.parent),
         lambda: dicom_groups([file]),
         lambda: read_image(file),
     )
-
-
-def _each_in_turn(*actions: Callable[[], Any]) -> None:
-    """Call all of them, and then raise the first refusal."""
-    failed = None
-    for action in actions:
-        try:
-            action()
-        except ValueError as error:
-            failed = failed or error
-    if failed:
-        raise failed
-
-
-def nifti_seeds() -> list[Seed]:
-    """Volumes of several types of voxels, packed and not."""
-    import nibabel
-
-    values = np.random.default_rng(0).integers(0, 100, (20, 24, 6))
-    seeds = []
-    for kind in ("uint8", "int16", "float32", "float64"):
-        image = nibabel.Nifti1Image(values.astype(kind), np.diag([1.0, 2.0, 3.0, 1.0]))
-        seeds.append(Seed("volume.nii", image.to_bytes()))
-    return [*seeds, Seed("volume.nii.gz", gzip.compress(seeds[1].content))]
-
-
-def read_volume(file: Path) -> None:
-    """As ``predict`` does: cuts it, and reads each slice."""
-    for image in open_volume(file).images:
-        read_image(image)
 
 
 def table_seeds() -> list[Seed]:
@@ -316,14 +252,9 @@ def _damaged_yaml(whole: bytes, random: Random) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _put_pictures(folder: Path) -> None:
-    for name in NAMES:
-        (folder / name).write_bytes(_saved("PNG"))
-
-
 def read_labels(file: Path) -> None:
     """As ``fit`` and as ``predict`` read a table."""
-    _each_in_turn(lambda: read_dataset(file), lambda: find_images([file]))
+    each_in_turn(lambda: read_dataset(file), lambda: find_images([file]))
 
 
 def list_seeds() -> list[Seed]:
@@ -477,11 +408,13 @@ def kinds(folder: Path) -> dict[str, Kind]:
         folder: where fits are kept.
     """
     return {
-        "tables": Kind(0.2, table_seeds, read_labels, _put_pictures),
-        "lists": Kind(0.1, list_seeds, read_lines),
-        "images": Kind(0.3, image_seeds, read_picture),
-        "dicom": Kind(0.15, dicom_seeds, read_picture),
-        "nifti": Kind(0.05, nifti_seeds, read_volume),
+        "tables": Kind(0.15, table_seeds, read_labels, put_pictures),
+        "cases": Kind(0.1, case_seeds, read_cases, put_cases),
+        "lists": Kind(0.05, list_seeds, read_lines),
+        "images": Kind(0.25, image_seeds, read_picture),
+        "dicom": Kind(0.1, dicom_seeds, read_picture),
+        "series": Kind(0.05, series_seeds, read_series, put_series),
+        "nifti": Kind(0.1, nifti_seeds, read_volume),
         "suites": Kind(0.1, suite_seeds, read_runs),
         "adapters": Kind(0.1, partial(adapter_seeds, folder), partial(read_adapter, folder)),
     }

@@ -14,7 +14,7 @@ from samples import dicom_file, pydicom_example
 
 from medept import InputError
 from medept.data.dataset import read_dataset
-from medept.data.dicom.files import is_dicom
+from medept.data.dicom.files import is_dicom, other_object, read_identity
 from medept.data.dicom.frames import read_frame
 from medept.data.dicom.patients import dicom_groups
 from medept.data.images import read_image
@@ -84,6 +84,16 @@ def test_bad_files_and_a_missing_extra_are_named(
         read_image(tmp_path / "scan.dcm")
     with pytest.raises(InputError, match=r"scan.dcm: .*pip install 'medept\[dicom\]'"):
         dicom_groups([tmp_path / "scan.dcm"])
+
+
+def test_meta_information_that_cannot_be_converted_is_damage(tmp_path: Path) -> None:
+    whole = dicom_file(tmp_path / "whole.dcm").read_bytes()
+    kind = bytes.fromhex("02000200")  # the element that says which object it is
+    (tmp_path / "bad.dcm").write_bytes(whole.replace(kind + b"UI", kind + b"U0", 1))
+    assert other_object(tmp_path / "bad.dcm") == ""
+    for read in (read_image, read_identity, lambda path: dicom_groups([path])):
+        with pytest.raises(InputError, match=r"damaged \(NotImplementedError\)"):
+            read(tmp_path / "bad.dcm")
 
 
 def test_a_deflated_file_is_not_inflated_without_end(

@@ -138,6 +138,9 @@ def broken(kind: str, path: Path) -> None:
         values[3, 4, 5] = np.nan
     elif kind == "constant":
         values[:] = 7
+    elif kind == "wild":
+        affine[0, 0] = 1e200  # as float32 of the header: infinite
+        affine[1, 1] = 1e38
     elif kind == "singular":
         affine[2, 2] = 0
     elif kind == "one slice":
@@ -165,6 +168,7 @@ def broken(kind: str, path: Path) -> None:
         ("NaN", r"NaN or infinite values \(slab 6\)"),
         ("constant", "all its voxels are 7"),
         ("singular", "affine is singular"),
+        ("wild", "affine is"),
         ("truncated", "damaged or cut short at slice"),
         ("flipped bytes", "damaged"),
         ("no NIfTI", "not a NIfTI file"),

@@ -68,6 +68,19 @@ def test_files_that_are_no_one_stack_are_refused(tmp_path: Path, change, message
     assert str(folder) in str(error.value)
 
 
+@pytest.mark.parametrize("damaged", [b"1.0\\1.0 ", b"-1024", b"1.2.840.10008.1.2.1\0"])
+def test_a_damaged_file_of_a_series_is_named_and_its_bytes_are_not(
+    tmp_path: Path, damaged: bytes
+) -> None:
+    first, *_ = write_series(tmp_path / "s", VALUES, PatientName="Doe^Jane")
+    whole = first.read_bytes()
+    assert damaged in whole
+    first.write_bytes(whole.replace(damaged, b"p" + damaged[1:]))
+    with pytest.raises(InputError, match=rf"{tmp_path / 's'}: {first.name}: damaged") as refused:
+        open_volume(tmp_path / "s")
+    assert "p" not in str(refused.value).partition("damaged")[2].replace("replace", "")
+
+
 def test_a_table_may_name_folders_and_a_folder_of_folders_is_cases(tmp_path: Path) -> None:
     for label in ("ill", "well"):
         for number in range(2):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -123,6 +124,21 @@ def split_frame(path: Path) -> tuple[Path, int | None]:
     return path.with_name(found[1]), int(found[2])
 
 
+@contextmanager
+def damage_told() -> Iterator[None]:
+    """Make what a parser raises for damaged bytes a DataError.
+
+    It does not hold the parser's words: they quote the bytes, which may be a patient's name.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a parser may raise anything
+        raise DataError(f"damaged ({type(error).__name__}); remove or replace it") from error
+
+
+@damage_told()
 def read_attributes(file: BinaryIO, attributes: Sequence[str]) -> Any:
     """A pydicom data set with the given attributes, and no others; without those that are empty.
 
@@ -136,19 +152,16 @@ def read_attributes(file: BinaryIO, attributes: Sequence[str]) -> Any:
     pydicom = import_pydicom()
     if not begins_as_dicom(file):
         raise DataError("not a DICOM file, whatever its suffix; remove or replace it")
-    try:
-        _check_inflated_size(file)
-        data = pydicom.dcmread(
-            file,
-            specific_tags=list(attributes),
-            stop_before_pixels="PixelData" not in attributes,
-            force=True,  # the preamble may be missing
-        )
-        _remove_empty(data)
-    except DataError:
-        raise
-    except Exception as error:  # a parser may raise anything for damaged bytes
-        raise DataError(f"damaged ({type(error).__name__}); remove or replace it") from error
+    _check_inflated_size(file)
+    data = pydicom.dcmread(
+        file,
+        specific_tags=list(attributes),
+        stop_before_pixels="PixelData" not in attributes,
+        force=True,  # the preamble may be missing
+    )
+    _remove_empty(data)
+    for name in ("MediaStorageSOPClassUID", "TransferSyntaxUID"):
+        data.file_meta.get(name)  # is converted here, or cannot be
     if "TransferSyntaxUID" not in data.file_meta:
         data.file_meta.TransferSyntaxUID = _guess_syntax(*data.original_encoding)
     return data

@@ -14,7 +14,7 @@ from medept.data.dicom.display import (
     display_grey,
     grey_values,
 )
-from medept.data.dicom.files import import_pydicom, object_kind, read_attributes
+from medept.data.dicom.files import damage_told, import_pydicom, object_kind, read_attributes
 from medept.errors import DataError, ResourceError
 
 PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
@@ -43,6 +43,7 @@ _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xDE, 0xF7}
 """The markers of JPEG and JPEG-LS after which the size of the image stands."""
 
 
+@damage_told()
 def read_frame(file: BinaryIO, frame: int | None = None) -> np.ndarray:
     """A frame as uint8, (H, W) or (H, W, 3).
 
@@ -62,6 +63,7 @@ def read_frame(file: BinaryIO, frame: int | None = None) -> np.ndarray:
     return display_grey(data, stored, index)
 
 
+@damage_told()
 def read_values(file: BinaryIO) -> np.ndarray:
     """The values (H, W) of a grey file of one frame, such as Hounsfield units of CT, float64.
 

@@ -18,11 +18,10 @@ from medept.data.cases import Case, Item
 from medept.data.dicom.files import is_dicom
 from medept.data.formats import is_nifti
 from medept.data.threads import available_threads, prefetch
-from medept.data.volumes.open import open_values
+from medept.data.volumes.open import naming, open_values
 from medept.data.volumes.series import lies_somewhere
 from medept.data.volumes.slices import VolumeSlice, scan
 from medept.data.volumes.slicing import Slicing
-from medept.errors import InputError
 
 
 def is_volume(path: Path) -> bool:
@@ -49,10 +48,8 @@ def open_volume(path: Path, slicing: Slicing | None = None, name: str | None = N
     """
     chosen = slicing or Slicing()
     volume = open_values(path)
-    try:
+    with naming(path):
         source = scan(volume, chosen)
-    except InputError as error:
-        raise type(error)(f"{path}: {error}") from error
     images = tuple(VolumeSlice(source, index) for index in source.indices)
     names = tuple(f"{name or path}#{image.key}" for image in images)
     return Case(images, names, cut=str(chosen))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medept.data.dicom.files import is_dicom, read_attributes
+from medept.data.dicom.files import damage_told, is_dicom, read_attributes
 from medept.data.dicom.frames import read_values
 from medept.data.volumes.volume import Volume
 from medept.errors import DataError, InputError
@@ -93,18 +93,21 @@ def lies_somewhere(file: Path) -> bool:
 def _read_place(file: Path) -> _Slice | None:
     """Where a file lies; None for a localiser."""
     try:
-        with file.open("rb") as opened:
-            data = read_attributes(opened, _ATTRIBUTES)
+        with file.open("rb") as opened, damage_told():
+            return _place_of(file, read_attributes(opened, _ATTRIBUTES))
     except InputError as error:
         raise type(error)(f"{file.name}: {error}") from error
+
+
+def _place_of(file: Path, data: Any) -> _Slice | None:
     if "LOCALIZER" in [str(part).upper() for part in data.get("ImageType") or ()]:
         return None
     if int(data.get("NumberOfFrames") or 1) > 1:
-        raise DataError(f"{file.name}: has several frames; give a folder of files of one each")
+        raise DataError("has several frames; give a folder of files of one each")
     missing = [name for name in _ATTRIBUTES[1:6] if data.get(name) is None]
     if missing:
         raise DataError(
-            f"{file.name}: does not say where it lies ({', '.join(missing)}); take it out, or list "
+            f"does not say where it lies ({', '.join(missing)}); take it out, or list "
             "the files as single images"
         )
     cosines = np.array([float(x) for x in data.ImageOrientationPatient])

@@ -53,6 +53,8 @@ class Volume:
                 "its affine is singular, and does not say which way the voxels lie; correct it"
             )
         directions = matrix / np.linalg.norm(matrix, axis=0)
+        if not np.isfinite(directions).all():  # of spacings near the largest or smallest number
+            raise DataError("its affine is of wild numbers; correct it")
         rows, columns = linear_sum_assignment(-np.abs(directions))
         return tuple(
             (int(c), bool(directions[r, c] < 0)) for r, c in zip(rows, columns, strict=True)
