@@ -354,7 +354,7 @@ def test_what_was_pickled_does_not_go_onto_other_weights(tiles, monkeypatch) -> 
     images, labels = tiles
     content = pickle.dumps(quick(method="linear").fit(images, labels))
     other = load_encoder("vit_tiny_patch16_224", weights="random", image_size=64)
-    monkeypatch.setattr("medept.classifier.specification.load_encoder", lambda *_, **__: other)
+    monkeypatch.setattr("medept.classifier.restore.load_encoder", lambda *_, **__: other)
     with pytest.raises(InputError, match="trained on other weights"):
         pickle.loads(content)
 

@@ -47,7 +47,8 @@ def frozen_features(data: LabelledImages, run: Run) -> np.ndarray:
 
     The features of an image that cannot be read are NaN.
     """
-    extractor = classifier_of(run).specification().extractor()
+    (spec,) = classifier_of(run).specifications()
+    extractor = spec.extractor()
     try:
         return extractor.features(data.images)
     except DataError:
@@ -63,8 +64,8 @@ def frozen_features(data: LabelledImages, run: Run) -> np.ndarray:
 
 def features_key(run: Run) -> tuple[Any, ...]:
     """What determines :func:`frozen_features`: runs with the same key share them."""
-    every_block = classifier_of(run).specification().reads_every_block
-    return run.source, run.encoder, run.precision, every_block
+    (spec,) = classifier_of(run).specifications()
+    return run.source, run.encoder, run.precision, spec.reads_every_block
 
 
 def classifier_of(run: Run) -> FewShotClassifier:

@@ -1,10 +1,11 @@
-"""The few-shot classifier: images and labels in, probabilities out, with scikit-learn's manners."""
+"""The few-shot classifier: images and labels in, probabilities out, with scikit-learn's manners.
+
+The class is long by its parameters, each of which is described, declared and assigned.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from medept.classifier.case_prediction import CasePrediction, mean_prediction
+from medept.classifier.fitted import Fitted
 from medept.classifier.fitting import fit
 from medept.classifier.restore import in_precision, restore
-from medept.classifier.several import Weights, logits_of_probabilities, pair_weights
-from medept.classifier.specification import Specification, chosen_method, given_changes
+from medept.classifier.several import Weights, logits_of_probabilities
+from medept.classifier.specification import Specification, specifications
 from medept.classifier.state import FittedState
 from medept.classifier.support import SupportSet, as_items
 from medept.data.cases import Item, sizes_of, without
@@ -25,11 +27,11 @@ from medept.encoders.preprocessing import OWN_FIT
 from medept.evaluation.calibration import Kind
 from medept.evaluation.operating_points import OperatingAim
 from medept.evaluation.predictions import decide
-from medept.methods import AdaptedEncoder
 from medept.progress import Progress, silent
 from medept.training.cache import TensorCache
 from medept.training.checkpoint import checkpoint_of
 from medept.training.cropped import warn_of_cropping
+from medept.training.device import make_accelerator
 from medept.training.inference import (
     CaseLogits,
     Unreadable,
@@ -198,30 +200,24 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             InputError: if an image cannot be read, or the labels leave nothing to learn.
         """
         self._check_prevalence(*encode_labels(y, classes))
-        members = self._members()
-        if len(members) > 1:
-            self._forget()
-            for i, member in enumerate(members):
-                file = checkpoint_of(Path(checkpoint), i) if checkpoint else None
-                member.fit(X, y, cases=cases, groups=groups, classes=classes, checkpoint=file)
-            self.members_ = members
-            self._choose_points()
-            return self
-        spec = self.specification()
-        with TensorCache() as cache:
-            support = SupportSet.read(X, y, groups, classes, cache, cases)
-            file = Path(checkpoint) if checkpoint else None
-            self._forget()
-            self.fitted_ = fit(spec, support, checkpoint=file, progress=self._report)
-            self._warned_of_cropping = warn_of_cropping(support.items, self.model_.encoder)
-            self._choose_points()
+        fitted = []
+        for i, spec in enumerate(self.specifications()):
+            file = checkpoint_of(Path(checkpoint), i) if checkpoint else None
+            with TensorCache() as cache:
+                support = SupportSet.read(X, y, groups, classes, cache, cases)
+                self._forget()
+                fitted.append(fit(spec, support, checkpoint=file, progress=self._report))
+        self.fitted_ = fitted
+        self._warned_of_cropping = self._warn_of_cropping(support.items)
+        self._choose_points()
         return self
 
     def logits(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
         """Logits (n, C), before any calibration; of several encoders, of their mean probability."""
-        if hasattr(self, "members_"):
+        if len(self._states) > 1:
             return logits_of_probabilities(self.predict_proba(X, cases), self.task_)
-        return self._case_logits(as_items(X, cases)).logits
+        (found,) = self._case_logits(as_items(X, cases))
+        return found.logits
 
     def decision_function(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
         """Logits (n, C); for two classes, by how much the second's exceeds the first's (n,)."""
@@ -252,32 +248,26 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             InputError: if an image cannot be read and ``unreadable`` is not given, or none can be.
         """
         items = as_items(X, cases)
-        if hasattr(self, "members_"):
-            each = [
-                one.predict_cases(items, unreadable=unreadable) for one in self._fitted_members()
-            ]
-            return self._cases_at_prevalence(mean_prediction(each))
-        found = self._case_logits(items, unreadable)
-        to_probabilities = self.calibration_.probabilities
-        return self._cases_at_prevalence(
+        each = [
             CasePrediction(
-                probabilities=to_probabilities(found.logits, self.task_),
-                image_probabilities=to_probabilities(found.image_logits, self.task_),
+                probabilities=one.probabilities(found.logits),
+                image_probabilities=one.probabilities(found.image_logits),
                 weights=found.weights,
                 sizes=sizes_of(list(without(items, unreadable or ()).values())),
             )
-        )
+            for one, found in zip(self._states, self._case_logits(items, unreadable), strict=True)
+        ]
+        return self._cases_at_prevalence(mean_prediction(each))
 
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
         """Probabilities (n, C) from features (n, D) that :meth:`embed` gave."""
-        if hasattr(self, "members_"):
-            widths = [member.model_.encoder.width for member in self.members_]
-            parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
-            each = zip(self.members_, parts, strict=True)
-            parts = [one.predict_proba_of_features(part) for one, part in each]
-            return self._at_prevalence(np.mean(parts, axis=0))
-        logits = logits_of_features(self.model_, features)
-        return self._at_prevalence(self.calibration_.probabilities(logits, self.task_))
+        widths = [one.model.encoder.width for one in self._states]
+        parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
+        each = [
+            one.probabilities(logits_of_features(one.model, part))
+            for one, part in zip(self._states, parts, strict=True)
+        ]
+        return self._at_prevalence(np.mean(each, axis=0))
 
     def predict(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
         """Labels (n,), or (n, C) of 0 and 1 (calibrated probability above one half)."""
@@ -291,24 +281,24 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         stand side by side. Those of a case are pooled (before a fit: their mean).
         """
         items = as_items(X, cases)
-        fitted = hasattr(self, "members_")
-        members = self._fitted_members() if fitted else self._members()
-        if len(members) > 1:
-            return np.concatenate([member.embed(items) for member in members], axis=1)
-        spec = self.specification()
         if not hasattr(self, "fitted_"):
-            return spec.extractor().features(items, self._report)
-        accelerator, state = spec.accelerator(), self._state
-        model = self._model_on(accelerator, spec, items)
-        return encode_images(
-            model.encoder,
-            items,
-            accelerator,
-            symmetry=state.symmetry,
-            tta=self.tta or state.tta,
-            pool=model.pool,
-            progress=self._report,
-        )
+            extractors = [spec.extractor() for spec in self.specifications()]
+            each = [extractor.features(items, self._report) for extractor in extractors]
+        else:
+            accelerator = make_accelerator(self.device, self.precision)
+            each = [
+                encode_images(
+                    one.model.encoder,
+                    items,
+                    accelerator,
+                    symmetry=one.symmetry,
+                    tta=self.tta or one.tta,
+                    pool=one.model.pool,
+                    progress=self._report,
+                )
+                for one in self._in_precision(accelerator, items)
+            ]
+        return np.concatenate(each, axis=1)
 
     @classmethod
     def load(
@@ -333,116 +323,51 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             InputError: if the adapter is damaged, or the encoder's weights are not those it was
                 trained on.
         """
-        members = []
-        for parameters, fitted in restore(
+        parameters, fitted = restore(
             Path(folder), encoder_weights=encoder_weights, device=device, precision=precision
-        ):
-            views = {} if tta is None else {"tta": tta}
-            member = cls(**parameters | views, progress=progress)
-            member.fitted_ = fitted
-            members.append(member)
-        if len(members) == 1:
-            return members[0]
-        prevalence = members[0].prevalence
-        members[0].prevalence = None
-        encoders = [member.encoder for member in members]
-        weights = [member.encoder_weights for member in members]
-        size = next(m.image_size for m in members if m.encoder != EMBEDDED)
-        each = {"encoder": encoders, "encoder_weights": weights, "image_size": size}
-        each["prevalence"] = prevalence
-        self = cls(**members[0].get_params(deep=False) | each)
-        self.members_ = members
+        )
+        views = {} if tta is None else {"tta": tta}
+        self = cls(**parameters | views, progress=progress)
+        self.fitted_ = fitted
         return self
 
-    def _members(self) -> list[FewShotClassifier]:
-        """A classifier for each encoder; this one, if there is one only."""
-        pairs = pair_weights(self.encoder, self.encoder_weights)
-        if len(pairs) == 1 and isinstance(self.encoder, str):
-            return [self]
-        members = [type(self)(**self.get_params(deep=False)) for _ in pairs]
-        for member, (encoder, weights) in zip(members, pairs, strict=True):
-            own_size = len(pairs) > 1 and encoder == EMBEDDED
-            size = None if own_size else self.image_size
-            member.set_params(encoder=encoder, encoder_weights=weights, image_size=size)
-            member.set_params(prevalence=None)  # that of the mean is corrected
-        return members
-
-    def _fitted_members(self) -> list[FewShotClassifier]:
-        """The fitted classifier of each encoder, to be run as this one is asked to."""
-        for member in self.members_:
-            member.set_params(
-                tta=self.tta,
-                prevalence=None,
-                device=self.device,
-                precision=self.precision,
-                progress=self.progress,
-            )
-        return self.members_
+    def specifications(self) -> list[Specification]:
+        """The parameters, checked: one specification for each encoder."""
+        return specifications(self.get_params(deep=False))
 
     @property
     def _report(self) -> Progress:
         return self.progress or silent
 
-    def specification(self) -> Specification:
-        """The parameters, checked."""
-        method = chosen_method(self.method, self.recipe)
-        changes = given_changes(
-            method,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            encoder_lr=self.encoder_lr,
-        )
-        ((encoder, weights),) = pair_weights(self.encoder, self.encoder_weights)
-        return Specification(
-            encoder=encoder,
-            method=method,
-            encoder_weights=weights,
-            image_size=self.image_size,
-            settings=self.settings or {},
-            recipe=self.recipe,
-            recipe_changes=(self.recipe_settings or {}) | changes,
-            tune=self.tune,
-            seed=index(self.seed),
-            device=self.device,
-            precision=self.precision,
-            calibrate=self.calibrate,
-            operating_aim=self.operating_aim,
-            readout=self.readout,
-            symmetry=self.symmetry,
-            tta=self.tta,
-            pool=self.pool,
-            fit_image=self.fit_image,
-        )
-
     def _case_logits(
         self, items: Sequence[Item], unreadable: Unreadable | None = None
-    ) -> CaseLogits:
-        """What the model makes of images or cases; of one encoder."""
-        spec = self.specification()
-        accelerator, state = spec.accelerator(), self._state
-        return predict_cases(
-            self._model_on(accelerator, spec, items),
-            items,
-            accelerator,
-            symmetry=state.symmetry,
-            tta=self.tta or state.tta,
-            unreadable=unreadable,
-            progress=self._report,
-        )
+    ) -> list[CaseLogits]:
+        """What each adapted encoder makes of images or cases."""
+        accelerator = make_accelerator(self.device, self.precision)
+        return [
+            predict_cases(
+                one.model,
+                items,
+                accelerator,
+                symmetry=one.symmetry,
+                tta=self.tta or one.tta,
+                progress=self._report,
+                unreadable=unreadable,
+            )
+            for one in self._in_precision(accelerator, items)
+        ]
 
-    def _model_on(
-        self, accelerator: Accelerator, spec: Specification, items: Sequence[Item]
-    ) -> AdaptedEncoder:
-        """The model in the accelerator's precision, which may have changed since the fit.
+    def _in_precision(self, accelerator: Accelerator, items: Sequence[Item]) -> list[Fitted]:
+        """The fitted state in the precision asked for now, which may have changed since the fit.
 
         What a crop leaves out of the first items that it is for is said, unless the fit said it.
         """
-        state = self._state
-        model = in_precision(state, spec, accelerator)
-        if model is not state.model:
-            self.fitted_ = replace(state, model=model)
+        self.fitted_ = [in_precision(one, accelerator) for one in self._states]
         if not self._warned_of_cropping:
-            warn_of_cropping(items, model.encoder)
+            self._warn_of_cropping(items)
             self._warned_of_cropping = True
-        return model
+        return self.fitted_
+
+    def _warn_of_cropping(self, items: Sequence[Item]) -> bool:
+        warned = [warn_of_cropping(items, one.model.encoder) for one in self.fitted_]
+        return any(warned)

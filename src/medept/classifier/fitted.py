@@ -1,4 +1,4 @@
-"""What a fit comes to: the adapted encoder, and how its outputs become labels."""
+"""What a fit of one encoder comes to: the encoder as adapted, and how its outputs become labels."""
 
 from __future__ import annotations
 
@@ -105,6 +105,10 @@ class Fitted:
             shares=info.shares,
             operating_points=info.operating_points,
         )
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities (n, C) of logits (n, C)."""
+        return self.calibration.probabilities(logits, self.task)
 
     def info(self) -> AdapterInfo:
         """What ``adapter.json`` says; its ``encoder_weights`` are the path as it was given."""

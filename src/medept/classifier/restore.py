@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,8 @@ from torch import Tensor
 
 from medept.classifier.fitted import Fitted
 from medept.classifier.several import Weights, pair_weights, split_state
-from medept.classifier.specification import Specification
 from medept.encoders.encoder import Encoder
-from medept.encoders.load import load_encoder
+from medept.encoders.load import EMBEDDED, load_encoder
 from medept.encoders.readout import Readout
 from medept.encoders.weights import RANDOM
 from medept.errors import EncoderError, InputError
@@ -29,31 +29,62 @@ if TYPE_CHECKING:
 
 def restore(
     folder: Path, *, encoder_weights: Weights | Sequence[Weights], device: str, precision: str
-) -> list[tuple[dict[str, Any], Fitted]]:
-    """A classifier's parameters and its fitted state, from a saved adapter: one for each encoder.
+) -> tuple[dict[str, Any], list[Fitted]]:
+    """A classifier's parameters and its fitted state, one for each encoder, from a saved adapter.
 
     Raises:
         InputError: as :meth:`medept.FewShotClassifier.load`.
     """
     state, whole = load_adapter(folder)
-    infos = [whole.model_copy(update={"others": []}), *whole.others]
+    infos = [whole, *whole.others]
     names = [info.encoder.name for info in infos]
     given = pair_weights(names, encoder_weights) if encoder_weights else None
-    restored = []
+    fitted = []
     for i, (part, info) in enumerate(zip(split_state(state, len(infos)), infos, strict=True)):
         weights = (given[i][1] if given else None) or info.encoder_weights
-        restored.append(_restore_one(folder, part, info, weights, device, precision))
-    return restored
+        path = None if weights is None else str(weights)
+        info = info.model_copy(update={"encoder_weights": path})
+        fitted.append(_restore_one(folder, part, info, make_accelerator(device, precision)))
+    usual = {"device": device, "precision": precision}
+    return _parameters(whole, fitted) | usual, fitted
+
+
+def _parameters(info: AdapterInfo, fitted: Sequence[Fitted]) -> dict[str, Any]:
+    """The parameters of the classifier that was saved, as far as its encoders share them."""
+    several = len(fitted) > 1
+    names = [one.model.encoder.name for one in fitted]
+    weights = [one.encoder_weights for one in fitted]
+    sizes = {
+        height if height == width else None  # others are an encoder's own
+        for name, (height, width) in zip(names, map(_size, fitted), strict=True)
+        if not (several and name == EMBEDDED)
+    }
+    views = {one.tta for one in fitted}
+    return {
+        "encoder": names if several else names[0],
+        "method": info.method,
+        "encoder_weights": weights if several else weights[0],
+        "image_size": sizes.pop() if len(sizes) == 1 else None,
+        "settings": info.settings,
+        "recipe_settings": info.recipe,
+        "calibrate": "temperature" if info.calibration.note else info.calibration.kind,
+        "readout": info.encoder.readout,
+        "symmetry": info.symmetry,
+        "tta": views.pop() if len(views) == 1 else None,
+        "pool": info.pool,
+        "fit_image": info.fit_image,
+        "prevalence": info.prevalence,
+        "seed": info.seed,
+    }
+
+
+def _size(fitted: Fitted) -> tuple[int, int]:
+    return fitted.model.encoder.preprocessing.size
 
 
 def _restore_one(
-    folder: Path,
-    state: dict[str, Tensor],
-    info: AdapterInfo,
-    weights: Weights,
-    device: str,
-    precision: str,
-) -> tuple[dict[str, Any], Fitted]:
+    folder: Path, state: dict[str, Tensor], info: AdapterInfo, accelerator: Accelerator
+) -> Fitted:
     try:
         read_settings(info.method, info.settings)
         find_pool(info.pool, info.method)
@@ -62,12 +93,12 @@ def _restore_one(
         raise EncoderError(
             f"{folder}: it was fitted by another version of medept ({error}); fit again"
         ) from error
+    weights = info.encoder_weights
     if weights not in (None, RANDOM) and not _is_file(Path(weights)):
         raise EncoderError(
             f"{folder}: its encoder's weights, {weights}, are not there; say where they are "
             "now with encoder_weights="
         )
-    height, width = info.encoder.preprocessing.size
     try:
         info.encoder.preprocessing.evaluation()(Image.new("RGB", (2, 2)))
     except Exception as error:  # whatever the transforms do not accept
@@ -75,35 +106,21 @@ def _restore_one(
             f"{folder}: damaged (no image can be prepared as it says: {error}); copy it again, or "
             "fit again"
         ) from error
-    side = height if height == width else None  # others are an encoder's own
-    encoder = load_encoder(info.encoder.name, weights=weights, image_size=side)
+    encoder = frozen_encoder(info)
+    height, width = info.encoder.preprocessing.size
     if encoder.preprocessing.size != (height, width):
         raise EncoderError(
             f"{folder}: damaged (its encoder takes no input of {height} x {width} pixels); copy "
             "it again, or fit again"
         )
-    accelerator = make_accelerator(device, precision)
-    model = restored_model(encoder, state, info, str(folder), accelerator)
-    info = info.model_copy(update={"encoder_weights": None if weights is None else str(weights)})
-    parameters = {
-        "encoder": info.encoder.name,
-        "method": info.method,
-        "encoder_weights": weights,
-        "image_size": side,
-        "settings": info.settings,
-        "recipe_settings": info.recipe,
-        "calibrate": "temperature" if info.calibration.note else info.calibration.kind,
-        "readout": info.encoder.readout,
-        "symmetry": info.symmetry,
-        "tta": info.tta,
-        "pool": info.pool,
-        "fit_image": info.fit_image,
-        "prevalence": info.prevalence,
-        "seed": info.seed,
-        "device": device,
-        "precision": precision,
-    }
-    return parameters, Fitted.of_adapter(model, info)
+    return Fitted.of_adapter(restored_model(encoder, state, info, str(folder), accelerator), info)
+
+
+def frozen_encoder(info: AdapterInfo) -> Encoder:
+    """The encoder that an adapter was trained on, loaded by its name and not yet verified."""
+    height, width = info.encoder.preprocessing.size
+    side = height if height == width else None  # others are an encoder's own
+    return load_encoder(info.encoder.name, weights=info.encoder_weights, image_size=side)
 
 
 def _is_file(path: Path) -> bool:
@@ -141,8 +158,8 @@ def restored_model(
     return model
 
 
-def in_precision(fitted: Fitted, spec: Specification, accelerator: Accelerator) -> AdaptedEncoder:
-    """The model as the accelerator's precision needs it.
+def in_precision(fitted: Fitted, accelerator: Accelerator) -> Fitted:
+    """The same with its model as the accelerator's precision needs it.
 
     Weights are cast down where they are, and loaded again for a precision that is higher than
     that of the weights in memory.
@@ -151,8 +168,10 @@ def in_precision(fitted: Fitted, spec: Specification, accelerator: Accelerator) 
     if precision_of(accelerator) == "bfloat16":
         if not encoder.in_bfloat16:
             encoder.cast_to_bfloat16(p for p in encoder.parameters() if p.requires_grad)
-        return fitted.model
+        return fitted
     if not encoder.in_bfloat16:
-        return fitted.model
+        return fitted
     state, info = fitted.model.trained_state(), fitted.info()
-    return restored_model(spec.load_encoder(), state, info, "the fitted classifier", accelerator)
+    where = "the fitted classifier"
+    model = restored_model(frozen_encoder(info), state, info, where, accelerator)
+    return replace(fitted, model=model)

@@ -1,4 +1,4 @@
-"""Several encoders in one fit: a classifier for each, whose probabilities are averaged.
+"""Several encoders in one fit: each is adapted by itself, and their probabilities are averaged.
 
 Averaged probabilities were measured to be as accurate as features side by side, and better
 calibrated (docs/results.md); and each encoder keeps its own input size and its own head.
@@ -64,18 +64,18 @@ def logits_of_probabilities(probabilities: np.ndarray, task: str) -> np.ndarray:
 
 
 def joined_states(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of all members, those after the first by names that say whose they are."""
+    """The tensors of all encoders, those after the first by names that say whose they are."""
     return {_prefix(i) + name: x for i, state in enumerate(states) for name, x in state.items()}
 
 
-def split_state(state: dict[str, Tensor], members: int) -> list[dict[str, Tensor]]:
+def split_state(state: dict[str, Tensor], encoders: int) -> list[dict[str, Tensor]]:
     """What :func:`joined_states` joined."""
-    parts: list[dict[str, Tensor]] = [{} for _ in range(members)]
+    parts: list[dict[str, Tensor]] = [{} for _ in range(encoders)]
     for name, tensor in state.items():
-        owner = next((i for i in range(1, members) if name.startswith(_prefix(i))), 0)
+        owner = next((i for i in range(1, encoders) if name.startswith(_prefix(i))), 0)
         parts[owner][name.removeprefix(_prefix(owner))] = tensor
     return parts
 
 
-def _prefix(member: int) -> str:
-    return f"encoder-{member + 1}." if member else ""
+def _prefix(encoder: int) -> str:
+    return f"encoder-{encoder + 1}." if encoder else ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medept.classifier.several import pair_weights
 from medept.encoders.encoder import Encoder
 from medept.encoders.load import EMBEDDED, load_encoder
 from medept.encoders.preprocessing import FITS, OWN_FIT
@@ -31,7 +34,7 @@ more accurate on support sets that had no part in the choice (docs/results.md)."
 
 @dataclass(frozen=True)
 class Specification:
-    """Encoder, method, recipe and the like, as :class:`medept.FewShotClassifier` describes them.
+    """One encoder, method, recipe and so on, as :class:`medept.FewShotClassifier` describes them.
 
     Attributes:
         recipe_changes: values given in place of the recipe's.
@@ -161,6 +164,42 @@ class Specification:
         return FeatureExtractor(encoder.to(accelerator.device), accelerator, symmetry, tta)
 
 
+def specifications(parameters: Mapping[str, Any]) -> list[Specification]:
+    """The parameters of a :class:`medept.FewShotClassifier`, checked: one for each encoder.
+
+    Of several encoders ``embedded`` keeps its own input size.
+
+    Raises:
+        SettingsError: if a value is out of range, or one that the method does not have.
+
+    >>> from medept import FewShotClassifier
+    >>> classifier = FewShotClassifier(["embedded", "vit_tiny_patch16_224"], image_size=112)
+    >>> [spec.image_size for spec in specifications(classifier.get_params())]
+    [None, 112]
+    """
+    method = chosen_method(parameters["method"], parameters["recipe"])
+    pairs = pair_weights(parameters["encoder"], parameters["encoder_weights"])
+    same = {f.name: parameters[f.name] for f in fields(Specification) if f.name in parameters}
+    same |= {
+        "method": method,
+        "settings": parameters["settings"] or {},
+        "recipe_changes": (parameters["recipe_settings"] or {}) | given_changes(method, parameters),
+        "seed": index(parameters["seed"]),
+    }
+    size = parameters["image_size"]
+    return [
+        Specification(
+            **same
+            | {
+                "encoder": encoder,
+                "encoder_weights": weights,
+                "image_size": None if len(pairs) > 1 and encoder == EMBEDDED else size,
+            }
+        )
+        for encoder, weights in pairs
+    ]
+
+
 def chosen_method(method: str, recipe: str) -> str:
     """The method that was asked for; ``auto`` is the most accurate, or the recipe's own.
 
@@ -172,23 +211,16 @@ def chosen_method(method: str, recipe: str) -> str:
     return "ept" if recipe == "paper" else MOST_ACCURATE
 
 
-def given_changes(
-    method: str,
-    *,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    encoder_lr: float | None = None,
-) -> dict[str, float]:
-    """What was given in place of the recipe's values, by name.
+def given_changes(method: str, parameters: Mapping[str, Any]) -> dict[str, float]:
+    """Those of a classifier's parameters that were given in place of the recipe's values.
 
     Raises:
         SettingsError: if the method does not learn by one of them.
 
-    >>> given_changes("linear", lr=0.1)
+    >>> given_changes("linear", {"lr": 0.1, "seed": 0})
     {'lr': 0.1}
     """
-    values = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "encoder_lr": encoder_lr}
+    values = {name: parameters.get(name) for name in ("epochs", "batch_size", "lr", "encoder_lr")}
     given = {name: value for name, value in values.items() if value is not None}
     rates = find_method(method).rates
     for name in ("lr", "encoder_lr"):

@@ -14,9 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from medept.classifier.case_prediction import CasePrediction
 from medept.classifier.fitted import Fitted, HeldOut, Task
-from medept.classifier.restore import restored_model
+from medept.classifier.restore import frozen_encoder, restored_model
 from medept.classifier.several import joined_states
-from medept.classifier.specification import Specification
 from medept.errors import InputError, SettingsError
 from medept.evaluation.calibration import Calibration
 from medept.evaluation.operating_points import OperatingAim, OperatingPoint, choose_points
@@ -28,6 +27,7 @@ from medept.evaluation.prevalence import (
 )
 from medept.fits.adapter import AdapterInfo, save_adapter
 from medept.methods import AdaptedEncoder
+from medept.training.device import make_accelerator
 from medept.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
@@ -37,24 +37,20 @@ class FittedState(BaseEstimator):
     """The fitted attributes of a classifier, which is saved and pickled by what was trained.
 
     Attributes:
-        fitted_: the state, if there is one encoder.
-        members_: of several encoders, a fitted classifier for each.
+        fitted_: the state of each encoder. What belongs to all (the operating points) is in the
+            first's.
     """
 
+    device: str
+    precision: str
     prevalence: Mapping[str, float] | str | None
     operating_aim: OperatingAim | None
-    fitted_: Fitted
-    members_: list[Any]
-
-    def specification(self) -> Specification:
-        """The parameters, checked."""
-        raise NotImplementedError
+    fitted_: list[Fitted]
 
     def info(self) -> AdapterInfo:
         """What ``adapter.json`` says."""
-        info = self._state.info().model_copy(update={"prevalence": self.prevalence})
-        others = [member.info() for member in getattr(self, "members_", [])[1:]]
-        return info.model_copy(update={"others": others}) if others else info
+        first, *others = [one.info() for one in self._states]
+        return first.model_copy(update={"prevalence": self.prevalence, "others": others})
 
     @property
     def classes_(self) -> np.ndarray:
@@ -90,8 +86,8 @@ class FittedState(BaseEstimator):
     def held_out_(self) -> HeldOut | None:
         """Predictions of the cross-validation inside the support set; of several encoders their
         mean. None where there was none, and after :meth:`load`."""
-        parts = [member._state.held_out for member in getattr(self, "members_", [self])]
-        if any(part is None for part in parts):
+        parts = [one.held_out for one in self._states if one.held_out is not None]
+        if len(parts) < len(self._states):
             return None
         mean = np.mean([part.probabilities for part in parts], axis=0)
         return replace(parts[0], probabilities=self._at_prevalence(mean))
@@ -108,12 +104,15 @@ class FittedState(BaseEstimator):
         return self._state.precision
 
     @property
-    def _state(self) -> Fitted:
-        """The fitted state; of several encoders that of the first."""
-        if hasattr(self, "members_"):
-            return self.members_[0]._state
+    def _states(self) -> list[Fitted]:
+        """The fitted state of each encoder."""
         check_is_fitted(self, "fitted_")
         return self.fitted_
+
+    @property
+    def _state(self) -> Fitted:
+        """The fitted state of the first encoder."""
+        return self._states[0]
 
     def _check_prevalence(self, targets: np.ndarray, names: np.ndarray) -> None:
         """Before training: refuse a stated prevalence that does not suit the classes."""
@@ -193,43 +192,42 @@ class FittedState(BaseEstimator):
             points = choose_points(self.operating_aim, *parts, names)
         for note in filter(None, (point.note() for point in points)):
             logger.warning(note)
-        first = getattr(self, "members_", [self])[0]
-        first.fitted_ = replace(first.fitted_, operating_points=points)
+        self.fitted_[0] = replace(self.fitted_[0], operating_points=points)
 
     def _forget(self) -> None:
         """Be unfitted: a fit that fails leaves nothing of an earlier one."""
-        for name in ("fitted_", "members_"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("fitted_", None)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter (``adapter.safetensors``, ``adapter.json``) into ``folder``.
 
         The latter has the path of ``encoder_weights`` as it was given.
         """
-        members = getattr(self, "members_", [self])
-        state = joined_states([member.model_.trained_state() for member in members])
+        state = joined_states([one.model.trained_state() for one in self._states])
         save_adapter(Path(folder), state, self.info())
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: for the model what an adapter file holds, without the encoder."""
+        """What is pickled: for each model what an adapter file holds, without the encoder."""
         state = dict(super().__getstate__())
-        if (fitted := state.pop("fitted_", None)) is not None:
-            state["_adapter"] = fitted.model.trained_state(), fitted.info()
-            state["_fitted"] = replace(fitted, model=None)
+        fitted: list[Any] = state.pop("fitted_", [])
+        state["_adapters"] = [(one.model.trained_state(), one.info()) for one in fitted]
+        state["_fitted"] = [replace(one, model=None) for one in fitted]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load the encoder again, by its name, and put the adapter into it."""
-        adapter, fitted = state.pop("_adapter", None), state.pop("_fitted", None)
+        """Load the encoders again, by their names, and put the adapters into them."""
+        adapters, fitted = state.pop("_adapters"), state.pop("_fitted")
         super().__setstate__(state)
-        if adapter is None:
+        if not fitted:
             return
-        spec = self.specification()
         try:
-            accelerator = spec.accelerator()
+            accelerator = make_accelerator(self.device, self.precision)
         except InputError:  # its device is not here; another may be set
             accelerator = None
-        trained, info = adapter
         where = "the pickled classifier"
-        model = restored_model(spec.load_encoder(), trained, info, where, accelerator)
-        self.fitted_ = replace(fitted, model=model)
+        self.fitted_ = [
+            replace(
+                one, model=restored_model(frozen_encoder(info), trained, info, where, accelerator)
+            )
+            for one, (trained, info) in zip(fitted, adapters, strict=True)
+        ]
