@@ -19,6 +19,7 @@ import argparse
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,13 +27,10 @@ from sklearn.metrics import balanced_accuracy_score
 
 from medept.data.dataset import read_dataset
 from medept.data.labelled_images import LabelledImages
-from medept.encoders.load import load_encoder
 from medept.labelling.suggest import UNLABELLED, suggest
-from medept.methods import adapt
-from medept.methods.base import AdaptedEncoder
 from medept.phantoms import make_phantoms
 from medept.training.extractor import FeatureExtractor
-from medept.training.inference import logits_of_features
+from medept.workflows.label import quick_classifier
 
 BUDGETS = (10, 20, 50, 100)
 RANDOM_BUDGETS = (10, 14, 20, 28, 40, 50, 58, 70, 100)
@@ -53,18 +51,18 @@ def read(name: str, folder: Path) -> LabelledImages:
     return read_dataset(table, image_column="image", label_column="label", **options)
 
 
-def features_of(
-    data: LabelledImages, name: str, encoder: str, weights: Path | None, store: Path
-) -> np.ndarray:
-    """Features (n, D), means over flips, from the store or put there."""
-    file = store / f"{name}-{encoder}.npy"
+def extractor_of(encoder: str, weights: Path | None) -> FeatureExtractor:
+    """An encoder, of whose features the mean over flips is taken."""
+    own: dict[str, Any] = {} if encoder == "embedded" else {"weights": weights, "image_size": 112}
+    return FeatureExtractor.load(
+        encoder, readout="auto", symmetry="flips", device="cpu", precision="float32", **own
+    )
+
+
+def features_of(data: LabelledImages, extractor: FeatureExtractor, file: Path) -> np.ndarray:
+    """Features (n, D) from the file, or put there."""
     if not file.exists():
-        own = {} if encoder == "embedded" else {"weights": weights, "image_size": 112}
-        extractor = FeatureExtractor.load(
-            encoder, readout="class+std:all", symmetry="flips", device="cpu",
-            precision="float32", **own,
-        )  # fmt: skip
-        store.mkdir(exist_ok=True, parents=True)
+        file.parent.mkdir(exist_ok=True, parents=True)
         np.save(file, extractor.features(data.images).astype(np.float16))
     return np.load(file).astype(np.float32)
 
@@ -105,24 +103,6 @@ def chosen(
         yield np.flatnonzero(labels >= 0)
 
 
-def score(
-    models: dict[int, AdaptedEncoder],
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-) -> float:
-    """Balanced accuracy of a ridge regression; a class without a label is never right."""
-    present, targets = np.unique(train[1], return_inverse=True)
-    if len(present) < 2:
-        return float(balanced_accuracy_score(test[1], np.full(len(test[1]), present[0])))
-    if len(present) not in models:
-        models[len(present)] = adapt(load_encoder(), "ridge", classes=len(present))
-        models[len(present)].requires_grad_(False)
-    model = models[len(present)]
-    model.fit_features(train[0], targets, None)
-    predicted = present[logits_of_features(model, test[0]).argmax(axis=1)]
-    return float(balanced_accuracy_score(test[1], predicted))
-
-
 def summary(table: pd.DataFrame) -> None:
     """Print means over data sets, and how many random labels are as good."""
     for keys, part in table.groupby(["encoder", "pool"], sort=False):
@@ -160,28 +140,30 @@ def run(out: Path, options: argparse.Namespace) -> None:
     else:
         out.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
     store = out.with_name(f"{out.stem}-features")
-    loaded, models = {}, {}
-    for name in options.sets:
-        data = read(name, options.data)
-        for encoder in options.encoders:
-            loaded[name, encoder] = (
-                features_of(data, name, encoder, options.weights, store), data,
-            )  # fmt: skip
-            print(name, encoder, loaded[name, encoder][0].shape, flush=True)
+    sets = {name: read(name, options.data) for name in options.sets}
+    loaded, learners = {}, {}
+    for encoder in options.encoders:
+        extractor = extractor_of(encoder, options.weights)
+        learners[encoder] = quick_classifier(extractor)
+        for name, data in sets.items():
+            features = features_of(data, extractor, store / f"{name}-{encoder}.npy")
+            loaded[name, encoder] = features, data
+            print(name, encoder, features.shape, flush=True)
     for repeat in range(options.repeats):
         for (name, encoder), (features, data) in loaded.items():
             for pool in ("balanced", "imbalanced"):
                 rows, test = split(data, pool, repeat)
-                tested = features[test], data.targets[test]
+                truth = data.targets[test]
                 for strategy in options.strategies:
                     key = (name, encoder, pool, repeat, strategy)
                     if key in done:
                         continue
                     lines = []
                     for labelled in chosen(strategy, features[rows], data.targets[rows], repeat):
-                        train = features[rows[labelled]], data.targets[rows[labelled]]
-                        found = score(models, train, tested)
-                        lines.append(",".join(map(str, (*key, len(labelled), round(found, 5)))))
+                        own = rows[labelled]
+                        found = learners[encoder](features[own], data.targets[own], features[test])
+                        score = round(balanced_accuracy_score(truth, found), 5)
+                        lines.append(",".join(map(str, (*key, len(labelled), score))))
                     with out.open("a", encoding="utf-8") as file:
                         file.write("".join(line + "\n" for line in lines))
         print(f"repeat {repeat} done", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -174,6 +175,28 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
         else:
             escaped = table.apply(_escape_formulas)
             escaped.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def append_table(file: Path, table: pd.DataFrame) -> None:
+    """Append rows to a CSV file, which is made with a header if it is missing, and flush the disk.
+
+    The rows are written by one call, whole or not at all; cells are those of :func:`write_table`.
+
+    Raises:
+        OSError: if they cannot be written; the file is then as it was.
+    """
+    escaped = table.apply(_escape_formulas)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab", buffering=0) as opened:
+        size = opened.seek(0, os.SEEK_END)
+        text = escaped.to_csv(index=False, header=size == 0, lineterminator="\n").encode()
+        try:
+            if opened.write(text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+            os.fsync(opened.fileno())
+        except OSError:
+            opened.truncate(size)
+            raise
 
 
 def read_csv(file: Path) -> pd.DataFrame:

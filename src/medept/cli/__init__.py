@@ -6,7 +6,14 @@ import logging
 import sys
 import warnings
 
-from medept.cli import adapt, compare, data, serving, use  # noqa: F401 (their verbs register themselves)
+from medept.cli import (  # noqa: F401 (their verbs register themselves)
+    adapt,
+    compare,
+    data,
+    label,
+    serving,
+    use,
+)
 from medept.cli.app import app
 from medept.cli.console import Notes, fail, with_options
 from medept.errors import InputError, is_out_of_memory

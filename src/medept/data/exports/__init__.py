@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medept.data.exports import chexpert, coco, cvat, label_studio, qupath
+from medept.data.exports import chexpert, coco, cvat, journal, label_studio, qupath
 from medept.errors import DataError
 
 EXPORT_SUFFIXES = (".json", ".geojson", ".xml")
@@ -39,7 +39,8 @@ def read_export(path: Path) -> pd.DataFrame:
 
 
 def recognise_table(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """The table with a column ``label`` if it has CheXpert's or QuPath's form, or as it is.
+    """The table with a column ``label`` if it has the form of CheXpert, QuPath or a journal of
+    labels, or as it is.
 
     Images that Label Studio serves get the names of their files.
 
@@ -48,7 +49,7 @@ def recognise_table(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """
     if label_studio.is_form(table):
         table = label_studio.convert(path, table)
-    for form in (chexpert, qupath):
+    for form in (chexpert, journal, qupath):
         if form.is_form(table):
             return form.convert(path, table)
     return table

@@ -1,0 +1,104 @@
+"""Verbs that help to label: which images next."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medept.cli.app import DATA, app
+from medept.cli.console import notes, print_json, progress_bars
+from medept.cli.options import (
+    CaseColumn,
+    CaseOption,
+    Device,
+    EncoderName,
+    ImageColumn,
+    ImageRoot,
+    ImageSize,
+    Json,
+    Weights,
+)
+
+
+@app.command(rich_help_panel=DATA)
+def suggest(
+    pool: Annotated[Path, typer.Argument(metavar="POOL", help="Folder or table of images.")],
+    out: Annotated[Path, typer.Option(help="New .csv with the images to label, the best first.")],
+    labelled: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What is labelled: labels.csv, or data as for `fit`."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Images or cases to suggest.")] = 20,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="random, typical, centres, cover or herding; margin or badge once two classes "
+            "have labels; or auto, the best measured.",
+        ),
+    ] = "auto",
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder to keep features in, so that they are computed once."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed suggests the same images.")] = 0,
+    image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
+    case_column: CaseColumn = None,
+    case: CaseOption = None,
+    encoder: EncoderName = "embedded",
+    encoder_weights: Weights = None,
+    image_size: ImageSize = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Say which images to label next, so that few labels teach much.
+
+    Without labels these are typical images that differ from each other. Fill in the column `label`
+    of the table, and give it to `fit`; or label in the browser with `medept app`.
+    """
+    from medept.labelling.pool import open_pool
+    from medept.training.extractor import FeatureExtractor
+    from medept.workflows.label import (
+        pool_features,
+        read_answers,
+        suggest_from,
+        write_suggestions,
+    )
+    from medept.workflows.predict import refuse_output
+
+    refuse_output(out, "suggestions", ".csv")
+    found = open_pool(
+        pool,
+        image_column=image_column,
+        image_root=image_root,
+        case_column=case_column,
+        case=case,
+    )
+    answers = {} if labelled is None else read_answers(found, labelled)
+    with progress_bars() as report, ExitStack() as stack:
+        place = features or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        extractor = FeatureExtractor.load(
+            encoder,
+            weights=encoder_weights,
+            image_size=image_size,
+            readout="auto",
+            device=device,
+            precision="float32",
+        )
+        cache = pool_features(found, place, extractor)
+        cache.whole(report)
+        rows = suggest_from(found, cache, answers, count, strategy=strategy, seed=seed)
+    table = write_suggestions(found, rows, out)
+    if as_json:
+        print_json({"out": str(out), "suggestions": table.to_dict(orient="records")})
+        return
+    what = "cases" if found.has_cases else "images"
+    left = len(found) - len(answers)
+    notes.print(f"{len(rows)} of {left} {what} without a label. Written to {out}")

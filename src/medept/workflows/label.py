@@ -1,0 +1,152 @@
+"""What labelling needs of an encoder: features of the pool, suggestions, a quick classifier."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medept.data.dataset import read_dataset
+from medept.data.exports.journal import is_form
+from medept.errors import DataError
+from medept.files import read_csv, write_table
+from medept.labelling.curve import FitPredict
+from medept.labelling.feature_cache import FeatureCache
+from medept.labelling.pool import Pool
+from medept.labelling.store import LabelStore
+from medept.labelling.suggest import UNLABELLED, UNSURE, suggest
+from medept.methods.ridge import Ridge
+from medept.training.extractor import FeatureExtractor
+from medept.training.inference import logits_of_features
+from medept.workflows.predict import refuse_output
+
+
+def pool_features(pool: Pool, folder: Path, extractor: FeatureExtractor) -> FeatureCache:
+    """The features of a pool, which are kept in ``folder``; none is computed yet."""
+    identity = json.dumps([extractor.identity(), str(extractor.encoder.readout)], default=str)
+    return FeatureCache(pool, folder, identity, extractor.features)
+
+
+def quick_classifier(extractor: FeatureExtractor) -> FitPredict:
+    """Ridge regression on features that are there: it learns in a fraction of a second."""
+
+    def fit_predict(features: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray:
+        present, own = np.unique(targets, return_inverse=True)
+        if len(present) < 2:
+            return np.full(len(new), present[0])
+        model = Ridge(extractor.encoder, len(present), Ridge.Settings())
+        model.fit_features(features.astype(np.float32), own, None)
+        return present[logits_of_features(model, new.astype(np.float32)).argmax(axis=1)]
+
+    return fit_predict
+
+
+def suggest_from(
+    pool: Pool,
+    cache: FeatureCache,
+    answers: Mapping[str, str | None],
+    count: int,
+    *,
+    strategy: str = "auto",
+    seed: int = 0,
+) -> list[int]:
+    """Rows of the pool to label next, among those whose features are known.
+
+    Args:
+        answers: by name: the label, or None for "not sure".
+        count: how many, at most.
+
+    Raises:
+        InputError: if the strategy is not known or needs labels.
+    """
+    classes = sorted({label for label in answers.values() if label is not None})
+    labels = np.full(len(pool), UNLABELLED)
+    for name, label in answers.items():
+        if name in pool.rows:
+            labels[pool.rows[name]] = UNSURE if label is None else classes.index(label)
+    known = cache.rows
+    rows = suggest(cache.features(), labels[known], count, strategy=strategy, seed=seed)
+    return known[rows].tolist()
+
+
+def read_answers(pool: Pool, file: Path) -> dict[str, str | None]:
+    """What a table of labels says of the images of a pool, by name.
+
+    Args:
+        file: a journal of labels, or a table or folder as for ``medept fit``.
+
+    Raises:
+        DataError: if it cannot be read, or names no image of the pool.
+    """
+    if file.suffix.lower() == ".csv" and is_form(read_csv(file)):
+        store = LabelStore(file)
+        found: dict[str, str | None] = dict.fromkeys(store.seen())
+        found |= store.agreed()
+    else:
+        found = {**import_labels(pool, file)}
+    known = {name: label for name, label in found.items() if name in pool.rows}
+    if not known:
+        raise DataError(f"{file}: it names no image of {pool.source}; check the paths in it")
+    return known
+
+
+def import_labels(pool: Pool, file: Path) -> dict[str, str]:
+    """The labels of a table, an export of an annotation tool, or a folder of classes, by name.
+
+    An image is found by its path, else by its name if no other image of the pool has it.
+
+    Raises:
+        DataError: if it cannot be read, or an image has several labels.
+    """
+    root = pool.source if pool.source.is_dir() else pool.source.parent
+    data = read_dataset(file, image_root=None if file.is_dir() else root)
+    if data.task == "multilabel":
+        raise DataError(f"{file}: its images have several labels each; give one label an image")
+    return match_names(pool, dict(zip(data.names, data.labels.tolist(), strict=True)))
+
+
+def match_names(pool: Pool, labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels by the names of the pool; those of other images are left out.
+
+    >>> pool = Pool(Path("."), ("a/1.png",), (Subject("a/1.png", ("a/1.png",)),))
+    >>> match_names(pool, {"benign/1.png": "benign", "2.png": "malignant"})
+    {'a/1.png': 'benign'}
+    """
+    ends: dict[str, list[str]] = {}
+    for subject in pool.subjects:
+        ends.setdefault(Path(subject.name).name, []).append(subject.name)
+    found = {}
+    for name, label in labels.items():
+        alike = ends.get(Path(name).name, [])
+        if name in pool.rows:
+            found[name] = label
+        elif len(alike) == 1:
+            found[alike[0]] = label
+    return found
+
+
+def write_suggestions(pool: Pool, rows: Sequence[int], out: Path) -> pd.DataFrame:
+    """Write the images to label next to the new table ``out``, with an empty column ``label``.
+
+    Paths are relative to the folder of the table. Cases have a row for each image.
+
+    Raises:
+        InputError: if ``out`` exists, or is no .csv.
+    """
+    refuse_output(out, "suggestions", ".csv")
+    folder = pool.source if pool.source.is_dir() else pool.source.parent
+    table = pd.DataFrame(
+        [
+            (os.path.relpath(folder / image, out.parent), subject.case, subject.group, "")
+            for subject in (pool.subjects[row] for row in rows)
+            for image in subject.images
+        ],
+        columns=["image", "case", "group", "label"],
+    )
+    table = table.drop(columns=[name for name in ("case", "group") if not table[name].any()])
+    write_table(out, table)
+    return table
