@@ -113,13 +113,13 @@ def test_a_case_has_a_row_for_each_image(tmp_path: Path) -> None:
     for name in "abc":
         Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
     store = LabelStore(tmp_path / "labels.csv")
-    store.answer(Subject("P1", ("a.png", "b.png")), Answer("x"))
+    store.answer(Subject("P1", ("a.png", "b.png"), case="P1"), Answer("x"))
     store.answer(single("c.png"), Answer("y"))
     assert LabelStore(store.file).of() == {"P1": Answer("x"), "c.png": Answer("y")}
-    with pytest.raises(InputError, match="has no case"):
+    with pytest.raises(InputError, match="'case' is empty"):
         read_dataset(store.file, case_column="case")
     store.answer(single("c.png"), None)
-    store.answer(Subject("P2", ("c.png",)), Answer("y"))
+    store.answer(Subject("P2", ("c.png",), case="P2"), Answer("y"))
     assert read_dataset(store.file, case_column="case").names == ("P1", "P2")
 
 

@@ -108,18 +108,16 @@ def open_pool(
     items = open_volumes(found.images, names=names)
     groups = _groups(found)
     if cases is None:
-        return Pool(source, items, tuple(map(_subject, items, names, groups)))
+        single = [Subject(name, (name,), group) for name, group in zip(names, groups, strict=True)]
+        return Pool(source, items, tuple(single))
     rows = list(rows_of_cases(cases).values())
     whole = tuple(joined([items[i] for i in each], [names[i] for i in each]) for each in rows)
+    ids = [str(cases[each[0]]) for each in rows]
     subjects = [
-        Subject(str(cases[each[0]]), tuple(names[i] for i in each), groups[each[0]])
-        for each in rows
+        Subject(case, tuple(names[i] for i in each), groups[each[0]], case)
+        for case, each in zip(ids, rows, strict=True)
     ]
     return Pool(source, whole, tuple(subjects))
-
-
-def _subject(item: Item, name: str, group: str) -> Subject:
-    return Subject(name, (name,), group)
 
 
 def _groups(found: FoundImages) -> list[str]:

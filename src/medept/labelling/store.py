@@ -23,16 +23,13 @@ class Subject:
         name: of the image or the case.
         images: names of its images.
         group: the patient or study; empty where it is not known.
+        case: its name again if it is a case; else empty.
     """
 
     name: str
     images: tuple[str, ...]
     group: str = ""
-
-    @property
-    def case(self) -> str:
-        """The id of the case; empty if it is a single image."""
-        return "" if self.images == (self.name,) else self.name
+    case: str = ""
 
 
 @dataclass(frozen=True)

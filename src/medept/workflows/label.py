@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
 
+from medept.data.columns import find_columns
 from medept.data.dataset import read_dataset
 from medept.data.exports.journal import is_form
+from medept.data.image_paths import read_image_names
+from medept.data.table import read_table
+from medept.data.targets import read_targets
 from medept.errors import DataError
 from medept.files import read_csv, write_table
 from medept.labelling.curve import FitPredict
@@ -82,12 +86,10 @@ def read_answers(pool: Pool, file: Path) -> dict[str, str | None]:
     Raises:
         DataError: if it cannot be read, or names no image of the pool.
     """
-    if file.suffix.lower() == ".csv" and is_form(read_csv(file)):
-        store = LabelStore(file)
-        found: dict[str, str | None] = dict.fromkeys(store.seen())
-        found |= store.agreed()
-    else:
-        found = {**import_labels(pool, file)}
+    if file.suffix.lower() != ".csv" or not is_form(read_csv(file)):
+        return {**import_labels(pool, file)}
+    store = LabelStore(file)
+    found = dict.fromkeys(store.seen()) | store.agreed()
     known = {name: label for name, label in found.items() if name in pool.rows}
     if not known:
         raise DataError(f"{file}: it names no image of {pool.source}; check the paths in it")
@@ -97,35 +99,50 @@ def read_answers(pool: Pool, file: Path) -> dict[str, str | None]:
 def import_labels(pool: Pool, file: Path) -> dict[str, str]:
     """The labels of a table, an export of an annotation tool, or a folder of classes, by name.
 
-    An image is found by its path, else by its name if no other image of the pool has it.
+    An image is found by its path or the end of it, else by its name if no other image has that.
 
     Raises:
-        DataError: if it cannot be read, or an image has several labels.
+        DataError: if it cannot be read, an image has several labels, or none is of the pool.
     """
-    root = pool.source if pool.source.is_dir() else pool.source.parent
-    data = read_dataset(file, image_root=None if file.is_dir() else root)
-    if data.task == "multilabel":
+    if file.is_dir():
+        data = read_dataset(file)
+        names, targets, classes = list(data.names), data.targets, data.classes
+    else:
+        table = read_table(file)
+        columns = find_columns(table)
+        names = list(read_image_names(table, columns.image, columns.frame).values())
+        targets, classes = read_targets(table, columns.labels, None, None)
+    if targets.ndim == 2:
         raise DataError(f"{file}: its images have several labels each; give one label an image")
-    return match_names(pool, dict(zip(data.names, data.labels.tolist(), strict=True)))
+    labels = {name: classes[target] for name, target in zip(names, targets, strict=True)}
+    found = match_names(pool, labels)
+    if not found:
+        raise DataError(f"{file}: it names no image of {pool.source}; check the paths in it")
+    return found
 
 
 def match_names(pool: Pool, labels: Mapping[str, str]) -> dict[str, str]:
     """The labels by the names of the pool; those of other images are left out.
 
+    >>> from medept.labelling.store import Subject
     >>> pool = Pool(Path("."), ("a/1.png",), (Subject("a/1.png", ("a/1.png",)),))
     >>> match_names(pool, {"benign/1.png": "benign", "2.png": "malignant"})
     {'a/1.png': 'benign'}
     """
-    ends: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
+    of_image: dict[str, str] = {}
     for subject in pool.subjects:
-        ends.setdefault(Path(subject.name).name, []).append(subject.name)
+        for image in {subject.name, *subject.images}:
+            of_image[image] = subject.name
+            by_name.setdefault(PurePath(image).name, []).append(subject.name)
     found = {}
     for name, label in labels.items():
-        alike = ends.get(Path(name).name, [])
-        if name in pool.rows:
-            found[name] = label
-        elif len(alike) == 1:
-            found[alike[0]] = label
+        parts = PurePath(name.replace("\\", "/")).parts
+        ends = ["/".join(parts[k:]) for k in range(len(parts))]
+        alike = by_name.get(parts[-1], []) if parts else []
+        same = [of_image[end] for end in (name, *ends) if end in of_image]
+        if same or len(alike) == 1:
+            found[(same or alike)[0]] = label
     return found
 
 
