@@ -22,7 +22,7 @@ from sklearn.metrics import (
 )
 
 from medept import FewShotClassifier
-from medept.evaluation.conformal import check_coverage, check_label_coverage
+from medept.evaluation.conformal import check_coverage
 from medept.fits.folder import read_fit
 from medept.phantoms import make_phantoms, write_phantoms
 from medept.report.fit_page import METRICS
@@ -44,7 +44,8 @@ def test_metrics_are_those_of_the_file_and_of_scikit_learn(folder: Path) -> None
     metrics = json.loads((folder / "metrics.json").read_text())
     found = read_fit(folder)
     for name, metric in metrics.items():
-        if name in ("by_class", "undefined", "few", "groups", "calibration", "decisions"):
+        if name in ("by_class", "undefined", "few", "groups", "calibration", "decisions", "sets",
+                    "at_prevalence"):  # fmt: skip
             continue
         value, interval, n, _ = page.row(METRICS[name][0], 5)
         assert value == f"{metric['value']:.3f}"
@@ -105,20 +106,30 @@ def ece(confidence: np.ndarray, right: np.ndarray) -> float:
 
 
 def test_coverage_is_told_class_by_class(folder: Path) -> None:
-    fit_ = read_fit(folder)
-    page = Page((folder / "report.html").read_text())
-    if fit_.multilabel:
-        each = check_label_coverage(fit_.probabilities, fit_.targets, fit_.groups)
-        for name, found in zip(fit_.info.classes, each, strict=True):
-            assert found is not None
-            _, present, absent, size = page.last(name)
-            assert present == f"{100 * found.by_class[1]:.0f} %"
-            assert absent == f"{100 * found.by_class[0]:.0f} %"
-            assert size == f"{found.mean_size:.2f}"
-        return
-    whole = check_coverage(fit_.probabilities, fit_.targets, fit_.groups)
+    """The sets in predictions.csv, counted."""
+    told = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+    page, info = Page((folder / "report.html").read_text()), read_fit(folder).info
+    assert info.prediction_sets is not None
+    for name in info.classes:
+        truth = told.label.str.split("|").map(lambda names, c=name: c in names)
+        inside = told.set.str.split("|").map(lambda names, c=name: {c, f"{c}?"} & {*names} != set())
+        cells = page.last(name)
+        assert cells[0] == str(truth.sum())
+        assert cells[1] == f"{100 * inside[truth].mean():.0f} %"
+        if info.task == "multilabel":
+            certain = told.set.str.split("|").map(lambda names, c=name: c in names)
+            assert cells[2] == f"{100 * (1 - certain[~truth].mean()):.0f} %"
+
+
+def test_without_sets_of_its_own_the_report_tries_some(tmp_path: Path) -> None:
+    data = make_phantoms("colon", patients=24, images_per_patient=2, size=48)
+    plain = FewShotClassifier(method="prototype", symmetry="none", calibrate="none")
+    fit(data, tmp_path / "fit", plain, shots=2)
+    found = read_fit(tmp_path / "fit")
+    whole = check_coverage(found.probabilities, found.targets, found.groups)
+    page = Page((tmp_path / "fit" / "report.html").read_text())
     assert whole is not None
-    for name, held in zip(fit_.info.classes, whole.by_class, strict=True):
+    for name, held in zip(found.info.classes, whole.by_class, strict=True):
         assert page.last(name)[1] == f"{100 * held:.0f} %"
 
 

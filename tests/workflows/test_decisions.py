@@ -173,3 +173,44 @@ def test_the_prevalence_of_the_data(
     assert stated == pytest.approx((few.label.value_counts(normalize=True)).to_dict())
     assert run("predict", out, table, "--out", tmp_path / "p.csv", "--prevalence", "data") == 2
     assert "give CLASS=P, or estimate" in " ".join(capsys.readouterr().err.split())
+
+
+def test_sets_are_written_alike_and_do_not_depend_on_prevalence(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the adapter's thresholds, at whatever prevalence the probabilities are told."""
+    rows = pd.read_csv(table)
+    further = table.with_name("further.csv")
+    rows[20:].to_csv(further, index=False)
+    rows[:20].to_csv(table.with_name("first.csv"), index=False)
+    out = tmp_path / "fit"
+    given = ("--shots", 2, "--method", "prototype", "--tta", 1, "--coverage", 0.7)
+    first = table.with_name("first.csv")
+    assert run("fit", first, "--out", out, *given, "--calibrate-on", further) == 0
+    assert "to hold the truth in 70 % of cases of every class" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    sets = json.loads((out / "adapter.json").read_text())["prediction_sets"]
+    assert sets["source"] == "other patients"
+    assert sets["groups"] == rows[20:].groupby("label").patient.nunique().tolist()
+    kept: list[pd.Series] = []
+    for options in ((), ("--prevalence", "tumour=0.05")):
+        file = tmp_path / f"{len(options)}.csv"
+        assert run("predict", out, further, "--out", file, *options) == 0
+        kept.append(pd.read_csv(file))
+    plain, moved = kept
+    assert (plain.p_tumour > moved.p_tumour).all()
+    assert plain.set.equals(moved.set)
+    for name, threshold in zip(("normal", "tumour"), sets["present"], strict=True):
+        inside = plain.set.fillna("").str.contains(name)
+        expected = (plain[f"p_{name}"] >= threshold) | (plain.predicted == name)
+        assert (inside == expected).all()
+    assert run("evaluate", out, further, "--out", tmp_path / "again") == 0
+    told = json.loads((tmp_path / "again" / "metrics.json").read_text())["sets"]
+    hit = [y in str(s) for y, s in zip(plain.given_label if "given_label" in plain else plain.label,
+                                       plain.set, strict=True)]  # fmt: skip
+    assert told["observed"]["value"] == pytest.approx(np.mean(hit))
+    assert run("fit", table, "--out", tmp_path / "x", "--shots", 1, "--coverage", 90) == 2
+    assert "--coverage 90.0: give a number between 0 and 1" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -21,12 +21,15 @@ class CasePrediction:
             up to 1: equal for ``mean``; for ``max`` the share of features of which an image has
             the largest value; for ``attention`` those that it computes.
         sizes: (n,) the number of images of each case.
+        sets: which classes are in the prediction set of each case, (n, C) of bool; for labels
+            (n, C, 2), of which the first is absence. None if the adapter has no sets.
     """
 
     probabilities: np.ndarray
     image_probabilities: np.ndarray
     weights: np.ndarray
     sizes: np.ndarray
+    sets: np.ndarray | None = None
 
 
 def mean_prediction(predictions: Sequence[CasePrediction]) -> CasePrediction:

@@ -100,6 +100,9 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         operating_aim: what a threshold for decisions is to reach, such as
             ``OperatingAim(("malignant",), sensitivity=0.95)``. It is chosen on the predictions of
             the same cross-validation (:attr:`operating_points_`).
+        coverage: how often the prediction set of a case is to contain the truth, for each class.
+            Thresholds come from the same cross-validation, or from :meth:`calibrate_sets`
+            (:attr:`prediction_sets_`).
         progress: called with (what, done, total) while it works. With it, a fit begins by
             estimating what it will cost, which takes a training step, and notes that.
 
@@ -144,6 +147,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         pool: str = "mean",
         prevalence: Mapping[str, float] | str | None = None,
         operating_aim: OperatingAim | None = None,
+        coverage: float = 0.9,
         progress: Progress | None = None,
     ) -> None:
         self.encoder = encoder
@@ -169,6 +173,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         self.pool = pool
         self.prevalence = prevalence
         self.operating_aim = operating_aim
+        self.coverage = coverage
         self.progress = progress
 
     def fit(
@@ -210,6 +215,29 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         self.fitted_ = fitted
         self._warned_of_cropping = self._warn_of_cropping(support.items)
         self._choose_points()
+        self._choose_sets()
+        return self
+
+    def calibrate_sets(
+        self,
+        X: Sequence[Item],
+        y: Any,
+        *,
+        cases: Cases = None,
+        groups: np.ndarray | None = None,
+    ) -> FewShotClassifier:
+        """Take the thresholds of prediction sets from labelled images of other patients.
+
+        Args:
+            X, y, cases, groups: as for :meth:`fit`; none of them may have been trained on.
+
+        Raises:
+            InputError: if an image cannot be read, or a label is unknown.
+        """
+        classes = self.classes_.tolist()
+        support = SupportSet.read(X, y, groups, classes, TensorCache(), cases)
+        probabilities = self._predicted(support.items).probabilities
+        self._keep_sets(probabilities, support.targets, support.groups, source="other patients")
         return self
 
     def logits(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
@@ -247,7 +275,12 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         Raises:
             InputError: if an image cannot be read and ``unreadable`` is not given, or none can be.
         """
-        items = as_items(X, cases)
+        return self._cases_at_prevalence(self._predicted(as_items(X, cases), unreadable))
+
+    def _predicted(
+        self, items: Sequence[Item], unreadable: Unreadable | None = None
+    ) -> CasePrediction:
+        """What the encoders predict on average, at the prevalence of the support set."""
         each = [
             CasePrediction(
                 probabilities=one.probabilities(found.logits),
@@ -257,7 +290,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
             )
             for one, found in zip(self._states, self._case_logits(items, unreadable), strict=True)
         ]
-        return self._cases_at_prevalence(mean_prediction(each))
+        return mean_prediction(each)
 
     def predict_proba_of_features(self, features: np.ndarray) -> np.ndarray:
         """Probabilities (n, C) from features (n, D) that :meth:`embed` gave."""

@@ -11,6 +11,7 @@ import numpy as np
 from medept.encoders.symmetry import Symmetry
 from medept.evaluation.calibration import Calibration
 from medept.evaluation.operating_points import OperatingPoint
+from medept.evaluation.prediction_sets import PredictionSets
 from medept.fits.adapter import LABEL_TYPES, AdapterInfo, EncoderIdentity, current_versions
 from medept.methods import AdaptedEncoder
 from medept.training.recipes import Recipe, make_recipe
@@ -56,6 +57,7 @@ class Fitted:
         calibration: how logits become probabilities.
         shares: (C,) share of the support images that is of each class.
         operating_points: from which probability on a case is positive; none if none was asked for.
+        prediction_sets: thresholds of prediction sets; None where nothing was held out.
         held_out: predictions of the cross-validation inside the support set; None where there was
             none, and for an adapter that was loaded.
         history: the learning curve, one dict an epoch; empty for an adapter that was loaded.
@@ -79,6 +81,7 @@ class Fitted:
     calibration: Calibration = field(default_factory=Calibration)
     shares: list[float] = field(default_factory=list)
     operating_points: list[OperatingPoint] = field(default_factory=list)
+    prediction_sets: PredictionSets | None = None
     held_out: HeldOut | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -104,6 +107,7 @@ class Fitted:
             calibration=info.calibration,
             shares=info.shares,
             operating_points=info.operating_points,
+            prediction_sets=info.prediction_sets,
         )
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -131,6 +135,7 @@ class Fitted:
             calibration=self.calibration,
             shares=self.shares,
             operating_points=self.operating_points,
+            prediction_sets=self.prediction_sets,
             trainable_parameters=self.model.trainable_count(),
             support_images=self.support_images,
             support_cases=self.support_cases,

@@ -74,6 +74,7 @@ def _parameters(info: AdapterInfo, fitted: Sequence[Fitted]) -> dict[str, Any]:
         "pool": info.pool,
         "fit_image": info.fit_image,
         "prevalence": info.prevalence,
+        "coverage": info.prediction_sets.coverage if info.prediction_sets else 0.9,
         "seed": info.seed,
     }
 

@@ -16,6 +16,7 @@ from medept.encoders.readout import Readout, default_readout
 from medept.encoders.symmetry import Symmetry
 from medept.errors import SettingsError
 from medept.evaluation.calibration import KINDS, Kind
+from medept.evaluation.conformal import groups_needed
 from medept.evaluation.operating_points import OperatingAim
 from medept.methods import find_method, find_pool, read_settings, trained_of
 from medept.methods.features import FeatureMethod
@@ -62,6 +63,7 @@ class Specification:
     precision: str = "auto"
     calibrate: Kind = "temperature"
     operating_aim: OperatingAim | None = None
+    coverage: float = 0.9
     readout: str = "auto"
     symmetry: str = "auto"
     tta: int | None = None
@@ -75,6 +77,7 @@ class Specification:
             raise SettingsError(f"seed={self.seed}: give a whole number from 0 to {2**32 - 1}")
         if self.tta is not None and self.tta < 1:
             raise SettingsError(f"tta={self.tta}: give the number of views, 1 for the image alone")
+        groups_needed(self.coverage)  # refuses what is no coverage
         if self.fit_image not in FITS:
             raise SettingsError(f"fit_image={self.fit_image!r}: use one of {', '.join(FITS)}")
         if self.tune < 0:

@@ -19,6 +19,7 @@ from medept.classifier.several import joined_states
 from medept.errors import InputError, SettingsError
 from medept.evaluation.calibration import Calibration
 from medept.evaluation.operating_points import OperatingAim, OperatingPoint, choose_points
+from medept.evaluation.prediction_sets import PredictionSets, Source, fit_prediction_sets
 from medept.evaluation.predictions import indicators
 from medept.evaluation.prevalence import (
     complete_prevalence,
@@ -45,6 +46,7 @@ class FittedState(BaseEstimator):
     precision: str
     prevalence: Mapping[str, float] | str | None
     operating_aim: OperatingAim | None
+    coverage: float
     fitted_: list[Fitted]
 
     def info(self) -> AdapterInfo:
@@ -83,14 +85,24 @@ class FittedState(BaseEstimator):
         return self._state.operating_points
 
     @property
+    def prediction_sets_(self) -> PredictionSets | None:
+        """The thresholds of prediction sets; None where nothing was held out."""
+        return self._state.prediction_sets
+
+    @property
     def held_out_(self) -> HeldOut | None:
         """Predictions of the cross-validation inside the support set; of several encoders their
         mean. None where there was none, and after :meth:`load`."""
+        found = self._held_out
+        return found and replace(found, probabilities=self._at_prevalence(found.probabilities))
+
+    @property
+    def _held_out(self) -> HeldOut | None:
+        """The same at the prevalence of the support set."""
         parts = [one.held_out for one in self._states if one.held_out is not None]
         if len(parts) < len(self._states):
             return None
-        mean = np.mean([part.probabilities for part in parts], axis=0)
-        return replace(parts[0], probabilities=self._at_prevalence(mean))
+        return replace(parts[0], probabilities=np.mean([p.probabilities for p in parts], axis=0))
 
     @property
     def history_(self) -> list[dict[str, Any]]:
@@ -139,7 +151,9 @@ class FittedState(BaseEstimator):
         """The same for cases, and for their images alike."""
         images = self._at_prevalence(found.image_probabilities, estimated_from=found.probabilities)
         cases = self._at_prevalence(found.probabilities)
-        return replace(found, probabilities=cases, image_probabilities=images)
+        kept = self.prediction_sets_
+        sets = None if kept is None else kept.contain(found.probabilities)
+        return replace(found, probabilities=cases, image_probabilities=images, sets=sets)
 
     def _at_prevalence(
         self, probabilities: np.ndarray, *, estimated_from: np.ndarray | None = None
@@ -192,7 +206,26 @@ class FittedState(BaseEstimator):
             points = choose_points(self.operating_aim, *parts, names)
         for note in filter(None, (point.note() for point in points)):
             logger.warning(note)
-        self.fitted_[0] = replace(self.fitted_[0], operating_points=points)
+        self._keep(operating_points=points)
+
+    def _choose_sets(self) -> None:
+        """Find the thresholds of prediction sets on held-out predictions, if there are any."""
+        if (held_out := self._held_out) is not None:
+            parts = held_out.probabilities, held_out.targets, held_out.groups
+            self._keep_sets(*parts, source="held-out folds")
+
+    def _keep_sets(
+        self, probabilities: np.ndarray, targets: np.ndarray, groups: np.ndarray, *, source: Source
+    ) -> None:
+        names = self._state.info().classes
+        sets = fit_prediction_sets(
+            probabilities, targets, groups, names, coverage=self.coverage, source=source
+        )
+        self._keep(prediction_sets=sets)
+
+    def _keep(self, **changes: Any) -> None:
+        """Change what is kept once, whatever the number of encoders: with the first of them."""
+        self.fitted_[0] = replace(self.fitted_[0], **changes)
 
     def _forget(self) -> None:
         """Be unfitted: a fit that fails leaves nothing of an earlier one."""

@@ -253,6 +253,23 @@ def fit(
             rich_help_panel=DECIDE,
         ),
     ] = False,
+    coverage: Annotated[
+        float,
+        typer.Option(
+            metavar="P",
+            help="How often the prediction set of a case (column `set`) is to contain the truth.",
+            rich_help_panel=DECIDE,
+        ),
+    ] = 0.9,
+    calibrate_on: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="Labelled images of further patients, with columns as in DATA, on which to find "
+            "the thresholds of prediction sets. Default: held-out folds of the support set.",
+            rich_help_panel=DECIDE,
+        ),
+    ] = None,
     prevalence: Prevalence = "",
     device: Device = "auto",
     precision: Precision = "auto",
@@ -276,6 +293,10 @@ def fit(
         raise SettingsError("--prompt-length and --set length=... differ: give one of them")
     aim = read_aim(positive, sensitivity, specificity, threshold, cost, guarantee=guarantee)
     table = open_dataset(data, **columns, **label_options(task, classes))
+    further = None
+    if calibrate_on is not None:
+        meaning = {"classes": table.classes, "task": table.task}
+        further = open_dataset(calibrate_on, **columns, **meaning)
     with resumable(), progress_bars() as report:
         classifier = FewShotClassifier(
             encoder if len(encoder) > 1 else encoder[0],
@@ -301,9 +322,12 @@ def fit(
             pool=pool,
             prevalence=read_prevalence(prevalence),
             operating_aim=aim,
+            coverage=coverage,
             progress=report,
         )
-        result = fit_to_table(table, out, classifier, shots=shot_count, episode=chosen)
+        result = fit_to_table(
+            table, out, classifier, shots=shot_count, episode=chosen, calibrate_on=further
+        )
     if not is_main_process():
         return
     if as_json:

@@ -4,6 +4,10 @@ A set contains every class whose probability reaches the threshold of that class
 probabilities that held-out images of the class gave to it (Sadinle, Lei and Wasserman 2019). Each
 class has its own threshold (Vovk 2012, "Mondrian"), so the coverage holds for every class. It holds
 only for images from the same distribution as those held out; images of another hospital are not.
+
+Images of one group count as one: with a mean proportion R of images missed in n groups, the bound
+``(n R + 1) / (n + 1)`` is kept below what may be missed (conformal risk control, Angelopoulos et
+al. 2024). Without groups that is the quantile above.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medept.errors import SettingsError
+from medept.evaluation.predictions import group_ids
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,56 @@ class Coverage:
     mean_size: float
 
 
+def groups_needed(coverage: float) -> int:
+    """The number of groups of a class from which on a threshold above 0 can be stated.
+
+    Raises:
+        SettingsError: if the coverage is not between 0 and 1.
+
+    >>> groups_needed(0.9)
+    9
+    """
+    if not 0 < coverage < 1:
+        raise SettingsError(f"coverage={coverage}: give a number between 0 and 1, such as 0.9")
+    return int(np.ceil(coverage / (1 - coverage) - 1e-9))
+
+
+def conformal_threshold(scores: np.ndarray, groups: np.ndarray, *, coverage: float = 0.9) -> float:
+    """The highest threshold that new scores reach with this probability; 0 if they are too few.
+
+    Args:
+        scores: (n,) from 0 to 1.
+        groups: (n,) ids of groups.
+        coverage: the probability, between 0 and 1.
+
+    >>> conformal_threshold(np.array([0.9, 0.6, 0.8]), np.arange(3), coverage=0.75)
+    0.6
+    """
+    if len(set(groups.tolist())) < groups_needed(coverage):
+        return 0.0
+    ids = np.unique(groups, return_inverse=True)[1]
+    order = np.argsort(scores, kind="stable")
+    missed = (1 / np.bincount(ids)[ids])[order].cumsum()  # in groups, if the next score is reached
+    values = scores[order]
+    below = np.r_[0.0, missed][np.searchsorted(values, values, side="left")]
+    within = (below + 1) / (ids.max() + 2) <= 1 - coverage + 1e-9
+    return float(values[within].max()) if within.any() else 0.0
+
+
 def conformal_thresholds(
-    probabilities: np.ndarray, targets: np.ndarray, *, coverage: float = 0.9
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    coverage: float = 0.9,
 ) -> np.ndarray:
     """The threshold of each class (C,): the lowest probability with which it is in a set.
 
     Args:
         probabilities: (n, C) of images that the classifier was not fitted to.
-        targets: (n,) class indices. A class with fewer than ``coverage / (1 - coverage)`` images
-            has the threshold 0, and is in every set: so few images guarantee nothing else.
+        targets: (n,) class indices. A class with fewer than ``coverage / (1 - coverage)`` groups
+            has the threshold 0, and is in every set: so few guarantee nothing else.
+        groups: (n,) ids of groups that count as one; None: each image is its own.
         coverage: proportion of sets that are to contain the truth, between 0 and 1.
 
     Raises:
@@ -51,15 +97,14 @@ def conformal_thresholds(
     >>> conformal_thresholds(probabilities, np.array([0, 0, 0, 1, 1]), coverage=0.75)
     array([0.6, 0. ])
     """
-    if not 0 < coverage < 1:
-        raise SettingsError(f"coverage {coverage}: give a proportion between 0 and 1, such as 0.9")
-    thresholds = np.zeros(probabilities.shape[1])
-    for c in range(len(thresholds)):
-        of_truth = np.sort(probabilities[targets == c, c])
-        allowed_misses = int(np.floor((1 - coverage) * (len(of_truth) + 1) + 1e-9))
-        if allowed_misses:
-            thresholds[c] = of_truth[allowed_misses - 1]
-    return thresholds
+    ids = group_ids(groups, len(targets))
+    each = [(c, targets == c) for c in range(probabilities.shape[1])]
+    return np.array(
+        [
+            conformal_threshold(probabilities[rows, c], ids[rows], coverage=coverage)
+            for c, rows in each
+        ]
+    )
 
 
 def conformal_sets(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -110,7 +155,9 @@ def check_coverage(
     count = probabilities.shape[1]
     hits, images, sizes = np.zeros(count), np.zeros(count), []
     for half in _halves(ids, repeats, seed):
-        thresholds = conformal_thresholds(probabilities[half], targets[half], coverage=coverage)
+        thresholds = conformal_thresholds(
+            probabilities[half], targets[half], ids[half], coverage=coverage
+        )
         sets, truth = conformal_sets(probabilities[~half], thresholds), targets[~half]
         inside = sets[np.arange(len(truth)), truth]
         hits += np.bincount(truth, inside, minlength=count)

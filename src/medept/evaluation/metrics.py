@@ -33,6 +33,7 @@ from medept.evaluation.intervals import (
     mean_estimate,
     positive_estimate,
 )
+from medept.evaluation.prediction_sets import SetCoverage
 from medept.evaluation.predictions import (
     LEAST,
     decide,
@@ -70,6 +71,7 @@ class Evaluation:
         groups: number of groups.
         calibration: further calibration errors, and the parts of the Brier score.
         decisions: at operating points, each followed by those at common sensitivities.
+        sets: how often prediction sets hold the truth; None without sets.
         at_prevalence: what depends on how common classes are, at a stated prevalence; None if none
             is stated.
     """
@@ -81,6 +83,7 @@ class Evaluation:
     groups: int
     calibration: CalibrationErrors
     decisions: tuple[Decisions, ...] = ()
+    sets: SetCoverage | None = None
     at_prevalence: AtPrevalence | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,6 +99,7 @@ class Evaluation:
             "groups": self.groups,
             "calibration": asdict(self.calibration),
             "decisions": [asdict(each) for each in self.decisions],
+            "sets": self.sets and asdict(self.sets),
             "at_prevalence": self.at_prevalence and asdict(self.at_prevalence),
         }
 

@@ -31,6 +31,7 @@ from medept.encoders.tensors import is_finite
 from medept.errors import EncoderError, ResourceError, problems
 from medept.evaluation.calibration import Calibration
 from medept.evaluation.operating_points import OperatingPoint
+from medept.evaluation.prediction_sets import PredictionSets
 from medept.files import write_tensors, write_text
 from medept.fits import layout
 
@@ -102,6 +103,7 @@ class AdapterInfo(BaseModel):
     shares: list[float] = []
     prevalence: dict[str, float] | Literal["estimate"] | None = None
     operating_points: list[OperatingPoint] = []
+    prediction_sets: PredictionSets | None = None
     trainable_parameters: int
     support_images: int
     support_cases: int | None = None
@@ -125,6 +127,10 @@ class AdapterInfo(BaseModel):
             raise ValueError("the shares are for another number of classes")
         if not {c for point in self.operating_points for c in point.positive} <= set(self.classes):
             raise ValueError("an operating point is for another class")
+        if self.prediction_sets is not None and not self.prediction_sets.fits(
+            len(self.classes), self.task
+        ):
+            raise ValueError("the prediction sets are for other classes")
         return self
 
 

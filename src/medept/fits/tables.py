@@ -18,6 +18,7 @@ from medept.data.image_hashes import original_hash
 from medept.data.labelled_images import LabelledImages, label_text
 from medept.errors import DataError
 from medept.evaluation.operating_points import OperatingPoint
+from medept.evaluation.prediction_sets import set_texts
 from medept.evaluation.predictions import decide
 from medept.files import read_csv, write_table
 from medept.fits import layout
@@ -60,6 +61,34 @@ def prediction_columns(
     predicted = decide(probabilities, task)
     table = pd.DataFrame({"predicted": [label_text(row, classes) for row in predicted]})
     return table.join(pd.DataFrame(probabilities, columns=probability_names(classes)))
+
+
+def case_columns(
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    task: str,
+    *,
+    points: Sequence[OperatingPoint] = (),
+    sets: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """All columns of a prediction: those of :func:`prediction_columns`, ``decision`` and ``set``.
+
+    Args:
+        probabilities: (n, C).
+        classes: C names.
+        task: ``multiclass`` or ``multilabel``.
+        points: at which to decide; none: no column.
+        sets: what is in the prediction set of each case; None: no column.
+
+    >>> told = case_columns(np.array([[0.6, 0.4]]), ["benign", "malignant"], "multiclass",
+    ...                     sets=np.array([[True, True]]))
+    >>> print(told.to_string(index=False))
+    predicted  p_benign  p_malignant              set
+       benign       0.6          0.4 benign|malignant
+    """
+    table = prediction_columns(probabilities, classes, task)
+    table = table.join(decision_column(probabilities, classes, task, points))
+    return table if sets is None else table.assign(set=set_texts(sets, classes))
 
 
 def decision_column(
@@ -170,6 +199,7 @@ def write_predictions(
     data: LabelledImages,
     probabilities: np.ndarray,
     points: Sequence[OperatingPoint] = (),
+    sets: np.ndarray | None = None,
     file: str = layout.PREDICTIONS,
 ) -> None:
     """Write ``predictions.csv``: the columns of each test case, its prediction and decision.
@@ -177,11 +207,11 @@ def write_predictions(
     Args:
         probabilities: (n, C).
         points: at which to decide.
+        sets: what is in the prediction set of each.
         file: another name, for predictions of other images.
     """
-    predicted = prediction_columns(probabilities, data.classes, data.task)
-    decided = decision_column(probabilities, data.classes, data.task, points)
-    write_table(folder / file, image_columns(data).join(predicted).join(decided))
+    told = case_columns(probabilities, data.classes, data.task, points=points, sets=sets)
+    write_table(folder / file, image_columns(data).join(told))
 
 
 def read_predictions(

@@ -15,7 +15,6 @@ import numpy as np
 from medept.data.images import ImageLike
 from medept.data.labelled_images import label_text
 from medept.evaluation.calibration_error import BINS
-from medept.evaluation.conformal import Coverage, check_coverage, check_label_coverage
 from medept.evaluation.predictions import THRESHOLD, indicators
 from medept.evaluation.reliability import abstention_curve, confidences, reliability_curve
 from medept.files import write_text
@@ -27,12 +26,11 @@ from medept.report import plots, probability_plots
 from medept.report.decisions import RATES, decision_parts, points_on_curves
 from medept.report.first_page import assumed_prevalence, beware, cross_validated
 from medept.report.html import data_uri, picture, render, shown, thumbnail
+from medept.report.prediction_sets import prediction_sets
 
 SHOWN, SUPPORT_SHOWN, CLASSES_SHOWN, DECIDING = 8, 60, 25, 3
 FEW_GROUPS = 30
 """The report says that a test set is small if it has fewer patients than this."""
-COVERAGE = 0.9
-"""The coverage of prediction sets."""
 
 METRICS = {
     "accuracy": ("accuracy", "share of {units} classified correctly"),
@@ -116,7 +114,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         reliability=_reliability(fit) if tested else None,
         calibration=(fit.metrics or {}).get("calibration"),
         abstention=_abstention(fit) if tested else None,
-        conformal=_conformal(fit) if tested else None,
+        conformal=prediction_sets(fit) if tested else None,
         examples=_examples(fit, images) if tested else [],
         change=fit.distribution if "shape_factor" in fit.distribution else None,
         figures=_figures(folder),
@@ -330,38 +328,6 @@ def _abstention(fit: Fit) -> dict[str, Any]:
         "share": float(answered[half]),
         "half": float(accuracy[half]),
     }
-
-
-def _conformal(fit: Fit) -> dict[str, Any] | None:
-    """Coverage of sets of classes, or for each label of sets of *absent* and *present*."""
-    classes = [shown(name) for name in fit.info.classes]
-    counts = fit.truth.sum(axis=0)
-    given = fit.probabilities, fit.targets, fit.groups
-    if not fit.multilabel:
-        whole = check_coverage(*given, coverage=COVERAGE)
-        if whole is None:
-            return None
-        rows = [
-            {"name": name, "n": int(n), "held": _number(held)}
-            for name, n, held in zip(classes, counts, whole.by_class, strict=True)
-        ]
-        return {"stated": COVERAGE, "whole": whole, "rows": rows}
-    each = check_label_coverage(*given, coverage=COVERAGE)
-    rows = [
-        _label_coverage(name, int(n), found)
-        for name, n, found in zip(classes, counts, each, strict=True)
-        if found is not None
-    ]
-    return {"stated": COVERAGE, "whole": None, "rows": rows} if rows else None
-
-
-def _label_coverage(name: str, n: int, found: Coverage) -> dict[str, Any]:
-    absent, present = (_number(share) for share in found.by_class)
-    return {"name": name, "n": n, "held": present, "absent": absent, "size": found.mean_size}
-
-
-def _number(share: float) -> float | None:
-    return None if np.isnan(share) else float(share)
 
 
 # --- pictures --------------------------------------------------------------------------------

@@ -266,7 +266,7 @@ def _about(
     classifier: FewShotClassifier, graph: ProbabilityGraph, number_format: str
 ) -> dict[str, Any]:
     """What the file expects and gives."""
-    info = classifier.info()
+    info, sets = classifier.info(), classifier.prediction_sets_
     return {
         "inputs": {name: asdict(one) for name, one in inputs_of(graph).items()},
         "output": "probabilities",
@@ -276,6 +276,7 @@ def _about(
         "calibration": str(info.calibration),
         "prevalence": info.prevalence,
         "operating_points": [point.model_dump() for point in classifier.operating_points_],
+        "prediction_sets": sets and sets.model_dump(),
         "number_format": number_format,
         "method": info.method,
         "encoder": {"name": info.encoder.name, "sha256": info.encoder.sha256},

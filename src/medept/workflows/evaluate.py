@@ -15,6 +15,7 @@ from medept.errors import DataError
 from medept.evaluation.at_prevalence import metrics_at_prevalence
 from medept.evaluation.decisions import judge_point
 from medept.evaluation.metrics import Evaluation, evaluate
+from medept.evaluation.prediction_sets import judge_sets
 from medept.evaluation.prevalence import prevalence_in
 from medept.files import whole_folder
 from medept.fits import layout
@@ -91,7 +92,7 @@ def write_evaluation(
     found, evaluation = _evaluated(classifier, data)
     write_metrics(folder, evaluation)
     points = classifier.operating_points_
-    write_predictions(folder, data, found.probabilities, points)
+    write_predictions(folder, data, found.probabilities, points, found.sets)
     if data.has_cases:
         file = folder / layout.IMAGE_PREDICTIONS
         write_image_predictions(file, data, found.image_probabilities, found.weights)
@@ -126,7 +127,11 @@ def _evaluated(
     at_prevalence = None
     if stated is not None:
         at_prevalence = metrics_at_prevalence(*predicted, stated, data.groups, seed=seed)
-    evaluation = replace(evaluation, decisions=decisions, at_prevalence=at_prevalence)
+    sets, contained = classifier.prediction_sets_, found.sets
+    covered = None
+    if sets is not None and contained is not None:
+        covered = judge_sets(sets, contained, data.targets, data.classes, data.groups)
+    evaluation = replace(evaluation, decisions=decisions, sets=covered, at_prevalence=at_prevalence)
     for name, count in evaluation.few.items():
         logger.warning(
             "%r has %d %s to test on: its intervals may be too narrow", name, count, kind

@@ -29,6 +29,7 @@ from medept.fits import layout
 from medept.fits.adapter import AdapterInfo
 from medept.fits.results import write_findings
 from medept.fits.tables import write_history, write_predictions, write_support
+from medept.fits.training_images import exclude_training_images
 from medept.progress import is_main_process
 from medept.report.fit_page import write_fit_page
 from medept.report.model_card import model_card
@@ -56,6 +57,7 @@ def fit(
     *,
     shots: int | float | None,
     episode: Path | None = None,
+    calibrate_on: LabelledImages | None = None,
 ) -> FitResult:
     """Draw a support set, fit, evaluate on the rest, and write all files of the fit to ``out``.
 
@@ -64,6 +66,8 @@ def fit(
     Args:
         shots: groups (or images, where there are no groups) of each class; None for all.
         episode: a list of the support set, instead of a draw.
+        calibrate_on: labelled images of further patients, on which the thresholds of prediction
+            sets are found instead of on held-out folds of the support set.
 
     Raises:
         InputError: if ``out`` exists already, or the data cannot be used.
@@ -88,9 +92,13 @@ def fit(
         info = classifier.info()
         write_history(folder, classifier.history_)
         write_support(folder, files)
+        if calibrate_on is not None:
+            _calibrate_sets(classifier, calibrate_on, test, folder)
+        if (sets := classifier.prediction_sets_) is not None:
+            logger.info(sets.note(info.classes))
         if (held := classifier.held_out_) is not None:
             points = classifier.operating_points_
-            write_predictions(folder, files, held.probabilities, points, layout.HELD_OUT)
+            write_predictions(folder, files, held.probabilities, points, file=layout.HELD_OUT)
         evaluation = write_evaluation(classifier, test, folder) if len(test) else None
         if evaluation:
             analyse_fit(classifier, test, evaluation, folder)
@@ -99,6 +107,23 @@ def fit(
         write_fit_page(folder, test.pictures() | support.pictures())
     remove_checkpoint(checkpoint)
     return FitResult(out, info, evaluation, len(support), len(test))
+
+
+def _calibrate_sets(
+    classifier: FewShotClassifier, data: LabelledImages, test: LabelledImages, folder: Path
+) -> None:
+    """Find the thresholds of prediction sets on patients that are neither trained nor tested on."""
+    own = exclude_training_images(data, [folder])
+    tested = np.isin(own.names, test.names)
+    if own.groups is not None and test.groups is not None:
+        tested |= np.isin(own.groups, test.groups)
+    if tested.all():
+        raise DataError("calibrate_on= has no other images than those to test on: leave it out")
+    if tested.any():
+        logger.warning("calibrate_on= shares %d images with the test set: left out", tested.sum())
+    own = own.subset(np.flatnonzero(~tested))
+    classifier.calibrate_sets(own.images, own.labels, groups=own.groups)
+    classifier.save(folder)
 
 
 def _decoded(*parts: LabelledImages) -> Iterator[LabelledImages]:

@@ -18,7 +18,7 @@ from medept.data.find_images import FoundImages
 from medept.data.volumes import Slicing, open_volumes
 from medept.errors import DataError, InputError, SettingsError
 from medept.files import whole_file, write_table
-from medept.fits.tables import decision_column, prediction_columns
+from medept.fits.tables import case_columns, prediction_columns
 from medept.training.inference import Unreadable
 
 logger = logging.getLogger(__name__)
@@ -69,9 +69,8 @@ def predict(
     else:
         predicted = _predicted(classifier, items)
     classes, task = tuple(classifier.info().classes), classifier.task_
-    table = prediction_columns(predicted.probabilities, classes, task)
-    points = classifier.operating_points_
-    table = table.join(decision_column(predicted.probabilities, classes, task, points))
+    points, sets = classifier.operating_points_, predicted.sets
+    table = case_columns(predicted.probabilities, classes, task, points=points, sets=sets)
     table = _named(found, rows, predicted.sizes, set(table.columns)).join(table)
     if per_image:
         each = prediction_columns(predicted.image_probabilities, classes, task)
