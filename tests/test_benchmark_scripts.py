@@ -92,3 +92,10 @@ def test_prompts_with_keys_are_compared_in_pairs(
         assert len(done) == count
     shown = script.show(pd.read_csv(tmp_path / "keys.csv"))
     assert "| ept | +9.000 ± 76.237 (2 of 2) |" in shown  # 4 - 1 and 64 - 49
+
+
+@pytest.mark.slow
+def test_prediction_sets_hold_the_truth_of_new_patients() -> None:
+    rows = printed("decisions.py", "sets")["rows"]
+    assert {row["variant"] for row in rows} == {"held-out folds", "other patients"}
+    assert all(row["coverage"] >= 0.8 for row in rows)
