@@ -14,6 +14,7 @@ import argparse
 import csv
 import inspect
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,54 +30,82 @@ from torch import Tensor, nn
 from medept import EmbeddedPromptConfig, InputError, attach
 
 SIZES = ["test", "atto", "femto", "pico", "nano", "xxtiny", "xxsmall", "xxs", "xtiny", "xt",
-         "xsmall", "xs", "tiny", "t", "ti", "mini", "xxt", "b0", "x", "lite", "zepto", "little",
+         "xsmall", "xs", "tiny", "t", "ti", "mini", "xxt", "x", "lite", "zepto", "little",
          "small", "s", "m", "medium", "base", "b", "large", "l"]  # fmt: skip
-SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 64,
-         "intermediate_size": 96, "patch_size": 16, "depths": [1, 1, 1, 1]}  # fmt: skip
-TRANSFORMERS = [
-    "ViT", "DeiT", "Dinov2", "Dinov2WithRegisters", "DINOv3ViT", "IJepa", "ViTMSN", "ViTMAE",
-    "CLIPVision", "SiglipVision", "Siglip2Vision", "AltCLIPVision", "ChineseCLIPVision",
-    "BlipVision", "Blip2Vision", "InstructBlipVision", "Beit", "Data2VecVision", "Swin", "Swinv2",
-    "Pvt", "PvtV2", "Segformer", "MobileViT", "MobileViTV2", "Cvt", "Levit", "Hiera", "Yolos",
-    "VitDet", "Ijepa", "InternVLVision", "PixtralVision", "SamVision", "GroupViTVision",
-    "XCLIPVision", "CLIPSegVision", "Owlv2Vision", "OwlViTVision", "FlavaImage", "Dinat",
-]  # fmt: skip
-LARGEST = 40e6
-"""Parameters; of a family whose smallest model has more, even at depth 2, nothing is tried."""
-ATTENTION = r"fused_attn|scaled_dot_product|class \w*Attention\w*\(|AttentionRope|self_attn"
+OTHER_SIZES = (
+    r"patch|window|win|\d.*|.*\dm|[a-z]|in|mediumd|big|(giant|gigantic|huge|enormous|so150m|"
+    r"xlarge|xl|[a-z]*largetf|smalltf)(opt)?"
+)
+"""Parts of a name of timm that say how large a model is, and not how it is built."""
+ATTENTION = (
+    r"fused_attn|scaled_dot_product|class \w*Att\w*\(|AttentionRope|self_attn|vision_transformer|"
+    r"mqa_|mha_|SHSA|MLA\("
+)
 """What the source of a module of timm with attention holds."""
+SMALLER: tuple[dict[str, Any], ...] = (
+    {"depth": 2},
+    {"depth": 2, "embed_dim": 192, "num_heads": 3},
+    {"depths": (2, 2, 2, 2)},
+    {"layers": (2, 2, 2, 2)},
+    {},
+)
+"""Arguments of timm's models, of which the first are taken that give a small one."""
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 64,
+         "intermediate_size": 96, "patch_size": 16, "depth": 2, "num_layers": 2, "embed_dim": 48,
+         "num_heads": 4, "out_hidden_size": 48, "projection_dim": 32}  # fmt: skip
+"""The same for the configurations of transformers; where they hold lists, those stay."""
+NO_ENCODER = r"Video|Timesformer|Vivit|Text|Tokenizer|Decoder|Wrapper|ForFeature|Tracker"
+"""Models of transformers that take no images: films, text."""
+LARGEST, LARGEST_WHOLE = 40e6, 130e6
+"""Parameters that are small, and of a model that nothing makes smaller."""
+SECONDS = 300
+"""Of computing that a model may take."""
 
 
 def timm_families() -> dict[str, list[str]]:
-    """Names of timm's models with attention by family, small ones first."""
+    """Names of timm's models with attention by family, small ones first.
+
+    A family is what the parts of a name say of how a model is built, in one module.
+    """
     found: dict[str, list[str]] = {}
     for name in timm.list_models():
         module = inspect.getmodule(timm.model_entrypoint(name))
         if module is None or not re.search(ATTENTION, inspect.getsource(module)):
             continue
         words = [re.sub(r"\d+$", "", word) for word in name.split("_")]
-        stem = [word for word in words if word and word not in SIZES]
-        key = f"{module.__name__.rpartition('.')[2]}/{stem[0]}"
+        words = [w for w in words if w and w not in SIZES and not re.fullmatch(OTHER_SIZES, w)]
+        key = f"{module.__name__.rpartition('.')[2]}/{'_'.join(dict.fromkeys(words))}"
         found.setdefault(key, []).append(name)
 
     def rank(name: str) -> tuple[float, int, int]:
         words = [name.split("_")[0], *(re.sub(r"\d+$", "", w) for w in name.split("_")[1:])]
         size = [SIZES.index(w) for w in words if w in SIZES]
         pixels = [int(n) for n in re.findall(r"\d{3}", name)]
-        return min(size, default=12.5), max(pixels, default=224), len(name)
+        return min(size, default=len(SIZES)), max(pixels, default=224), len(name)
 
     return {key: sorted(names, key=rank) for key, names in found.items()}
+
+
+def transformers_models() -> list[str]:
+    """Names, without ``Model``, of the classes of transformers whose input is images alone."""
+    import transformers
+
+    found = []
+    for name in dir(transformers):
+        if not re.search(r"(?<!PreTrained)Model$", name) or re.search(NO_ENCODER, name):
+            continue
+        kind = getattr(transformers, name)
+        if getattr(kind, "main_input_name", "") == "pixel_values":
+            found.append(name.removesuffix("Model"))
+    return found
 
 
 def cases() -> Iterator[tuple[str, str, Callable[[], tuple[nn.Module, Any]]]]:
     """Library, name and constructor of each model, with the size of its images (None: its own)."""
     for names in timm_families().values():
         yield "timm", names[0], lambda n=names[0]: (shallow(n), None)
-    import transformers
-
-    for name in TRANSFORMERS:
-        if hasattr(transformers, f"{name}Model") and hasattr(transformers, f"{name}Config"):
-            yield "transformers", name, lambda n=name: small_transformer(transformers, n)
+    for name in transformers_models():
+        yield "transformers", name, lambda n=name: small_transformer(n)
     yield from open_clip_cases()
 
 
@@ -95,22 +124,41 @@ def open_clip_cases() -> Iterator[tuple[str, str, Callable[[], tuple[nn.Module, 
 
 
 def shallow(name: str) -> nn.Module:
-    """A model of timm with two blocks, if it can be told how many, else whole."""
-    try:
-        return timm.create_model(name, num_classes=0, depth=2)
-    except Exception:
-        return timm.create_model(name, num_classes=0)
+    """A model of timm with two blocks a stage and few channels, as far as it can be told so."""
+    for options in SMALLER:
+        try:
+            with torch.device("meta"):
+                small = parameters(timm.create_model(name, num_classes=0, **options)) < LARGEST
+        except Exception:
+            small = False
+        if small or not options:
+            return timm.create_model(name, num_classes=0, **options)
+    raise AssertionError("the last are no options")
 
 
-def small_transformer(transformers: Any, name: str) -> tuple[nn.Module, int | None]:
+def parameters(model: nn.Module) -> int:
+    """How many numbers a model has."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def small_transformer(name: str) -> tuple[nn.Module, int | None]:
     """A model of transformers, small where its configuration takes these sizes."""
-    kind = getattr(transformers, f"{name}Config")
+    import transformers
+
+    model = getattr(transformers, f"{name}Model")
+    kind = model.config_class
     known = vars(kind())
-    try:
-        config, size = kind(**{k: v for k, v in SMALL.items() if k in known}), 64
-    except Exception:
-        config, size = kind(), None
-    return getattr(transformers, f"{name}Model")(config), size
+    small = {k: v for k, v in SMALL.items() if isinstance(known.get(k), int)}
+    if isinstance(known.get("depths"), (list, tuple)):
+        small["depths"] = [2] * len(known["depths"])
+    for options, size in ((small, 64), ({k: small[k] for k in small if k != "image_size"}, None)):
+        try:
+            with torch.device("meta"):
+                model(kind(**options))
+            return model(kind(**options)), size if "image_size" in options else None
+        except Exception:
+            continue
+    return model(kind()), None
 
 
 @contextmanager
@@ -217,28 +265,42 @@ def reason(message: str) -> str:
     return re.sub(r" \([^()]*\)(?=[;.]|$)", "", has.strip(" .)"))[:160]
 
 
-def sweep(out: Path) -> None:
-    columns = ["library", "model", "result", "note"]
+def tried(make: Callable[[], tuple[nn.Module, Any]]) -> tuple[str, str]:
+    """What came of a model, and why."""
+    torch.manual_seed(0)
+    try:
+        with torch.device("meta"):
+            size = parameters(make()[0])
+        if size > LARGEST_WHOLE:
+            return "skipped", f"{size / 1e6:.0f} million parameters"
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        return compare(*make())
+    except ImportError as error:
+        return "skipped", f"needs another package: {error}".split("\n\n")[0].split("\n")[0]
+    except Exception as error:
+        return "FAILED", f"{type(error).__name__}: {error}".splitlines()[0][:160]
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def sweep(out: Path, words: str) -> None:
+    """Try all models whose name holds these words, but those that the table has already."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"more than {SECONDS} seconds")
+
+    signal.signal(signal.SIGPROF, too_long)
     known = set()
     if out.exists():
         known = {(row["library"], row["model"]) for row in csv.DictReader(out.open())}
     with out.open("a", newline="") as file:
         writer = csv.writer(file)
         if not known:
-            writer.writerow(columns)
+            writer.writerow(["library", "model", "result", "note"])
         for library, name, make in cases():
-            if (library, name) in known:
+            if (library, name) in known or words not in name:
                 continue
-            torch.manual_seed(0)
-            try:
-                with torch.device("meta"):
-                    large = sum(p.numel() for p in make()[0].parameters()) > LARGEST
-            except Exception:
-                large = False
-            try:
-                result = ("skipped", "too large") if large else compare(*make())
-            except Exception as error:
-                result = "FAILED", f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            result = tried(make)
             writer.writerow([library, name, *result])
             file.flush()
             print(library, name, *result, flush=True)
@@ -269,12 +331,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--only", default="", help="of models whose name holds this")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.table:
         write_table(options.out, options.table)
     else:
-        sweep(options.out)
+        sweep(options.out, options.only)
 
 
 if __name__ == "__main__":

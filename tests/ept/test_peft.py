@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from odd_models import IMAGE, Attends, Patches, traces
 from torch import nn
 
 from medept import EmbeddedPromptConfig, InputError, attach
@@ -151,3 +153,24 @@ def test_another_image_size_and_a_second_get_peft_model(tiny_vit: nn.Module) -> 
     torch.testing.assert_close(model(pixels), twin(pixels))
     with pytest.raises(InputError, match="add_adapter"):
         peft.get_peft_model(tiny_vit, bridge.EptConfig(length=4))
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_prompts_without_effect_are_refused_and_the_model_is_left_as_it_was(second: bool) -> None:
+    made = Patches(Attends(), Attends(read=False)).eval()
+    kept, pixels = made.place.requires_grad, torch.randn(1, 3, IMAGE, IMAGE)
+    plain, twin = made(pixels), copy.deepcopy(made)
+    model = made
+    if second:
+        model = peft.get_peft_model(made, bridge.EptConfig(length=3, layers="1", image_size=IMAGE))
+        plain = model(pixels)
+    config = bridge.EptConfig(length=3, image_size=IMAGE)
+    add = partial(model.add_adapter, "b") if second else partial(peft.get_peft_model, made)
+    with pytest.raises(InputError, match=r"blocks\.1.* would change nothing"):
+        add(config)
+    assert torch.equal(model(pixels), plain)
+    if second:
+        assert list(model.peft_config) == ["default"]
+        model.unload()
+    assert traces(made)[:4] == traces(twin)[:4]
+    assert second or made.place.requires_grad == kept

@@ -9,64 +9,13 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 from equation_5 import forward_by_formula
+from odd_models import IMAGE, Attends, Patches, traces
 from small_encoders import SMALL, make_model
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from medept import EmbeddedPromptConfig, InputError, attach
-
-IMAGE = 16
-
-
-class Patches(nn.Module):
-    """Pixels (B, 3, 16, 16) -> blocks on 16 patches of width 8 -> their mean."""
-
-    def __init__(self, *blocks: nn.Module) -> None:
-        super().__init__()
-        self.embed = nn.Conv2d(3, 8, 4, 4)
-        self.place = nn.Parameter(torch.randn(1, 16, 8))
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        tokens = self.embed(pixels).flatten(2).mT + self.place
-        for block in self.blocks:
-            tokens = block(tokens)
-        return tokens.mean(1)
-
-
-class Attends(nn.Module):
-    """Adds attention over its tokens, ``times`` times; or leaves it unread."""
-
-    def __init__(self, times: int = 1, read: bool = True) -> None:
-        super().__init__()
-        self.qkv, self.times, self.read = nn.Linear(8, 24), times, read
-        self.fused_attn = True
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        for _ in range(self.times):
-            q, k, v = (x.unflatten(-1, (2, 4)).mT.mT.transpose(1, 2)
-                       for x in self.qkv(tokens).chunk(3, -1))  # fmt: skip
-            if self.fused_attn:
-                out = F.scaled_dot_product_attention(q, k, v)
-            else:
-                out = (q @ k.mT / 2).softmax(-1) @ v
-            tokens = tokens + out.transpose(1, 2).flatten(2) * self.read
-        return tokens
-
-
-def traces(model: nn.Module) -> list[object]:
-    """All of a model that could be left changed."""
-    return [
-        [type(m) for m in model.modules()],
-        [m.training for m in model.modules()],
-        [(n, len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()],
-        [(n, t.double().sum().item(), t.shape) for n, t in model.state_dict().items()],
-        [(n, p.requires_grad, p.grad is None) for n, p in model.named_parameters()],
-        [vars(m).get("fused_attn") for m in model.modules()],
-        torch.get_rng_state().sum().item(),
-    ]
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
@@ -213,9 +162,28 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "reason"), REFUSED)
 def test_what_cannot_be_prompted_is_refused_in_words(name: str, reason: str) -> None:
+    """Which of the dimensions are heads, and which windows or blocks, a query does not say."""
     options = {} if name == "nest_tiny" else {"depth": 1}
+    model = timm.create_model(name, num_classes=0, **options)
+    before = traces(model)
     with pytest.raises(InputError, match=reason):
-        attach(timm.create_model(name, num_classes=0, **options))
+        attach(model)
+    assert traces(model) == before
+
+
+def test_tokens_without_a_grid_serve_one_size_which_is_told() -> None:
+    """NaFlexViT's patches come from a linear layer, which does not say how they lie."""
+    model = timm.create_model("naflexvit_base_patch16_gap", depth=1, embed_dim=48, num_heads=3)
+    handle = attach(model.eval(), EmbeddedPromptConfig(length=2), image_size=(64, 32))
+    assert "1 of 1 attentions prompted" in repr(handle)
+    assert "images of 64 x 32 pixels alone, as its tokens form no grid" in repr(handle)
+    model(torch.zeros(1, 3, 64, 32))
+    with pytest.raises(InputError, match=r"of a size that .*attach\(model, image_size="):
+        model(torch.zeros(1, 3, 64, 64))
+    handle.add("keys", EmbeddedPromptConfig(length=2, way="keys"))
+    handle.use("keys")
+    assert "alone" not in repr(handle)
+    model(torch.zeros(1, 3, 64, 64))
 
 
 SIDES = [((32, 32), (16, 64)), ((64, 32), (32, 64)), ((32, 64), (32, 64)), ((32, 32), (48, 24))]

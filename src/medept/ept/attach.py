@@ -154,8 +154,17 @@ class Handle:
         return (
             f"Handle({type(self.model).__name__}: {len(self.prompts)} of {found} "
             f"attentions prompted, {numbers:,} numbers; adapters: {', '.join(self.adapters)}"
-            f"{'; left out: ' if self.left_out else ''}{describe(self.left_out)})"
+            f"{self._one_size()}{'; left out: ' if self.left_out else ''}"
+            f"{describe(self.left_out)})"
         )
+
+    def _one_size(self) -> str:
+        """That prompts serve no other size of image; empty if they serve others."""
+        fixed = [i for i, p in self.prompts.items() if p.way != "keys" and not all(p.grid)]
+        if not fixed:
+            return ""
+        height, width = self.sites[fixed[0]].image
+        return f"; images of {height} x {width} pixels alone, as its tokens form no grid"
 
     def add(self, name: str, config: EmbeddedPromptConfig) -> None:
         """Hold one more adapter, with its own prompts in its own layers.

@@ -25,8 +25,9 @@ from medept.ept.config import EmbeddedPromptConfig
 from medept.ept.divert import divert_one_call
 from medept.ept.grid import GridWatch
 from medept.ept.prompts import EmbeddedPrompt
+from medept.ept.proof import prove
 from medept.ept.sites import AttentionSite, find_attentions, use_sdpa, watch_grids
-from medept.errors import SettingsError
+from medept.errors import EncoderError, SettingsError
 
 
 @dataclass
@@ -94,6 +95,8 @@ class EptLayer(nn.Module, BaseTunerLayer):
     ept_prompts: nn.ModuleDict
     active_adapters: list[str]
     disable_adapters: bool
+    _active_adapter: list[str] | str
+    _disable_adapters: bool
     set_adapter: Callable[..., None]
 
     def __init__(self, base_layer: nn.Module) -> None:
@@ -146,7 +149,9 @@ class EptModel(BaseTuner):
     def _prepare_adapter_config(self, config: EptConfig, model_config: Any) -> EptConfig:
         return config
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
         config = self.peft_config[adapter_name]
         if self._sites is None and any(isinstance(m, EptLayer) for m in model.modules()):
             raise SettingsError(
@@ -165,7 +170,36 @@ class EptModel(BaseTuner):
                 "all adapters of a model one size"
             )
         config.target_modules = _targets(config, list(self._sites))
-        return super().inject_adapter(model, adapter_name, *args, **kwargs)
+        trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        first = not any(isinstance(m, EptLayer) for m in model.modules())
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        try:
+            self._prove(model, adapter_name)
+        except EncoderError:
+            if first:
+                self.unload()
+            else:
+                self.delete_adapter(adapter_name)
+            for parameter, before in trained:
+                parameter.requires_grad_(before)
+            raise
+
+    def _prove(self, model: nn.Module, adapter_name: str) -> None:
+        """Refuse an adapter of which a prompt changes nothing in the output, as ``attach`` does."""
+        assert self._sites is not None, "inject_adapter has found them"
+        prompts = {}
+        with ExitStack() as stack:
+            for name, layer in model.named_modules():
+                if not isinstance(layer, EptLayer):
+                    continue
+                stack.callback(setattr, layer, "_active_adapter", layer._active_adapter)
+                stack.callback(setattr, layer, "_disable_adapters", layer._disable_adapters)
+                layer._active_adapter, layer._disable_adapters = [adapter_name], False
+                if adapter_name in layer.ept_prompts:
+                    prompt = layer.ept_prompts[adapter_name]
+                    assert isinstance(prompt, EmbeddedPrompt)
+                    prompts[self._sites[name]] = prompt
+            prove(model, prompts)
 
     def _create_and_replace(
         self,
