@@ -146,19 +146,26 @@ def small_transformer(name: str) -> tuple[nn.Module, int | None]:
     import transformers
 
     model = getattr(transformers, f"{name}Model")
-    kind = model.config_class
-    known = vars(kind())
-    small = {k: v for k, v in SMALL.items() if isinstance(known.get(k), int)}
-    if isinstance(known.get("depths"), (list, tuple)):
-        small["depths"] = [2] * len(known["depths"])
+    small = small_options(model.config_class())
     for options, size in ((small, 64), ({k: small[k] for k in small if k != "image_size"}, None)):
         try:
+            config = model.config_class(**options)
             with torch.device("meta"):
-                model(kind(**options))
-            return model(kind(**options)), size if "image_size" in options else None
+                model(config)
+            return model(config), size if "image_size" in options else None
         except Exception:
             continue
-    return model(kind()), None
+    return model(model.config_class()), None
+
+
+def small_options(config: Any) -> dict[str, Any]:
+    """What makes a configuration small, with those inside it."""
+    known = vars(config)
+    small: dict[str, Any] = {k: v for k, v in SMALL.items() if isinstance(known.get(k), int)}
+    if isinstance(known.get("depths"), (list, tuple)):
+        small["depths"] = [2] * len(known["depths"])
+    inside = {k: v for k, v in known.items() if k.endswith("_config") and hasattr(v, "to_dict")}
+    return small | {k: type(v)(**small_options(v)) for k, v in inside.items()}
 
 
 @contextmanager
@@ -176,6 +183,8 @@ def written_out(model: nn.Module, prompts: dict[str, Tensor]) -> Iterator[None]:
             logits = logits.masked_fill(~attn_mask, -torch.inf)
         elif attn_mask is not None:
             logits = logits + attn_mask
+        if is_causal:
+            logits = logits + torch.full_like(logits[0, 0], -torch.inf).triu(1)
         prompt = prompts.get(running[-1])
         if prompt is None:
             return logits.softmax(-1) @ v

@@ -89,8 +89,9 @@ class Trials:
         time.sleep(moment * self.seconds)
         if os.waitpid(process, os.WNOHANG)[0]:
             return []  # it had ended, and then lost what it wrote
-        shutil.rmtree(folder, ignore_errors=True)
+        gone = folder.rename(folder.with_name("gone"))  # at once, and not file by file
         code = wait(process)
+        shutil.rmtree(gone, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         return problems(self.verb, folder, code, log.read_text(), self.expected)
 

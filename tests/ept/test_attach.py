@@ -203,3 +203,16 @@ def test_the_guide_works_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {k: v.shape for k, v in load_file("mine.safetensors").items()} == {
         **{f"layer.{i}": (197,) for i in range(8, 12)}, "head.weight": (2, 192), "head.bias": (2,),
     }  # fmt: skip
+
+
+def test_a_model_is_pickled_with_its_handle(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(1, 3, 32, 32)
+    plain, kept = tiny_vit(pixels), [p.requires_grad for p in tiny_vit.parameters()]
+    handle = attach(tiny_vit, EmbeddedPromptConfig(length=4, init="kaiming"))
+    expected = tiny_vit(pixels)
+    model, other = pickle.loads(pickle.dumps((tiny_vit, handle)))
+    assert torch.equal(model(pixels), expected)
+    other.detach()
+    assert torch.equal(model(pixels), plain)
+    assert [p.requires_grad for p in model.parameters()] == kept
+    assert torch.equal(tiny_vit(pixels), expected)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,11 +102,16 @@ def test_two_adapters(tiny_vit: nn.Module) -> None:
 
 @pytest.mark.parametrize(
     ("targets", "prompted"),
-    [(["blocks.1.attn"], {1}), (["attn"], {0, 1, 2}), (["0.attn", "blocks.2.attn"], {0, 2})],
+    [
+        (["blocks.1.attn"], {1}),
+        (["attn"], {0, 1, 2}),
+        (["0.attn", "blocks.2.attn"], {0, 2}),
+        (r".*\.[12]\.attn", {1, 2}),
+    ],
     ids=str,
 )
 def test_target_modules_are_respected(
-    tiny_vit: nn.Module, targets: list[str], prompted: set[int], tmp_path: Path
+    tiny_vit: nn.Module, targets: list[str] | str, prompted: set[int], tmp_path: Path
 ) -> None:
     twin, pixels = copy.deepcopy(tiny_vit), torch.randn(2, 3, 32, 32)
     config = bridge.EptConfig(length=3, init="zeros", target_modules=targets)
@@ -174,3 +182,145 @@ def test_prompts_without_effect_are_refused_and_the_model_is_left_as_it_was(seco
         model.unload()
     assert traces(made)[:4] == traces(twin)[:4]
     assert second or made.place.requires_grad == kept
+
+
+def config(**options: Any) -> bridge.EptConfig:
+    return bridge.EptConfig(length=4, init="kaiming", **options)
+
+
+def prompts_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if "ept_prompts" in name}
+
+
+@pytest.mark.parametrize("excluded", [["blocks.1.attn"], r".*\.1\.attn"], ids=str)
+def test_excluded_modules_have_no_prompt(tiny_vit: nn.Module, excluded: list[str] | str) -> None:
+    model = peft.get_peft_model(tiny_vit, config(exclude_modules=excluded))
+    assert [name.split(".")[3] for name in prompts_of(model)] == ["0", "2"]
+
+
+def test_what_prompts_cannot_do_is_refused_in_words(tiny_vit: nn.Module) -> None:
+    """peft itself would ignore the names, and run the whole batch with one adapter."""
+    pixels = torch.randn(2, 3, 32, 32)
+    model = peft.get_peft_model(tiny_vit, config())
+    model.add_adapter("b", config())
+    before = model(pixels)
+    with pytest.raises(InputError, match="several adapters cannot act in one batch"):
+        model(pixels, adapter_names=["default", "b"])
+    with pytest.raises(InputError, match="cannot be added up"):
+        model.add_weighted_adapter(["default", "b"], [0.5, 0.5], "c")
+    with pytest.raises(InputError, match="cannot become a part of the weights"):
+        model.merge_adapter()
+    model.unmerge_adapter()
+    assert torch.equal(model(pixels), before)
+
+
+def test_adapters_are_deleted(tiny_vit: nn.Module) -> None:
+    pixels = torch.randn(2, 3, 32, 32)
+    model = peft.get_peft_model(tiny_vit, config())
+    first = model(pixels)
+    model.add_adapter("b", config())
+    model.set_adapter("b")
+    second = model(pixels)
+    model.set_adapter("default")
+    model.delete_adapter("b")
+    assert torch.equal(model(pixels), first)
+    assert not [name for name in model.state_dict() if ".b." in name]
+    model.add_adapter("b", config())
+    model.delete_adapter("default")  # the one in use: the other takes its place
+    assert model.active_adapters == ["b"]
+    assert not torch.equal(model(pixels), first)
+    assert not torch.equal(model(pixels), second)
+
+
+def test_the_adapter_in_use_alone_is_trained(tiny_vit: nn.Module) -> None:
+    pixels, labels = torch.randn(8, 3, 32, 32), torch.arange(8) % 2
+    model = peft.get_peft_model(tiny_vit, config())
+    model.add_adapter("b", config())
+    model.set_adapter("b")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    losses = []
+    for _ in range(8):
+        loss = nn.functional.cross_entropy(model(pixels)[:, :2], labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name in before if ".b.prompt" in name}
+
+
+def test_the_state_dict_of_an_adapter_is_pefts(tiny_vit: nn.Module) -> None:
+    twin, pixels = copy.deepcopy(tiny_vit), torch.randn(2, 3, 32, 32)
+    model = peft.get_peft_model(tiny_vit, config())
+    state = peft.get_peft_model_state_dict(model)
+    assert set(state) == {f"base_model.model.blocks.{i}.attn.ept_prompts.prompt" for i in range(3)}
+    other = peft.get_peft_model(twin, config())
+    assert not torch.equal(other(pixels), model(pixels))
+    assert not peft.set_peft_model_state_dict(other, state).unexpected_keys
+    assert torch.equal(other(pixels), model(pixels))
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_loaded_to_be_used_or_trained_on(
+    tiny_vit: nn.Module, tmp_path: Path, trainable: bool
+) -> None:
+    twin, pixels = copy.deepcopy(tiny_vit), torch.randn(2, 3, 32, 32)
+    model = peft.get_peft_model(tiny_vit, config())
+    model.add_adapter("b", config())
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "b" / "adapter_model.safetensors").exists()
+    loaded = peft.PeftModel.from_pretrained(twin, tmp_path, is_trainable=trainable)
+    assert {p.requires_grad for p in prompts_of(loaded).values()} == {trainable}
+    loaded.load_adapter(tmp_path / "b", "b")
+    for name in ("b", "default"):
+        for each in (model, loaded):
+            each.set_adapter(name)
+        assert torch.equal(loaded(pixels), model(pixels))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_in_half_precision(tiny_vit: nn.Module, dtype: torch.dtype) -> None:
+    whole, pixels = copy.deepcopy(tiny_vit), torch.randn(2, 3, 32, 32)
+    torch.manual_seed(0)
+    expected = peft.get_peft_model(whole, config())(pixels)
+    torch.manual_seed(0)
+    found = peft.get_peft_model(tiny_vit.to(dtype), config())(pixels.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_are_the_same_with_checkpointing(reentrant: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = transformers.ViTConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=3,
+                                   intermediate_size=96, image_size=32, patch_size=8)  # fmt: skip
+    base, pixels = transformers.ViTModel(sizes), torch.randn(2, 3, 32, 32)
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = peft.get_peft_model(copy.deepcopy(base), config()).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        model(pixels).last_hidden_state.square().sum().backward()
+        found.append([p.grad for p in prompts_of(model).values()])
+    assert all(gradient.any() for gradient in found[0])
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_is_a_model_of_its_own(tiny_vit: nn.Module, way: Callable[..., Any]) -> None:
+    pixels, wide = torch.randn(2, 3, 32, 32), torch.randn(1, 3, 24, 48)
+    plain = tiny_vit(pixels)
+    tiny_vit.blocks[0].attn.fused_attn = False
+    model = peft.get_peft_model(tiny_vit, config())
+    expected = model(pixels), model(wide)
+    other = way(model)
+    torch.testing.assert_close((other(pixels), other(wide)), expected)
+    unloaded = other.unload()
+    assert not unloaded.blocks[0].attn.fused_attn
+    assert not unloaded.patch_embed.proj._forward_hooks
+    torch.testing.assert_close(unloaded(pixels), plain)
+    torch.testing.assert_close((model(pixels), model(wide)), expected)

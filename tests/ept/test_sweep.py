@@ -15,7 +15,7 @@ _spec.loader.exec_module(sweep)
 
 TIMM = [
     ("test_vit", "equal", "2 of 2 prompted"),
-    ("test_coatnet", "equal", "3 of 3 prompted"),
+    ("test_coatnet", "equal", "4 of 4 prompted"),
     ("cpubone_nano", "equal", "3 of 3 prompted"),
     ("eva02_tiny_patch14_224", "equal", "2 of 2 prompted"),
     ("flexivit_small", "equal", "2 of 2 prompted"),

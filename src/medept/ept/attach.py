@@ -31,6 +31,7 @@ from medept.ept.sites import (
     watch_grids,
 )
 from medept.ept.survey import POOLING
+from medept.ept.undo import Undo
 from medept.errors import EncoderError
 
 DEFAULT = "default"
@@ -141,7 +142,7 @@ class Handle:
         self.model, self.sites, self.left_out = model, sites, left_out
         self.adapters: dict[str, dict[int, EmbeddedPrompt]] = {}
         self.prompts: dict[int, EmbeddedPrompt] = {}
-        self._undo = ExitStack()
+        self._undo = Undo()
         self._watches = watch_grids(sites, self._undo)
         use_sdpa(model, self._undo)
         for parameter in model.parameters():
@@ -362,12 +363,12 @@ def _make_prompted(module: nn.Module, undo: ExitStack) -> None:
     module.__class__ = _prompted(original)
     module.embedded_prompt = None  # type: ignore[assignment]
     keep_off_the_fast_path(module, undo)
+    undo.callback(_restore, module, original)
 
-    def restore() -> None:
-        del module.embedded_prompt
-        module.__class__ = original
 
-    undo.callback(restore)
+def _restore(module: nn.Module, original: type) -> None:
+    del module.embedded_prompt
+    module.__class__ = original
 
 
 def _refuse_unsynchronised(prompt: nn.Parameter) -> None:

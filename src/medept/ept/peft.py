@@ -11,8 +11,9 @@ of its ``PeftType`` enumeration, and has no way to extend that. So this module a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from medept.ept.grid import GridWatch
 from medept.ept.prompts import EmbeddedPrompt
 from medept.ept.proof import prove
 from medept.ept.sites import AttentionSite, find_attentions, use_sdpa, watch_grids
+from medept.ept.undo import Undo
 from medept.errors import EncoderError, SettingsError
 
 
@@ -48,9 +50,10 @@ class EptConfig(PeftConfig):
         collapsed: one number per token.
         image_size: pixels a side of the input that prompts are made for; by default what the model
             says of itself.
-        target_modules: names of attentions, or their last parts, to which ``layers`` is narrowed
-            down; ``get_peft_model`` fills in the full names of those that it prompts.
-        exclude_modules: peft's; not used.
+        target_modules: names of attentions, or their last parts, or a regular expression that
+            their names match, to which ``layers`` is narrowed down; ``get_peft_model`` fills in
+            the full names of those that it prompts.
+        exclude_modules: the same, of attentions that are left out.
         modules_to_save: peft's: other modules that are trained and saved, such as the head.
     """
 
@@ -61,8 +64,8 @@ class EptConfig(PeftConfig):
     per_head: bool = field(default=False)
     collapsed: bool = field(default=False)
     image_size: int | None = field(default=None)
-    target_modules: list[str] | None = field(default=None)
-    exclude_modules: list[str] | None = field(default=None)
+    target_modules: list[str] | str | None = field(default=None)
+    exclude_modules: list[str] | str | None = field(default=None)
     modules_to_save: list[str] | None = field(default=None)
 
     def __post_init__(self) -> None:
@@ -138,6 +141,9 @@ class EptLayer(nn.Module, BaseTunerLayer):
             "adapter beside the model, or unload() it"
         )
 
+    def unmerge(self) -> None:
+        """Do nothing: no prompt is ever merged."""
+
 
 class EptModel(BaseTuner):
     """peft's tuner: wraps each chosen attention in an :class:`EptLayer`."""
@@ -159,7 +165,7 @@ class EptModel(BaseTuner):
                 "unload() it first"
             )
         if self._sites is None:  # the first adapter, which the base class injects
-            self._undo = ExitStack()
+            self._undo = Undo()
             use_sdpa(model, self._undo)
             self._sites = {s.name: s for s in find_attentions(model, config.image_size)}
             self._watches = watch_grids(self._sites.values(), self._undo)
@@ -222,6 +228,21 @@ class EptModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             target.ept_prompts[adapter_name].requires_grad_(False)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, **options: Any) -> Iterator[None]:
+        if options.get("adapter_names") is not None:
+            raise SettingsError(
+                "adapter_names=: prompts of several adapters cannot act in one batch; split it, "
+                "and set_adapter() for each part"
+            )
+        yield
+
+    def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
+        """Refuse: a sum of prompts does not do what its parts do, as they act in an exponent."""
+        raise SettingsError(
+            "prompts act in an exponent, and cannot be added up: train an adapter of its own"
+        )
+
     def unload(self) -> nn.Module:
         """Give the model back as it was, except for ``modules_to_save``, which stay trained."""
         model = super().unload()
@@ -244,8 +265,11 @@ def _targets(config: EptConfig, attentions: list[str]) -> list[str]:
     chosen = [attentions[i] for i in config.prompt().chosen_layers(len(attentions))]
     if not config.target_modules:
         return chosen
-    endings = tuple(f".{name}" for name in config.target_modules)
-    targets = [name for name in chosen if f".{name}".endswith(endings)]
+    wanted = config.target_modules
+    if isinstance(wanted, str):
+        targets = [name for name in chosen if re.fullmatch(wanted, name)]
+    else:
+        targets = [name for name in chosen if f".{name}".endswith(tuple(f".{x}" for x in wanted))]
     if not targets:
         raise SettingsError(
             f"target_modules={config.target_modules}: none of them is an attention that can be "

@@ -154,8 +154,9 @@ def use_sdpa(model: nn.Module, undo: ExitStack) -> None:
             undo.callback(setattr, module, "fused_attn", False)
     implementation = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if implementation not in (None, "sdpa"):  # transformers
-        model.set_attn_implementation("sdpa")  # type: ignore[operator]
-        undo.callback(model.set_attn_implementation, implementation)  # type: ignore[arg-type]
+        with suppress(ValueError):  # models with attentions of their own kind have no choice
+            model.set_attn_implementation("sdpa")  # type: ignore[operator]
+            undo.callback(model.set_attn_implementation, implementation)  # type: ignore[arg-type]
 
 
 def watch_grids(

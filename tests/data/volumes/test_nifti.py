@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import struct
 from itertools import permutations, product
 from pathlib import Path
 
@@ -155,6 +156,10 @@ def broken(kind: str, path: Path) -> None:
         path.write_bytes(packed[: len(packed) // 2])
     elif kind == "no NIfTI":
         path.write_bytes(gzip.compress(b"not a volume" * 100))
+    elif kind == "vast":
+        header = bytearray(gzip.decompress(path.read_bytes()))
+        header[42:46] = struct.pack("<hh", 32000, 32000)
+        path.write_bytes(gzip.compress(bytes(header)))
     elif kind == "flipped bytes":
         packed = bytearray(path.read_bytes())
         packed[len(packed) // 2] ^= 0xFF
@@ -169,6 +174,7 @@ def broken(kind: str, path: Path) -> None:
         ("constant", "all its voxels are 7"),
         ("singular", "affine is singular"),
         ("wild", "affine is"),
+        ("vast", "holds 32000 x 32000 x 10 voxels"),
         ("truncated", "damaged or cut short at slice"),
         ("flipped bytes", "damaged"),
         ("no NIfTI", "not a NIfTI file"),

@@ -16,6 +16,9 @@ from medept.errors import DataError, ResourceError
 
 logger = logging.getLogger(__name__)
 
+LARGEST_SLAB = 2**26
+"""Voxels that are in memory at a time, at most: those of one index along the third axis."""
+
 
 def open_nifti(path: Path) -> Volume:
     """The volume of a NIfTI file; its voxels are read slab by slab, and scaled as it says.
@@ -33,6 +36,11 @@ def open_nifti(path: Path) -> Volume:
         )
     if len(shape) < 3 or min(shape) < 1:
         raise DataError(f"holds {' x '.join(map(str, shape))} voxels, and is no volume")
+    if shape[0] * shape[1] > LARGEST_SLAB:
+        raise DataError(
+            f"holds {' x '.join(map(str, shape))} voxels: of the first two sides, more than "
+            f"{LARGEST_SLAB:,} are not read; its header is damaged, or turn its axes"
+        )
     kind = image.get_data_dtype()
     if kind.fields is not None or kind.kind not in "iuf":
         raise DataError(f"voxels of type {kind} are not read; save one number a voxel")
