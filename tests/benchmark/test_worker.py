@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from medept import FewShotClassifier
 from medept.benchmark.run import Run
 from medept.benchmark.suite import read_suite
 from medept.benchmark.worker import decode, do_run, frozen_features
+from medept.classifier import specification
 from medept.encoders.load import load_encoder
 from medept.episodes.draw import draw_episode
 from medept.evaluation import evaluate
@@ -166,8 +168,11 @@ def test_a_method_may_change_any_part_of_the_recipe(suite_file: Path) -> None:
 @pytest.mark.parametrize(
     ("epochs", "patients"), [(1, 6), pytest.param(20, 20, marks=pytest.mark.long)]
 )
-def test_a_row_of_table_1_at_its_real_size(epochs: int, patients: int) -> None:
-    """EPT on ViT-B/16 at 224 pixels, 1 shot, the paper's recipe; random weights."""
+def test_a_row_of_table_1_at_its_real_size(
+    epochs: int, patients: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EPT on ViT-B/16 at 224 pixels, 1 shot, the paper's recipe; random weights, drawn once."""
+    monkeypatch.setattr(specification, "load_encoder", cache(load_encoder))
     suite = read_suite(
         "paper-table1",
         data={
