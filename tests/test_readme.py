@@ -53,8 +53,8 @@ def test_the_python_of_the_readme_works(
 
 @pytest.mark.slow
 def test_the_demo_tells_its_story(tmp_path: Path) -> None:
-    result = run_demo(tmp_path / "demo", lambda *_: None, shots=(1, 2), seeds=(0, 1), patients=20)
-    assert len(result.runs) == 8
+    result = run_demo(tmp_path / "demo", lambda *_: None, shots=(1, 2), seeds=(0,), patients=20)
+    assert len(result.runs) == 4
     assert list(summary(result.runs, "auroc").columns) == [1, 2]
     written = {p.name for p in (tmp_path / "demo").iterdir()}
     assert written == {
