@@ -168,10 +168,12 @@ def write_tensors(
 
 
 def write_table(file: Path, table: pd.DataFrame) -> None:
-    """Write a whole CSV (or, by its suffix, Parquet) file, or nothing."""
+    """Write a whole CSV (or, by its suffix, Parquet or Excel) file, or nothing."""
     with whole_file(file) as partial:
         if file.suffix == ".parquet":
             table.to_parquet(partial, index=False)
+        elif file.suffix == ".xlsx":
+            table.apply(_escape_formulas).to_excel(partial, index=False)
         else:
             escaped = table.apply(_escape_formulas)
             escaped.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")

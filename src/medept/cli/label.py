@@ -1,7 +1,8 @@
-"""Verbs that help to label: which images next."""
+"""Verbs that help to label: which images next, and the page in the browser."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -102,3 +103,66 @@ def suggest(
     what = "cases" if found.has_cases else "images"
     left = len(found) - len(answers)
     notes.print(f"{len(rows)} of {left} {what} without a label. Written to {out}")
+
+
+@app.command("app", rich_help_panel=DATA)
+def app_(
+    images: Annotated[
+        Path, typer.Argument(metavar="FOLDER_OR_TABLE", help="Images, with or without labels.")
+    ],
+    port: Annotated[int, typer.Option(help="Where to listen; 0 takes any that is free.")] = 0,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Only print the address; open it yourself.")
+    ] = False,
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where labels and fits are kept. Default: beside the images, in NAME-medept.",
+        ),
+    ] = None,
+    image_column: ImageColumn = None,
+    image_root: ImageRoot = None,
+    case_column: CaseColumn = None,
+    case: CaseOption = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="NAME", help="What is fitted, as for `fit`."),
+    ] = None,
+    symmetry: Annotated[
+        str | None,
+        typer.Option("--symmetry", metavar="NAME", help="Views that mean the same, as for `fit`."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Label, fit, see and predict in the browser, on this computer alone.
+
+    The address that is printed works once. Everything is kept in plain files as it is done.
+    """
+    from medept.app.server import run_page
+    from medept.labelling.pool import open_pool
+
+    found = open_pool(
+        images,
+        image_column=image_column,
+        image_root=image_root,
+        case_column=case_column,
+        case=case,
+    )
+
+    def started(address: str) -> None:
+        if as_json:
+            print_json({"address": address})
+            sys.stdout.flush()
+        else:
+            notes.print(f"Open {address} in a browser on this computer; stop with Ctrl-C")
+
+    run_page(
+        found,
+        folder=project,
+        port=port,
+        browser=not no_browser,
+        encoder=encoder,
+        symmetry=symmetry,
+        started=started,
+    )

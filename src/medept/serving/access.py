@@ -99,7 +99,7 @@ class Gate:
 
     def _check(self, path: str, headers: Headers) -> None:
         if self._token is None:
-            if _hostname(headers.get("host", "")) not in LOCAL_NAMES:
+            if hostname(headers.get("host", "")) not in LOCAL_NAMES:
                 raise RequestError(
                     421, "not a name of this service", "ask for http://127.0.0.1 or localhost"
                 )
@@ -116,7 +116,7 @@ class Gate:
             )
 
 
-def _hostname(host: str) -> str:
+def hostname(host: str) -> str:
     """The name in a Host header, without the port."""
     try:
         return urlsplit(f"//{host}").hostname or ""

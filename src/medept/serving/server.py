@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ except ImportError as error:
 
 from medept.serving.access import read_token
 from medept.serving.limits import Limits
+from medept.serving.listen import bound
 from medept.serving.served import load_models
 from medept.serving.service import make_app
 
@@ -53,7 +53,7 @@ def serve(
         InputError: if the token or an adapter cannot be used, or the port is taken.
     """
     token = read_token(host, token_file)
-    with _bound(host, port) as held:
+    with bound(host, port) as held:
         models = load_models(
             folders, encoder_weights=encoder_weights, tta=tta, device=device, precision=precision
         )
@@ -69,17 +69,3 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         started(f"http://{shown}:{held.getsockname()[1]}", list(models))
         uvicorn.Server(config).run(sockets=[held])
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that holds the port; connections are refused until the server listens."""
-    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        held.bind((host, port))
-    except OSError as error:
-        held.close()
-        raise ResourceError(
-            f"{host}, port={port}: cannot listen there ({error.strerror or error}); name another"
-        ) from error
-    return held
