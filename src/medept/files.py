@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ def whole_file(file: Path) -> Iterator[Path]:
     """
     if file.is_dir():
         raise DataError(f"{file}: a folder; name a file to write")
-    _make_folder(file.parent)
+    make_folder(file.parent)
     partial = file.with_name(f"{PARTIAL}{file.name}")
     try:
         with _naming(file):
@@ -73,7 +73,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             f"folder, or, if none is running, remove {partial}"
         )
     shutil.rmtree(partial, ignore_errors=True)
-    _make_folder(partial)
+    make_folder(partial)
     try:
         with _naming(folder):
             writer.write_text(str(os.getpid()), encoding="utf-8")
@@ -123,7 +123,12 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it is in, if they are not there.
+
+    Raises:
+        DataError: if part of the path is a file.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -169,14 +174,36 @@ def write_tensors(
 
 def write_table(file: Path, table: pd.DataFrame) -> None:
     """Write a whole CSV (or, by its suffix, Parquet or Excel) file, or nothing."""
+    if file.suffix != ".xlsx":
+        write_tables(file, [table])
+        return
+    with whole_file(file) as partial:
+        table.apply(_escape_formulas).to_excel(partial, index=False)
+
+
+def write_tables(file: Path, tables: Iterable[pd.DataFrame]) -> None:
+    """Write the rows of one or more tables with the same columns as one CSV or Parquet file."""
     with whole_file(file) as partial:
         if file.suffix == ".parquet":
-            table.to_parquet(partial, index=False)
-        elif file.suffix == ".xlsx":
-            table.apply(_escape_formulas).to_excel(partial, index=False)
-        else:
-            escaped = table.apply(_escape_formulas)
-            escaped.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+            _write_parquet(partial, tables)
+            return
+        for i, table in enumerate(tables):
+            table.apply(_escape_formulas).to_csv(
+                partial, mode="a" if i else "w", header=i == 0, index=False,
+                float_format="%.6g", lineterminator="\n",
+            )  # fmt: skip
+
+
+def _write_parquet(file: Path, tables: Iterable[pd.DataFrame]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rest = iter(tables)
+    first = pa.Table.from_pandas(next(rest), preserve_index=False)
+    with pq.ParquetWriter(file, first.schema) as writer:
+        writer.write_table(first)
+        for table in rest:
+            writer.write_table(pa.Table.from_pandas(table, first.schema, preserve_index=False))
 
 
 def append_table(file: Path, table: pd.DataFrame) -> None:

@@ -25,7 +25,10 @@ def test_progress_is_a_line_at_times_where_there_is_no_terminal(
             time.sleep(0.02)
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("training")]
     assert len(lines) == 4
-    assert re.fullmatch(r"training \(loss 3\): 3 of 4,000, about \d+ (s|min) left", lines[-1])
+    assert re.fullmatch(
+        r"training \(loss 3\): 3 of 4,000, [\d,]+ a (second|minute), about \d+ (s|min) left",
+        lines[-1],
+    )
 
 
 def test_characters_that_the_terminal_lacks_are_no_error(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def test_predict_gives_a_row_an_image_and_a_column_a_class(
     image = next(table.parent.glob("*.png"))
     assert run("predict", fitted, image, table.parent, "--out", out) == 0
     rows = pd.read_csv(out)
-    assert list(rows) == ["image", "predicted", "p_normal", "p_tumour"]
+    assert list(rows) == ["image", "predicted", "p_normal", "p_tumour", "unreadable"]
     assert len(rows) == 25
     assert (rows.p_normal + rows.p_tumour - 1).abs().max() < 1e-5
 
@@ -45,7 +46,7 @@ def test_predict_reads_the_images_that_a_table_lists(
         assert row.p_tumour == pytest.approx(whole, abs=1e-5)
 
 
-def test_predict_leaves_unreadable_images_out_when_asked(
+def test_unreadable_images_of_a_folder_are_rows_that_say_why(
     fitted: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = sorted(table.parent.glob("*.png"))[:3]
@@ -56,20 +57,42 @@ def test_predict_leaves_unreadable_images_out_when_asked(
     (folder / "a-cut.png").write_bytes(whole[0].read_bytes()[:200])
     (folder / "b-text.png").write_text("not an image")
     out = tmp_path / "p.csv"
-    assert run("predict", fitted, folder, "--out", out) == 2
+    assert run("predict", fitted, folder, "--out", out, "--strict") == 2
     assert "a-cut.png" in capsys.readouterr().err
-    assert not out.exists()
-    with pytest.warns(UserWarning, match="left out") as warned:
-        assert run("predict", fitted, folder, "--out", out, "--skip-unreadable") == 0
-    assert [Path(name).name for name in pd.read_csv(out).image] == [p.name for p in whole]
-    cut, text = [str(one.message) for one in warned]
-    assert "a-cut.png: damaged" in cut
-    assert "b-text.png: not an image" in text
+    assert run("predict", fitted, folder / "a-cut.png", "--out", out) == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"images"}
+    assert run("predict", fitted, folder, "--out", out) == 0
+    assert "2 of 5 have images that could not be read" in capsys.readouterr().err
+    rows = pd.read_csv(out).set_index("image").rename(index=lambda name: Path(name).name)
+    cut, text = rows.loc["a-cut.png"], rows.loc["b-text.png"]
+    assert "a-cut.png: damaged" in cut.unreadable
+    assert "b-text.png: not an image" in text.unreadable
+    assert rows.p_tumour.isna().sum() == rows.predicted.isna().sum() == 2
+    features = tmp_path / "f.npy"
+    assert run("embed", folder, "--out", features) == 0
+    assert np.isnan(np.load(features)).all(axis=1).tolist() == rows.p_tumour.isna().tolist()
     for image in whole:
         (folder / image.name).unlink()
-    with pytest.warns(UserWarning, match="left out"):
-        assert run("predict", fitted, folder, "--out", tmp_path / "q.csv", "--skip-unreadable") == 2
+    assert run("predict", fitted, folder, "--out", tmp_path / "q.csv", "--skip-unreadable") == 2
     assert "none of the 2 images can be read" in capsys.readouterr().err
+    assert {p.name for p in tmp_path.iterdir()} == {"images", "p.csv", "f.npy"}
+
+
+def test_patterns_and_standard_input_name_images(
+    fitted: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = sorted(str(file) for file in table.parent.glob("*.png"))[:3]
+    for text in ("\n".join(listed), "\0".join([*listed, ""]), "\r\n".join([*listed, "no.png"])):
+        monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(text.encode())))
+        assert run("predict", fitted, "-", "--out", tmp_path / "p.parquet") == 0
+        rows = pd.read_parquet(tmp_path / "p.parquet")
+        assert rows.image.tolist()[:3] == listed
+        assert all("no.png: no such image" in why for why in rows.unreadable[3:])
+        (tmp_path / "p.parquet").unlink()
+    pattern = table.parent / "*.png"
+    assert run("predict", fitted, pattern, "--out", tmp_path / "p.csv") == 0
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 24
+    assert run("predict", fitted, table.parent / "*.jpg", "--out", tmp_path / "q.csv") == 2
 
 
 @pytest.mark.parametrize(
@@ -94,13 +117,14 @@ def test_embed(
 ) -> None:
     out = tmp_path / f"features{suffix}"
     assert run("embed", table.parent, "--out", out, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["shape"] == [24, 192]
+    assert json.loads(capsys.readouterr().out)["rows"] == 24
     images = sorted(table.parent.glob("*.png"))
     expected = FewShotClassifier(method="linear", precision="float32").embed(images)
     if suffix == ".npy":
         features = np.load(out)
     else:
         found = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+        del found["unreadable"]
         assert found.pop("image").tolist() == [str(image) for image in images]
         features = found.to_numpy()
     np.testing.assert_allclose(features, expected, atol=0.05 * abs(expected).max())

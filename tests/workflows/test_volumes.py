@@ -60,7 +60,8 @@ def test_a_fit_to_volumes_finds_the_slice_and_predicts_the_same_later(
     loaded = FewShotClassifier.load(tmp_path / "fit", device="cpu", precision="float32")
     slicing = Slicing.parse(str(loaded.info().volumes))
     assert slicing == Slicing(slices=None, window="500,1000")
-    found = predict(loaded, find_images([table.parent]), tmp_path / "p.csv", slicing=slicing)
+    predict(loaded, find_images([table.parent]), tmp_path / "p.csv", slicing=slicing)
+    found = pd.read_csv(tmp_path / "p.csv")
     again = found.assign(case=found["image"].map(lambda name: Path(name).name)).set_index("case")
     np.testing.assert_allclose(
         again.loc[tested["case"], "p_ill"], tested["p_ill"], rtol=1e-3, atol=1e-5

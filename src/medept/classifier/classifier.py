@@ -307,16 +307,23 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         predicted = decide(self.predict_proba(X, cases), self.task_)
         return predicted if self.task_ == "multilabel" else self.classes_[predicted]
 
-    def embed(self, X: Sequence[Item], cases: Cases = None) -> np.ndarray:
+    def embed(
+        self,
+        X: Sequence[Item],
+        cases: Cases = None,
+        *,
+        unreadable: Unreadable | None = None,
+    ) -> np.ndarray:
         """Features (n, D) of the encoder: as adapted once fitted, and as it came before.
 
         They are the mean over the views that a prediction averages over; those of several encoders
-        stand side by side. Those of a case are pooled (before a fit: their mean).
+        stand side by side. Those of a case are pooled (before a fit: their mean). With
+        ``unreadable``, images that cannot be read are added to it, and their rows are NaN.
         """
         items = as_items(X, cases)
         if not hasattr(self, "fitted_"):
             extractors = [spec.extractor() for spec in self.specifications()]
-            each = [extractor.features(items, self._report) for extractor in extractors]
+            each = [ex.features(items, self._report, unreadable) for ex in extractors]
         else:
             accelerator = make_accelerator(self.device, self.precision)
             each = [
@@ -327,6 +334,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
                     symmetry=one.symmetry,
                     tta=self.tta or one.tta,
                     pool=one.model.pool,
+                    unreadable=unreadable,
                     progress=self._report,
                 )
                 for one in self._in_precision(accelerator, items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -44,6 +45,7 @@ class FittedState(BaseEstimator):
 
     device: str
     precision: str
+    tta: int | None
     prevalence: Mapping[str, float] | str | None
     operating_aim: OperatingAim | None
     coverage: float
@@ -230,6 +232,16 @@ class FittedState(BaseEstimator):
     def _forget(self) -> None:
         """Be unfitted: a fit that fails leaves nothing of an earlier one."""
         self.__dict__.pop("fitted_", None)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what was fitted, and of the parameters that change a prediction of it."""
+        own = [self.info().model_dump_json(), self.precision, str(self.tta)]
+        found = hashlib.sha256("\n".join(own).encode())
+        for one in self._states:
+            for name, tensor in sorted(one.model.trained_state().items()):
+                found.update(name.encode())
+                found.update(tensor.detach().cpu().float().numpy().tobytes())
+        return found.hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter (``adapter.safetensors``, ``adapter.json``) into ``folder``.

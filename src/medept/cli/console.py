@@ -13,7 +13,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -112,6 +120,23 @@ def resumable() -> Iterator[None]:
         raise
 
 
+class RateColumn(ProgressColumn):
+    """How much is done in a second or a minute."""
+
+    def render(self, task: Task) -> Text:
+        """Empty until it is known."""
+        return Text(_rate(task.speed) if task.speed else "")
+
+
+def _rate(speed: float) -> str:
+    """A speed a second in words.
+
+    >>> _rate(1234), _rate(0.5)
+    ('1,234 a second', '30 a minute')
+    """
+    return f"{speed:,.0f} a second" if speed >= 2 else f"{60 * speed:,.0f} a minute"
+
+
 @contextmanager
 def progress_bars() -> Iterator[Report]:
     """Progress bars on standard error, with an estimate of the time left.
@@ -126,6 +151,7 @@ def progress_bars() -> Iterator[Report]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
+        RateColumn(),
         TimeRemainingColumn(),
     )
     quiet = not notes.is_terminal
@@ -143,12 +169,14 @@ def progress_bars() -> Iterator[Report]:
             nonlocal last_line
             key = what.split(" (")[0]
             if key not in tasks:
-                tasks[key] = bars.add_task(what, total=total)
+                tasks[key] = bars.add_task(what, total=total, completed=done)
             bars.update(tasks[key], description=what, completed=done, total=total)
             if not notes.is_terminal and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-                left = bars.tasks[tasks[key]].time_remaining
-                estimate = "" if left is None else f", about {duration(left)} left"
-                notes.print(f"{what}: {done:,} of {total:,}{estimate}")
+                task = bars.tasks[tasks[key]]
+                estimate = [_rate(task.speed)] if task.speed else []
+                if task.time_remaining is not None:
+                    estimate.append(f"about {duration(task.time_remaining)} left")
+                notes.print(", ".join([f"{what}: {done:,} of {total:,}", *estimate]))
                 last_line = time.monotonic()
 
         yield report

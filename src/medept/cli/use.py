@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 from rich.table import Column, Table
 
 from medept.cli.app import ADAPT, app
-from medept.cli.console import notes, print_json, print_metrics, progress_bars, results
+from medept.cli.console import notes, print_json, print_metrics, progress_bars, results, resumable
 from medept.cli.options import (
     AdapterFolder,
     CaseColumn,
@@ -42,25 +41,37 @@ if TYPE_CHECKING:
     from medept.progress import Progress as Report
 
 
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGES",
+        help="Image files, folders of them, tables, patterns ('scans/*.png'), or - for paths on "
+        "standard input.",
+    ),
+]
+SkipUnreadable = Annotated[
+    bool | None,
+    typer.Option(
+        "--skip-unreadable/--strict",
+        help="An image that cannot be read has a row that says why, or is an error. Default: a row "
+        "for images of folders, patterns and standard input; else an error.",
+        show_default=False,
+    ),
+]
+
+
 @app.command(rich_help_panel=ADAPT)
 def predict(
     adapter: AdapterFolder,
-    images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGES", help="Image files, folders of them, or tables."),
-    ],
+    images: Images,
     out: Annotated[
         Path,
-        typer.Option(help="File to write, .csv or .parquet, with one row per image or case."),
-    ],
-    skip_unreadable: Annotated[
-        bool,
         typer.Option(
-            "--skip-unreadable",
-            help="Leave out images that cannot be read, with a warning for each. Without this, the "
-            "first of them is an error.",
+            help="File to write, .csv or .parquet, with one row per image or case; or a folder (a "
+            "name without a suffix) for Parquet files, written as they come."
         ),
-    ] = False,
+    ],
+    skip_unreadable: SkipUnreadable = None,
     form: SubmissionFormat = None,
     names: Annotated[
         str, typer.Option("--list", help="With --format: the list of images to predict.")
@@ -90,7 +101,8 @@ def predict(
 ) -> None:
     """Predict the probability of each class for new images, or for cases of several.
 
-    The other columns of a table are carried through.
+    The other columns of a table are carried through. Results are kept as they come: a run that was
+    interrupted or killed goes on with the same command.
     """
     from medept.data.find_images import find_images
     from medept.data.volumes import Slicing
@@ -101,26 +113,32 @@ def predict(
         raise SettingsError("a submission has a row for every image: leave --skip-unreadable out")
     if form is not None and len(images) > 1:
         raise SettingsError(f"{images[1]}: a submission is of one data set, medfmc-TASK:FOLDER")
-    with progress_bars() as report:
+    tables: list[Any] = []
+    with resumable(), progress_bars() as report:
         classifier = _load(adapter, encoder_weights, device, precision, report, tta, prevalence)
         if form is None:
             found = find_images(images, image_column, image_root, case_column, case)
             volumes = _slicing_of(classifier)
-            table = predict_images(
+            written = predict_images(
                 classifier,
                 found,
                 out,
                 slicing=Slicing.of(plane, slices, window, channels, default=volumes),
-                skip_unreadable=skip_unreadable,
+                skip_unreadable=_skips(skip_unreadable, images),
                 per_image=per_image,
+                seen=tables.append if as_json else lambda table: None,
             )
+            rows, unreadable = written.rows, written.unreadable
         else:
-            table = predict_submission(classifier, str(images[0]), names, out)
+            tables = [predict_submission(classifier, str(images[0]), names, out)]
+            rows, unreadable = len(tables[0]), 0
     if as_json:
-        print_json({"out": str(out), "predictions": table.to_dict(orient="records")})
-    else:
-        what = "case" if case_column or case else "image"
-        notes.print(f"{len(table)} {what}{'s' * (len(table) > 1)}. Written to {out}")
+        records = [row for table in tables for row in table.to_dict(orient="records")]
+        print_json({"out": str(out), "predictions": [_without_nan(row) for row in records]})
+        return
+    what = "case" if case_column or case else "image"
+    notes.print(f"{rows:,} {what}{'s' * (rows > 1)}. Written to {out}")
+    _note_unreadable(unreadable, rows)
 
 
 @app.command(rich_help_panel=ADAPT)
@@ -191,17 +209,16 @@ def evaluate(
 
 @app.command(rich_help_panel=ADAPT)
 def embed(
-    images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGES", help="Image files, folders of them, or tables."),
-    ],
+    images: Images,
     out: Annotated[
         Path,
         typer.Option(
             help="File to write. .csv and .parquet name the image of each row; .npy has the rows "
-            "in the same order: as given, a folder's images sorted by name."
+            "in the same order: as given, a folder's images sorted by name. Or a folder for "
+            "Parquet files, as for `predict`."
         ),
     ],
+    skip_unreadable: SkipUnreadable = None,
     adapter: Annotated[
         Path | None, typer.Option(help="Use the encoder as adapted by this fit.")
     ] = None,
@@ -216,20 +233,28 @@ def embed(
     precision: Precision = "auto",
     as_json: Json = False,
 ) -> None:
-    """Write the features of images, one row per image."""
+    """Write the features of images, one row per image. A run that was killed goes on with the same
+    command."""
     from medept.data.find_images import find_images
     from medept.training.cropped import warn_of_cropping
     from medept.training.extractor import FeatureExtractor
-    from medept.workflows.predict import embed as embed_images
+    from medept.workflows.embed import embed as embed_images
 
     if adapter and (encoder != "embedded" or image_size or fit_image != "auto"):
         raise SettingsError(
             "--adapter brings its own encoder: leave --encoder, --image-size and --fit-image out"
         )
     found = find_images(images, image_column, image_root)
-    with progress_bars() as report:
+    with resumable(), progress_bars() as report:
         if adapter:
-            encode = _load(adapter, encoder_weights, device, precision, report).embed
+            classifier = _load(adapter, encoder_weights, device, precision, report)
+            identity = classifier.fingerprint()
+
+            def adapted(items: Any, progress: Report, unreadable: Any) -> Any:
+                classifier.progress = progress
+                return classifier.embed(items, unreadable=unreadable)
+
+            encode: Any = adapted
         else:
             extractor = FeatureExtractor.load(
                 encoder,
@@ -241,12 +266,41 @@ def embed(
                 precision=precision,
             )
             warn_of_cropping(found.images, extractor.encoder)
-            encode = partial(extractor.features, progress=report)
-        features = embed_images(encode, found, out)
+            encode = extractor.features
+            identity = repr((extractor.identity(), readout, extractor.accelerator.mixed_precision))
+        written = embed_images(
+            encode,
+            found,
+            out,
+            identity=identity,
+            skip_unreadable=_skips(skip_unreadable, images),
+            progress=report,
+        )
     if as_json:
-        print_json({"out": str(out), "shape": list(features.shape)})
-    else:
-        notes.print(f"{features.shape[0]} images x {features.shape[1]} features. Written to {out}")
+        print_json({"out": str(out), "rows": written.rows, "unreadable": written.unreadable})
+        return
+    notes.print(f"{written.rows:,} images. Written to {out}")
+    _note_unreadable(written.unreadable, written.rows)
+
+
+def _skips(given: bool | None, images: list[Path]) -> bool:
+    """Whether an image that cannot be read has a row, and is no error."""
+    from medept.data.find_images import names_many
+
+    return any(map(names_many, images)) if given is None else given
+
+
+def _note_unreadable(unreadable: int, rows: int) -> None:
+    if unreadable:
+        notes.print(
+            f"warning: {unreadable:,} of {rows:,} have images that could not be read: the column "
+            "unreadable says why. --strict makes the first of them an error."
+        )
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """The same with null for what is no number."""
+    return {name: None if cell != cell else cell for name, cell in row.items()}
 
 
 @app.command(rich_help_panel=ADAPT)

@@ -1,7 +1,9 @@
-"""Images without labels: files, folders, and tables that list them."""
+"""Images without labels: files, folders, patterns, and tables and lists that name them."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from medept.data.folder_images import images_below, report_images, warn_of_compa
 from medept.data.image_paths import locate_images, read_image_names
 from medept.data.table import TABLE_SUFFIXES, read_table
 from medept.errors import DataError, SettingsError
+
+STANDARD_INPUT = Path("-")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,21 @@ class FoundImages:
         )
 
 
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for all that it matches, such as ``scans/*.png``.
+
+    >>> is_pattern(Path("scans/*.png")), is_pattern(Path("scans/1.png"))
+    (True, False)
+    """
+    return any(letter in str(path) for letter in "*?[") and not split_frame(path)[0].exists()
+
+
+def names_many(path: Path) -> bool:
+    """Whether a path stands for images that nobody named one by one: a folder, a pattern, a list
+    on standard input."""
+    return path == STANDARD_INPUT or path.is_dir() or is_pattern(path)
+
+
 def find_images(
     paths: Sequence[Path],
     image_column: str | None = None,
@@ -57,9 +76,12 @@ def find_images(
     """The images that files, folders (with their subfolders) and tables stand for, in that order.
 
     Args:
-        paths: an image file (``scan.dcm#3`` is frame 3), a folder, or a CSV or Parquet table.
+        paths: an image file (``scan.dcm#3`` is frame 3), a folder, a CSV or Parquet table, a
+            pattern such as ``scans/**/*.png``, or ``-`` for paths on standard input: one a line,
+            or with a null character after each, as ``find -print0`` writes them.
         image_column: of tables; default: the first with a usual name (``image``, ``path``, ...).
-        image_root: the folder that paths in tables are relative to; default: each table's own.
+        image_root: the folder that paths in tables and on standard input are relative to; default:
+            each table's own, and for standard input the working folder.
         case_column: of tables: what is classified as one; default: every image by itself.
         case: ``folder``: the images in one folder are a case. Those directly in a folder that is
             given, or beside a table, are a case each.
@@ -76,7 +98,11 @@ def find_images(
     """
     if case and case_column:
         raise SettingsError("a case is given by case=folder or by case_column=: give one of them")
-    found = [_find(path, image_column, image_root, case_column, case) for path in paths]
+    found = [
+        _find(one, image_column, image_root, case_column, case)
+        for path in paths
+        for one in _matches(path)
+    ]
     table = pd.concat([one.table for one in found], ignore_index=True).fillna("")
     cases = [one.cases for one in found if one.cases is not None]
     return FoundImages(
@@ -94,6 +120,8 @@ def _find(
     case_column: str | None,
     case: str | None,
 ) -> FoundImages:
+    if path == STANDARD_INPUT:
+        return _images_of_list(image_root, case_column, case)
     if not path.is_dir() and not split_frame(path)[0].exists():
         raise DataError(f"{path}: no such file or folder")
     if not path.is_dir() and path.suffix.lower() in TABLE_SUFFIXES:
@@ -113,6 +141,41 @@ def _find(
         ids = [str(path / one) for one in within]
     return FoundImages(
         inside, names, pd.DataFrame(index=range(len(inside))), np.array(ids) if case else None
+    )
+
+
+def _matches(path: Path) -> list[Path]:
+    """What a pattern matches, sorted by name; the path itself if it is none."""
+    if not is_pattern(path):
+        return [path]
+    start = Path(path.anchor)
+    found = sorted(start.glob(str(path.relative_to(start))))
+    if not found:
+        raise DataError(f"{path}: no file matches this pattern")
+    return found
+
+
+def _images_of_list(
+    image_root: Path | None, case_column: str | None, case: str | None
+) -> FoundImages:
+    """The images whose paths standard input holds. Whether they exist is seen when they are read.
+
+    Raises:
+        DataError: if it holds none.
+    """
+    text = os.fsdecode(sys.stdin.buffer.read())
+    names = [line for line in text.split("\0" if "\0" in text else "\n") if line.strip()]
+    names = [name.removesuffix("\r") for name in names]
+    if not names:
+        raise DataError("-: no paths on standard input; write one a line")
+    if case_column is not None:
+        raise SettingsError("a list on standard input has no column of cases; use case=folder")
+    root = image_root or Path()
+    return FoundImages(
+        [root / name for name in names],
+        names,
+        pd.DataFrame(index=range(len(names))),
+        np.array(folder_ids(names)) if case else None,
     )
 
 

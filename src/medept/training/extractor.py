@@ -21,7 +21,7 @@ from medept.encoders.readout import Readout, default_readout
 from medept.encoders.symmetry import Symmetry
 from medept.progress import Progress, silent
 from medept.training.device import make_accelerator, precision_of
-from medept.training.inference import AS_IT_IS, encode_images
+from medept.training.inference import AS_IT_IS, Unreadable, encode_images
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -98,11 +98,20 @@ class FeatureExtractor:
     def _transform(self) -> Callable[[Image.Image], Tensor]:
         return self.encoder.preprocessing.evaluation()
 
-    def features(self, images: Sequence[Item], progress: Progress = silent) -> np.ndarray:
+    def features(
+        self,
+        images: Sequence[Item],
+        progress: Progress = silent,
+        unreadable: Unreadable | None = None,
+    ) -> np.ndarray:
         """Features (n, D), float32, of images as they are evaluated; of a case the mean.
 
+        Args:
+            unreadable: if given, images that cannot be read are added to it, and their rows are
+                NaN.
+
         Raises:
-            DataError: if an image cannot be read.
+            DataError: if an image cannot be read and ``unreadable`` is not given.
         """
         return encode_images(
             self.encoder,
@@ -110,5 +119,6 @@ class FeatureExtractor:
             self.accelerator,
             symmetry=self.symmetry,
             tta=self.tta,
+            unreadable=unreadable,
             progress=progress,
         )

@@ -57,6 +57,7 @@ def encode_images(
     symmetry: Symmetry = AS_IT_IS,
     tta: int | None = None,
     pool: Pool = MEAN,
+    unreadable: Unreadable | None = None,
     progress: Progress = silent,
 ) -> np.ndarray:
     """Features (n, D), float32, of every image or case, by the encoder as it is now.
@@ -69,10 +70,13 @@ def encode_images(
         symmetry: over whose views of each image features are averaged.
         tta: over how many of these, at most; None for all.
         pool: how the features of a case come from those of its images.
+        unreadable: if given, images that cannot be read are added to it. The features of each such
+            image, and of its case, are NaN.
         progress: called with ``"reading"``, the images done, and all of them.
 
     Raises:
-        InputError: if an image cannot be read; the message names it.
+        InputError: if an image cannot be read and ``unreadable`` is not given; the message names
+            it.
 
     >>> from medept.encoders.load import load_encoder
     >>> from medept.training.device import make_accelerator
@@ -81,11 +85,14 @@ def encode_images(
     (2, 192)
     """
     encoder.to(accelerator.device)
-    sizes, outputs = _pass(encoder, images, accelerator, symmetry, progress)
+    sizes, outputs = _pass(encoder, images, accelerator, symmetry, progress, unreadable)
     if (sizes == 1).all():
-        return _rows(outputs(partial(_mean_over_views, encoder, symmetry, tta)))
-    pooled = _pooled(pool, outputs(partial(_views_to_pool, encoder, symmetry, tta, pool)), sizes)
-    return _rows(_batched(pooled, EVALUATION_BATCH))
+        features = _rows(outputs(partial(_mean_over_views, encoder, symmetry, tta)))
+    else:
+        views = outputs(partial(_views_to_pool, encoder, symmetry, tta, pool))
+        features = _rows(_batched(_pooled(pool, views, sizes), EVALUATION_BATCH))
+    features[np.repeat(np.arange(len(sizes)), sizes)[list(unreadable or ())]] = np.nan
+    return features
 
 
 def predict_logits(
