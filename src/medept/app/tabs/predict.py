@@ -105,12 +105,13 @@ def predict_folder(project: Project, source: Path) -> tuple[Path, pd.DataFrame]:
         raise DataError("Nothing is fitted yet: label images and press Fit.")
     found = find_images([source])
     out = project.next_folder("prediction") / "predictions.csv"
-    table = predict(
-        FewShotClassifier.load(project.fits[-1]), found, out, skip_unreadable=True
-    ).copy()
+    classifier = FewShotClassifier.load(project.fits[-1])
+    tables: list[pd.DataFrame] = []
+    predict(classifier, found, out, skip_unreadable=True, seen=tables.append)
     places = dict(zip(found.names, found.images, strict=True))
-    shown = table.head(SHOWN).copy()
-    shown["picture"] = [thumbnail(places[name]) for name in shown["image"]]
+    shown = pd.concat(tables, ignore_index=True).head(SHOWN)
+    images = zip(shown["image"], shown["unreadable"], strict=True)
+    shown["picture"] = ["" if why else thumbnail(places[name]) for name, why in images]
     return out, shown
 
 
@@ -121,8 +122,8 @@ def _show_results(out: Path, table: pd.DataFrame) -> None:
             "id": i,
             "picture": row["picture"],
             "image": Path(row["image"]).name,
-            "predicted": row["predicted"],
-            **{name: round(100 * float(row[name]), 1) for name in numbers},
+            "predicted": row["predicted"] or row["unreadable"],
+            **{name: _percent(row[name]) for name in numbers},
         }
         for i, row in enumerate(table.to_dict(orient="records"))
     ]
@@ -152,11 +153,16 @@ def _show_results(out: Path, table: pd.DataFrame) -> None:
     note(f"Kept in {out}. A research result, and no diagnosis.")
 
 
+def _percent(probability: float) -> float | None:
+    """None where an image could not be read."""
+    return None if pd.isna(probability) else round(100 * float(probability), 1)
+
+
 def write_excel(file: Path) -> Path:
     """The same table as .xlsx beside it; cells that look like formulas are text."""
     from medept.files import read_csv, write_table
 
     table, out = read_csv(file), file.with_suffix(".xlsx")
     numbers = [name for name in table.columns if name.startswith("p_")]
-    write_table(out, table.astype(dict.fromkeys(numbers, float)))
+    write_table(out, table.assign(**{name: pd.to_numeric(table[name]) for name in numbers}))
     return out
