@@ -9,7 +9,12 @@ from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
 from medept import InputError
 from medept.evaluation.decisions import judge_point
-from medept.evaluation.operating_points import OperatingAim, OperatingPoint, choose_points
+from medept.evaluation.operating_points import (
+    OperatingAim,
+    OperatingPoint,
+    check_aim,
+    choose_points,
+)
 
 CLASSES = ["well", "ill", "odd"]
 
@@ -164,3 +169,10 @@ def test_without_held_out_cases_only_a_threshold_can_be_given() -> None:
     assert choose_points(given, None, Y, Y, ["well", "ill"])[0].threshold == 0.2
     with pytest.raises(InputError, match="cases with it and cases without"):
         choose_points(OperatingAim(("ill",), sensitivity=0.9), P, 0 * Y, Y, ["well", "ill"])
+
+
+def test_the_class_of_a_single_case_is_named() -> None:
+    aim = OperatingAim(("ill",), sensitivity=0.9)
+    targets = np.array([0, 0, 1, 1, 2])
+    with pytest.raises(InputError, match=r"two shots, .* out \(rare has one\); give more"):
+        check_aim(aim, targets, ["ill", "well", "rare"], held_out=False)

@@ -202,7 +202,7 @@ def check_aim(
     if not held_out and aim.threshold is None:
         raise DataError(
             "no operating point can be chosen: each class needs two shots, one of them to hold "
-            "out; give more, or the threshold= itself"
+            f"out{_single(targets, classes)}; give more, or the threshold= itself"
         )
     truth = indicators(targets, len(classes))
     found = []
@@ -215,6 +215,15 @@ def check_aim(
             )
         found.append((names, positive))
     return found
+
+
+def _single(targets: np.ndarray, classes: Sequence[str]) -> str:
+    """The classes of one case, in brackets; nothing if there are none."""
+    if targets.ndim == 2:
+        return ""
+    counts = np.bincount(targets, minlength=len(classes))
+    names = [name for name, count in zip(classes, counts, strict=True) if count == 1]
+    return f" ({', '.join(names)} {'has' if len(names) == 1 else 'have'} one)" if names else ""
 
 
 def _positive_sets(
