@@ -12,6 +12,7 @@ import pytest
 from helpers import refuse, run
 from PIL import Image
 
+from medept import InputError
 from medept.data.cases import Item, images_of
 from medept.data.dataset import read_dataset
 from medept.data.images import read_image
@@ -89,3 +90,19 @@ def test_features_are_computed_once(pool: Path, tmp_path: Path) -> None:
     asked.clear()
     np.testing.assert_array_equal(opened().whole(), fresh)
     assert asked == []
+
+
+def test_what_cannot_be_read_is_left_out_or_named(pool: Path, tmp_path: Path) -> None:
+    (pool / "p0" / "0.png").write_bytes(b"no image")
+
+    def encode(items: Sequence[Item]) -> np.ndarray:
+        return np.stack([np.asarray(read_image(x)).mean(axis=(0, 1)) for x in images_of(items)])
+
+    cache = FeatureCache(open_pool(pool), tmp_path / "kept", "means", encode)
+    with pytest.raises(InputError, match="0.png"):
+        cache.whole()
+    while cache.compute_part(1, skip_unreadable=True):
+        pass
+    assert cache.complete
+    assert sorted(cache.rows) == [1, 2, 3, 4, 5, 6, 7]
+    assert "0.png" in cache.unreadable[0]

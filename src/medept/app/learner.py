@@ -29,6 +29,7 @@ class Learner:
         labels: how many labels it was computed from.
         predicted: class of each known row by the quick classifier, by name.
         known: how many images are encoded.
+        unreadable: how many cannot be read, and are left out.
         problem: why it stopped, in words; empty if it did not.
     """
 
@@ -39,7 +40,7 @@ class Learner:
         self.curve: LearningCurve | None = None
         self.labels = 0
         self.predicted: dict[str, str] = {}
-        self.known = 0
+        self.known, self.unreadable = 0, 0
         self.problem = ""
         self._thread = threading.Thread(target=self._run, daemon=True, name="learner")
 
@@ -75,8 +76,8 @@ class Learner:
         self._classify = quick_classifier(extractor)
         while not self._ended:
             self._wake.clear()
-            more = cache.compute_part(PART)
-            self.known = len(cache.rows)
+            more = cache.compute_part(PART, skip_unreadable=True)
+            self.known, self.unreadable = len(cache.rows), len(cache.unreadable)
             self._learn(cache)
             if cache.complete:
                 self._suggest(cache)

@@ -18,6 +18,7 @@ h2 { font-size: 1.15rem; font-weight: 600; margin: 0 0 .35rem; line-height: 1.3;
   padding: 1.25rem 1.5rem; gap: .75rem; }
 .note { color: var(--soft); max-width: 46rem; overflow-wrap: anywhere; }
 .big { font-size: 1.15rem; max-width: 46rem; }
+.q-notification .q-btn { color: white !important; }
 .q-loading-bar { display: none; }
 .foot { color: var(--soft); font-size: .875rem; padding: 1.5rem 0 .5rem; }
 .q-btn { text-transform: none; font-weight: 500; border-radius: 8px; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from medept.app.project import Project
 from medept.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+STARTED = secrets.token_hex(4)
+"""In the address of pictures: a browser that kept those of another start asks anew."""
 
 
 @dataclass
@@ -84,4 +88,4 @@ def heading(text: str) -> None:
 def picture(row: int, name: str, kind: str = "small", number: int = 0) -> str:
     """An image of the pool as HTML; its name is shown as text whatever it holds."""
     address = f"/small/{row}" if kind == "small" else f"/large/{row}/{number}"
-    return f'<img loading="lazy" src="{address}" alt="{html.escape(name, quote=True)}">'
+    return f'<img loading="lazy" src="{address}?{STARTED}" alt="{html.escape(name, quote=True)}">'

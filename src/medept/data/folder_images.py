@@ -93,8 +93,9 @@ def images_below(root: Path, folder: Path) -> tuple[list[Path], LeftOut]:
     for kind, pattern in belonging.values():
         left.add(kind, pattern, picture=True)
     images = sorted(image for image in images if image not in belonging)
+    resolved = root.resolve()
     for image in images:
-        _require_file_inside(image, root)
+        _require_file_inside(image, root, resolved)
     return images, left
 
 
@@ -139,10 +140,10 @@ def _files_below(folder: Path, left: LeftOut) -> Iterable[Path]:
                 yield Path(place, name)
 
 
-def _require_file_inside(image: Path, root: Path) -> None:
+def _require_file_inside(image: Path, root: Path, resolved: Path) -> None:
     if not image.is_file():
         raise DataError(f"{image}: a broken link or a device; remove it or put the image here")
-    if not image.resolve().is_relative_to(root.resolve()):
+    if not image.resolve().is_relative_to(resolved):
         raise DataError(f"{image}: a link that leads out of {root}; copy the image instead")
     if any(unicodedata.category(c) == "Cs" for c in image.name):  # a lone surrogate
         raise DataError(f"{str(image)!r}: its name is not UTF-8 text; rename it")

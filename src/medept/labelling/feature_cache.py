@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medept.data.cases import Item, images_of
+from medept.data.cases import Item, images_of, sizes_of
 from medept.data.dicom.files import split_frame
+from medept.data.images import read_images
 from medept.data.lazy_image import LazyImage
 from medept.files import write_tensors
 from medept.labelling.pool import Pool
@@ -37,6 +38,7 @@ class FeatureCache:
 
     Attributes:
         rows: (m,) those whose features are known, in the order in which they became so.
+        unreadable: rows that were left out, and why.
     """
 
     def __init__(
@@ -50,13 +52,14 @@ class FeatureCache:
         self._prefix = hashlib.sha256(encoder.encode()).hexdigest()[:16]
         self._parts: list[np.ndarray] = []
         self.rows = np.empty(0, dtype=np.int64)
+        self.unreadable: dict[int, str] = {}
         self._keys = [_key(s.name, item) for s, item in zip(pool.subjects, pool.items, strict=True)]
         self._read()
 
     @property
     def complete(self) -> bool:
-        """Whether the features of the whole pool are known."""
-        return len(self.rows) == len(self._pool)
+        """Whether the features of the whole pool are known, but for what cannot be read."""
+        return len(self.rows) + len(self.unreadable) == len(self._pool)
 
     def features(self) -> np.ndarray:
         """Features (m, D) of :attr:`rows`."""
@@ -73,22 +76,39 @@ class FeatureCache:
         features = self.features()
         return features[np.argsort(self.rows)]
 
-    def compute_part(self, size: int = PART) -> bool:
+    def compute_part(self, size: int = PART, *, skip_unreadable: bool = False) -> bool:
         """Compute and keep features of a few more items, drawn at random; False if none is left.
 
+        Args:
+            size: how many, at most.
+            skip_unreadable: leave out what cannot be read.
+
         Raises:
-            InputError: if an image cannot be read.
+            InputError: if an image cannot be read, and is not skipped.
         """
-        left = np.setdiff1d(np.arange(len(self._pool)), self.rows)
+        left = np.setdiff1d(np.arange(len(self._pool)), [*self.rows, *self.unreadable])
         if not len(left):
             return False
         chosen = np.random.default_rng(len(left)).permutation(left)[:size]
+        if skip_unreadable:
+            chosen = self._readable(chosen)
+            if not len(chosen):
+                return True
         features = self._encode([self._pool.items[row] for row in chosen]).astype(np.float16)
         keys = json.dumps([self._keys[row] for row in chosen])
         file = self._folder / f"{self._prefix}-{_digest(keys)}.safetensors"
         write_tensors(file, {"features": torch.from_numpy(features)}, {"keys": keys})
         self._add(chosen, features)
         return True
+
+    def _readable(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows all of whose images can be read; the others are noted."""
+        items = [self._pool.items[row] for row in rows]
+        owners = np.repeat(rows, sizes_of(items))
+        for row, error in zip(owners, read_images(images_of(items), lambda _: None), strict=True):
+            if error is not None:
+                self.unreadable[int(row)] = str(error)
+        return rows[~np.isin(rows, list(self.unreadable))]
 
     def _add(self, rows: np.ndarray, features: np.ndarray) -> None:
         self.rows = np.concatenate([self.rows, rows])

@@ -67,9 +67,14 @@ def show_fit(visit: Visit, tabs: ui.tabs) -> None:
 def _state(place: Workplace) -> list[object]:
     """All that the first part depends on."""
     learner = place.learner
-    known = learner.known if learner.known < len(place.project.pool) else -1
+    known = learner.known if _reading(place) else -1
     return [len(place.project.store.agreed()), learner.labels, id(learner.curve), known,
-            learner.problem]  # fmt: skip
+            learner.unreadable, learner.problem]  # fmt: skip
+
+
+def _reading(place: Workplace) -> bool:
+    """Whether images are still read for the first time."""
+    return place.learner.known + place.learner.unreadable < len(place.project.pool)
 
 
 def _check(place: Workplace) -> None:
@@ -95,11 +100,13 @@ def _show_learnt(place: Workplace) -> None:
     ui.label(f"{len(labels):,} labels. {shown}" if shown else "No labels yet.").classes("big")
     if learner.problem:
         note(f"The learning curve stopped: {learner.problem}")
-    elif learner.known < len(place.project.pool):
+    elif _reading(place):
         note(
             f"Images are read for the first time: {learner.known:,} of "
             f"{len(place.project.pool):,}. Suggestions start when all are."
         )
+    if learner.unreadable:
+        note(f"{learner.unreadable:,} images cannot be read, and are never suggested.")
     curve = learner.curve
     if curve is None:
         note("An estimate appears with eight labels or more, two at least of each class.")

@@ -45,7 +45,7 @@ class LabelTab:
             with ui.element("div").classes("line"):
                 ui.label(f"{answered:,} of {len(self.project.pool):,} answered").classes("big")
                 ui.toggle({False: "One by one", True: "Grid"}, value=self.many).props(
-                    "no-caps dense unelevated"
+                    "no-caps unelevated padding='2px 12px'"
                 ).on_value_change(self._turn)
             if self.project.suggested:
                 note("The next images are chosen so that few labels teach much.")
