@@ -1,4 +1,4 @@
-"""The README's commands and Python work as printed, in order, in an empty folder."""
+"""The commands and the Python of the README and of the common tasks work as printed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from medept.phantoms import make_phantoms
 from medept.workflows.demo import run_demo, summary
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"^```\n(.*?)^```", README, flags=re.S | re.M)
-    for line in block.splitlines()
-    if line.startswith("medept ")
-]
+TASKS = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+
+
+def commands_of(page: str) -> list[str]:
+    blocks = re.findall(r"^```\n(.*?)^```", page, flags=re.S | re.M)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("medept ")]
+
+
+COMMANDS = list(dict.fromkeys(commands_of(README) + commands_of(TASKS)))
+"""Those of both pages, which share their first."""
 
 
 @pytest.mark.slow
