@@ -1,13 +1,14 @@
 """How a case is best classified from its images: mean, max or attention pooling, or a vote.
 
 On phantoms of which few images of a positive case show anything (``bags``, ``ct``), and on real
-images put together into synthetic patients, each with one image of the class of interest among
-several others (``wbc``: eosinophils among other white blood cells; ``ham10000``: a melanoma among
+images put together into synthetic patients of eight images, one or more of which are of the class
+of interest (``wbc``: eosinophils among other white blood cells; ``ham10000``: a melanoma among
 other lesions). A vote is a ridge regression on single images, each with the label of its case,
 whose probabilities are averaged over a case.
 
     python benchmarks/case_pooling.py bags ct --cases 5 10 20 --seeds 20
-    python benchmarks/case_pooling.py wbc=shared/data/wbc ham10000=shared/data/ham10000
+    python benchmarks/case_pooling.py ham10000=shared/data/ham10000 --shown 1 3
+    python benchmarks/case_pooling.py wbc=shared/data/wbc --shown 1 3 --class monocyte
 
 Features are those of the embedded encoder, of one view. Prints the mean AUROC over support sets,
 drawn at random, with its 95 % interval (1.96 standard errors), and for the phantoms of ct how often
@@ -35,8 +36,11 @@ from medept.training.extractor import FeatureExtractor
 from medept.training.inference import logits_of_features
 
 POOLS = ("vote", "mean", "max", "attention")
-RARE = {"wbc": "eosinophil", "ham10000": "mel"}
-"""The class of which a synthetic patient has one image or none."""
+INTEREST = {"wbc": "eosinophil", "ham10000": "mel"}
+"""The class of which a synthetic patient has some images or none, unless told otherwise."""
+
+IMAGES_PER_CASE = 8
+"""Of a synthetic patient."""
 
 
 def ct(patients: int, size: int, difficulty: float) -> tuple[LabelledImages, np.ndarray]:
@@ -53,21 +57,26 @@ def ct(patients: int, size: int, difficulty: float) -> tuple[LabelledImages, np.
     return LabelledImages(tuple(cases), names, targets, ("none", "nodule")), np.concatenate(shown)
 
 
-def bagged(name: str, folder: Path, images_per_case: int = 8) -> tuple[LabelledImages, np.ndarray]:
-    """Synthetic patients of real images, each of which is used once."""
+def bagged(folder: Path, interest: str, count: int) -> tuple[LabelledImages, np.ndarray]:
+    """Synthetic patients of real images, each of which is used once, and one of each lesion.
+
+    Every second patient has ``count`` images of the class ``interest``; the others have none.
+    """
     table = pd.read_csv(folder / "labels.csv", dtype=str)
-    random = np.random.default_rng(0)
-    table = table.iloc[random.permutation(len(table))].drop_duplicates(table.columns[0])
-    rare = table[table["label"] == RARE[name]]["image"].tolist()
-    rest = table[table["label"] != RARE[name]]["image"].tolist()
+    table = table.iloc[np.random.default_rng(0).permutation(len(table))]
+    table = table.drop_duplicates("lesion" if "lesion" in table else "image")
+    some = table[table["label"] == interest]["image"].tolist()
+    rest = table[table["label"] != interest]["image"].tolist()
     cases, targets, shown = [], [], []
-    while len(rest) >= images_per_case and (rare or len(cases) % 2 == 0):
-        positive = len(cases) % 2
-        own = [rest.pop() for _ in range(images_per_case - positive)]
-        own += [rare.pop()] if positive else []
+    while True:
+        number = count * (len(cases) % 2)
+        if len(some) < number or len(rest) < IMAGES_PER_CASE - number:
+            break
+        own = [rest.pop() for _ in range(IMAGES_PER_CASE - number)]
+        own += [some.pop() for _ in range(number)]
         cases.append(Case(tuple(folder / image for image in own), tuple(own)))
-        targets.append(positive)
-        shown += [False] * (images_per_case - positive) + [True] * positive
+        targets.append(len(targets) % 2)
+        shown += [False] * (IMAGES_PER_CASE - number) + [True] * number
     names = tuple(map(str, range(len(cases))))
     data = LabelledImages(tuple(cases), names, np.array(targets), ("without", "with"))
     return data, np.array(shown)
@@ -125,6 +134,8 @@ def compare(
     each, has = np.split(features, ends), np.split(shown, ends)
     rows = []
     for count in shots:
+        if np.bincount(data.targets).min() <= count:
+            continue  # nothing is left to test on
         for pool in POOLS:
             encoder = load_encoder()
             encoder.read_as(extractor.encoder.readout)
@@ -148,6 +159,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="+", help="bags, ct, wbc=FOLDER or ham10000=FOLDER")
     parser.add_argument("--cases", type=int, nargs="+", default=[5, 10, 20])
+    parser.add_argument("--shown", type=int, nargs="+", default=[1])
+    parser.add_argument("--class", dest="interest", help="of interest, in real images")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--patients", type=int, default=100)
     parser.add_argument("--size", type=int, default=64)
@@ -155,15 +168,20 @@ def main() -> None:
     given = parser.parse_args()
     for text in given.data:
         name, _, folder = text.partition("=")
+        sets = {}
         if name == "bags":
             data = make_bags(patients=given.patients, size=given.size, difficulty=given.difficulty)
-            shown = np.zeros(sizes_of(data.images).sum(), dtype=bool)
+            sets[name] = data, np.zeros(sizes_of(data.images).sum(), dtype=bool)
         elif name == "ct":
-            data, shown = ct(given.patients, given.size, given.difficulty)
+            sets[name] = ct(given.patients, given.size, given.difficulty)
         else:
-            data, shown = bagged(name, Path(folder))
-        table = compare(name, data, shown, given.cases, given.seeds)
-        print(table.round(3).to_string(index=False), flush=True)
+            for count in given.shown:
+                interest = given.interest or INTEREST[name]
+                title = f"{name}, {count} {interest} of {IMAGES_PER_CASE}"
+                sets[title] = bagged(Path(folder), interest, count)
+        for title, (data, shown) in sets.items():
+            table = compare(title, data, shown, given.cases, given.seeds)
+            print(table.round(3).to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

@@ -144,6 +144,8 @@ def test_weights_and_size_are_of_the_suites_encoder(tmp_path: Path) -> None:
         ({"methods": {"ept": {"method": "ept", "settings": {"lenght": 3}}}}, "lenght"),
         ({"methods": {"ept": {"method": "ept", "recipe": {"lr": -1}}}}, "lr"),
         ({"methods": {"ept": {"method": "ept", "recipe": {"speed": 1}}}}, "speed: not known"),
+        ({"methods": {"ept": {"method": "ept", "pool": "attention"}}}, "is learnt"),
+        ({"methods": {"ept": {"method": "ept", "pool": "median"}}}, "use one of"),
         ({"data": {"x": {"path": "a.csv", "labels": "dx"}}}, "labels"),
     ],
 )

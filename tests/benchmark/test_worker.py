@@ -22,6 +22,7 @@ from medept.episodes.draw import draw_episode
 from medept.evaluation import evaluate
 from medept.methods import METHODS, adapt
 from medept.phantoms import make_phantoms, write_phantoms
+from medept.phantoms.cases import make_bags, write_bags
 from medept.training.recipes import make_recipe
 
 
@@ -55,6 +56,26 @@ def test_a_run_that_fails_is_a_failed_row(tmp_path: Path) -> None:
     assert "broken.safetensors" in row["error"]
     assert row["seconds"] > 0
     assert Run.model_validate_json(row["run"]) == one, "a row is enough to do the run again"
+
+
+@pytest.mark.parametrize("pool", ["mean", "max", "attention"])
+def test_cases_are_pooled_as_the_method_says(tmp_path: Path, pool: str) -> None:
+    table = write_bags(make_bags(patients=6, tiles=3, size=32), tmp_path / "bags")
+    data = {"bags": {"path": str(table), "case_column": "slide"}}
+    one = first_run(data=data, methods={pool: {"method": "prototype", "pool": pool}})
+    read = one.source.read()
+    row = do_run(one, read, frozen_features(read, one))
+    assert row["error"] == ""
+    episode = draw_episode(read, 2, seed=0)
+    support, test = read.subset(episode.support), read.subset(episode.test)
+    direct = FewShotClassifier(
+        method="prototype", pool=pool, calibrate="none", device="cpu", precision="float32"
+    )
+    direct.fit(support.images, support.labels, groups=support.groups, classes=read.classes)
+    expected = evaluate(
+        direct.predict_proba(test.images), test.targets, classes=read.classes, resamples=0
+    )
+    assert row["nll"] == pytest.approx(expected.metrics["nll"].value, abs=1e-5)
 
 
 def test_a_row_does_its_run_again(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from medept import InputError
-from medept.data.cases import sizes_of
+from medept.data.cases import decode_items, sizes_of
 from medept.data.dataset import read_dataset
 from medept.phantoms.cases import LUNG, draw_ct, make_bags, write_bags, write_ct
 
@@ -41,3 +41,17 @@ def test_the_files_are_read_as_cases(tmp_path: Path) -> None:
     for wrong in ({"patients": 1}, {"tiles": 1}, {"size": 8}, {"difficulty": 2.0}):
         with pytest.raises(InputError, match="="):
             make_bags(**wrong)
+
+
+def test_a_series_shows_what_the_nifti_file_shows(tmp_path: Path) -> None:
+    options = {"patients": 2, "slices": 12, "size": 48, "difficulty": 0.2}
+    nifti = read_dataset(write_ct(tmp_path / "nifti", **options), window="lung", slices="all")
+    series = write_ct(tmp_path / "series", dicom=True, **options)
+    assert len(list((tmp_path / "series" / "chest-000").iterdir())) == 12
+    found = read_dataset(series, window="lung", slices="all")
+    assert sizes_of(found.images).tolist() == [12, 12]
+    truth = set(pd.read_csv(tmp_path / "series" / "slices.csv")["image"])
+    assert truth <= set(found.by_image().names)
+    pairs = zip(decode_items(nifti.images, 2**30), decode_items(found.images, 2**30), strict=True)
+    for one, other in pairs:
+        np.testing.assert_array_equal(np.stack(one.images), np.stack(other.images))

@@ -173,11 +173,12 @@ class EncoderSpec(_Frozen):
 
 
 class MethodSpec(_Frozen):
-    """A method, its settings, and its changes to the recipe of the suite.
+    """A method, its settings, its pooling, and its changes to the recipe of the suite.
 
     Args:
         method: its name.
         settings: of the method.
+        pool: how cases of several images are pooled, as for ``medept fit``.
         recipe: values of :class:`medept.training.recipes.Recipe`, such as ``{"epochs": 10}``, and
             under ``recipe`` the name of another recipe.
 
@@ -187,6 +188,7 @@ class MethodSpec(_Frozen):
 
     method: str
     settings: dict[str, Any] = {}
+    pool: str = "mean"
     recipe: dict[str, Any] = {}
 
     def recipe_within(self, recipe: str) -> tuple[str, dict[str, Any]]:

@@ -205,7 +205,7 @@ def read_suite(name: str, /, **changes: Any) -> Suite:
     >>> [run.label for run in suite.runs()][:2]
     ['linear', 'ept']
     """
-    from medept.methods import read_settings
+    from medept.methods import find_pool, read_settings
     from medept.training.recipes import make_recipe
 
     shipped = SHIPPED.joinpath(f"{name}.yaml")
@@ -226,6 +226,7 @@ def read_suite(name: str, /, **changes: Any) -> Suite:
     for label, spec in suite.methods.items():
         method = spec or MethodSpec(method=label)
         read_settings(method.method, method.settings)
+        find_pool(method.pool, method.method)
         recipe, changes = method.recipe_within(suite.recipe)
         make_recipe(recipe, method.method, **changes)
     return suite

@@ -28,6 +28,8 @@ from medept.episodes.lists import read_episode
 from medept.errors import DataError
 from medept.evaluation import evaluate
 from medept.fits.adapter import current_versions
+from medept.methods import find_pool
+from medept.methods.pooling import MeanPool, Pool
 from medept.training.device import peak_memory
 
 DECODED = 4 * 2**30
@@ -48,15 +50,15 @@ def frozen_features(data: LabelledImages, run: Run) -> np.ndarray:
     The features of an image that cannot be read are NaN.
     """
     (spec,) = classifier_of(run).specifications()
-    extractor = spec.extractor()
+    extractor, pool = spec.extractor(), _fixed_pool(run)()
     try:
-        return extractor.features(data.images)
+        return extractor.features(data.images, pool=pool)
     except DataError:
         problems = list(read_images(images_of(data.images), lambda _: None))
         ends = np.cumsum(sizes_of(data.images))
         each = np.split(np.array([problem is None for problem in problems]), ends[:-1])
         good = [i for i, readable in enumerate(each) if readable.all()]
-    found = extractor.features([data.images[i] for i in good])
+    found = extractor.features([data.images[i] for i in good], pool=pool)
     features = np.full((len(data), found.shape[1]), np.nan, dtype=found.dtype)
     features[good] = found
     return features
@@ -65,7 +67,14 @@ def frozen_features(data: LabelledImages, run: Run) -> np.ndarray:
 def features_key(run: Run) -> tuple[Any, ...]:
     """What determines :func:`frozen_features`: runs with the same key share them."""
     (spec,) = classifier_of(run).specifications()
-    return run.source, run.encoder, run.precision, spec.reads_every_block
+    pool = _fixed_pool(run).name
+    return run.source, run.encoder, run.precision, spec.reads_every_block, pool
+
+
+def _fixed_pool(run: Run) -> type[Pool]:
+    """How its frozen features of cases are pooled; for a pooling that is learnt, the mean."""
+    pool = find_pool(run.method.pool, run.method.method)
+    return MeanPool if pool.learns else pool
 
 
 def classifier_of(run: Run) -> FewShotClassifier:
@@ -81,6 +90,7 @@ def classifier_of(run: Run) -> FewShotClassifier:
         tta=run.encoder.tta,
         fit_image=run.encoder.fit_image,
         settings=run.method.settings,
+        pool=run.method.pool,
         recipe=recipe,
         recipe_settings=changes,
         precision=run.precision,
@@ -136,7 +146,7 @@ def _fit_and_evaluate(run: Run, data: LabelledImages, features: np.ndarray) -> d
     began = time.perf_counter()
     classifier.fit(support.images, support.labels, groups=support.groups, classes=data.classes)
     fitted = time.perf_counter() - began
-    if classifier.model_.alters_features:
+    if classifier.model_.alters_features or classifier.model_.pool.learns:
         probabilities = classifier.predict_proba(test.images)
     else:
         known = features[episode.test]

@@ -1,7 +1,7 @@
 """Several encoders in one fit: each is adapted by itself, and their probabilities are averaged.
 
 Averaged probabilities were measured to be as accurate as features side by side, and better
-calibrated (docs/results.md); and each encoder keeps its own input size and its own head.
+calibrated (docs/accuracy.md); and each encoder keeps its own input size and its own head.
 """
 
 from __future__ import annotations

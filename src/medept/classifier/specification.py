@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MOST_ACCURATE = "ridge"
 """The method that ``auto`` is, for any number of shots and classes: no other was measured to be
-more accurate on support sets that had no part in the choice (docs/results.md)."""
+more accurate on support sets that had no part in the choice (docs/accuracy.md)."""
 
 
 @dataclass(frozen=True)

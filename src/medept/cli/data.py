@@ -122,6 +122,9 @@ def phantoms(
     size: Annotated[int, typer.Option(help="Pixels per side.")] = 96,
     difficulty: Annotated[float, typer.Option(help="From 0 (easy) to 1 (hard).")] = 0.35,
     seed: Annotated[int, typer.Option(help="The same seed makes the same images.")] = 0,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="ct: folders of DICOM files, and not NIfTI.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a synthetic data set, with patients, to try things out on.
@@ -133,6 +136,8 @@ def phantoms(
     from medept.phantoms import cases as of_cases
 
     options: dict[str, Any] = {"size": size, "difficulty": difficulty, "seed": seed}
+    if dicom and task != "ct":
+        raise SettingsError(f"dicom= is for ct alone; leave it out for {task}")
     each = images_per_patient or of_cases.IMAGES_PER_CASE.get(task, 4)
     if task not in of_cases.CASE_TASKS:
         if task not in TASKS:
@@ -145,7 +150,7 @@ def phantoms(
         table, classes = of_cases.write_bags(bags, out), list(bags.classes)
         more = " --case-column slide"
     else:
-        table = of_cases.write_ct(out, patients=patients, slices=each, **options)
+        table = of_cases.write_ct(out, patients=patients, dicom=dicom, slices=each, **options)
         classes, more = list(of_cases.CLASSES[task]), " --window lung"
     if as_json:
         print_json({"table": str(table), "images": patients * each, "classes": classes})

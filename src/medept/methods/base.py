@@ -59,7 +59,7 @@ class AdaptedEncoder(nn.Module):
         recipe: what the method changes in the default recipe: its paper's optimiser and rates.
         rates: which learning rates matter to it.
         reads_every_block: whether it reads every block of the encoder, in every view, by default:
-            measured for each method, as it costs time (docs/results.md).
+            measured for each method, as it costs time (docs/accuracy.md).
         search: the values of its settings that a search chooses from, including the defaults.
         alters_features: whether the method may change features, be it by prompts that stay as they
             were drawn. If not, they are the plain encoder's, and all such methods can share them.

@@ -7,7 +7,6 @@ is in 3 to 10 of 60 slices of the chest. So the label of a case is wrong for mos
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from PIL import Image
 
 from medept.data.cases import Case, images_of
 from medept.data.labelled_images import LabelledImages
-from medept.errors import ResourceError, SettingsError
+from medept.errors import SettingsError
 from medept.files import whole_folder, write_table
 from medept.phantoms.colon import ColonPatient
+from medept.phantoms.volume_files import write_nifti, write_series
 
 CASE_TASKS = ("bags", "ct")
 CLASSES = {"bags": ("normal", "tumour"), "ct": ("nodule", "none")}
@@ -165,8 +165,10 @@ def write_bags(data: LabelledImages, folder: str | os.PathLike[str]) -> Path:
     return Path(folder) / "labels.csv"
 
 
-def write_ct(folder: str | os.PathLike[str], *, patients: int = 60, **options: Any) -> Path:
-    """Draw patients and write them as ``.nii.gz``, with ``labels.csv`` and ``slices.csv``.
+def write_ct(
+    folder: str | os.PathLike[str], *, patients: int = 60, dicom: bool = False, **options: Any
+) -> Path:
+    """Draw patients and write their volumes, with ``labels.csv`` and ``slices.csv``.
 
     ``labels.csv`` has the columns image, label and patient; ``slices.csv`` the slices that show a
     nodule, by the names that they have in predictions.
@@ -174,42 +176,33 @@ def write_ct(folder: str | os.PathLike[str], *, patients: int = 60, **options: A
     Args:
         folder: new, or empty.
         patients: at least 2.
+        dicom: whether each volume is a folder of DICOM files, and not a ``.nii.gz``.
         options: of :func:`draw_ct`.
 
     Returns:
         The path of ``labels.csv``.
 
     Raises:
-        ResourceError: if nibabel is missing.
+        ResourceError: if nibabel, or pydicom, is missing.
         SettingsError: if an argument is out of range.
     """
     _check(patients, options.get("slices", 60), options.get("size", 96), options["difficulty"])
     rows, truth = [], []
     with whole_folder(Path(folder)) as new:
-        for name, values, shown, label in _patients(patients, options):
-            _write_nifti(new / name, values)
-            rows.append({"image": name, "label": label, "patient": name.split(".")[0]})
+        for number in range(patients):
+            values, shown = draw_ct(number, **options)
+            patient = f"chest-{number:03d}"
+            name = patient if dicom else f"{patient}.nii.gz"
+            if dicom:
+                write_series(new / name, values, patient)
+            else:
+                write_nifti(new / name, values)
+            label = CLASSES["ct"][number % 2]
+            rows.append({"image": name, "label": label, "patient": patient})
             truth += [{"image": f"{name}#axial-{k + 1}"} for k in np.flatnonzero(shown)]
         write_table(new / "labels.csv", pd.DataFrame(rows))
         write_table(new / "slices.csv", pd.DataFrame(truth))
     return Path(folder) / "labels.csv"
-
-
-def _patients(
-    count: int, options: dict[str, Any]
-) -> Iterator[tuple[str, np.ndarray, np.ndarray, str]]:
-    for number in range(count):
-        values, shown = draw_ct(number, **options)
-        yield f"chest-{number:03d}.nii.gz", values, shown, CLASSES["ct"][number % 2]
-
-
-def _write_nifti(file: Path, values: np.ndarray) -> None:
-    try:
-        import nibabel
-    except ImportError as error:
-        raise ResourceError("NIfTI needs nibabel: pip install 'medept[nifti]'") from error
-    spacing = 350 / values.shape[0]
-    nibabel.save(nibabel.Nifti1Image(values, np.diag([spacing, spacing, 5.0, 1.0])), file)
 
 
 def _check(patients: int, images: int, size: int, difficulty: float) -> None:

@@ -19,9 +19,10 @@ from medept.encoders.load import EMBEDDED, load_encoder
 from medept.encoders.preprocessing import OWN_FIT
 from medept.encoders.readout import Readout, default_readout
 from medept.encoders.symmetry import Symmetry
+from medept.methods.pooling import Pool
 from medept.progress import Progress, silent
 from medept.training.device import make_accelerator, precision_of
-from medept.training.inference import AS_IT_IS, Unreadable, encode_images
+from medept.training.inference import AS_IT_IS, MEAN, Unreadable, encode_images
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -103,12 +104,17 @@ class FeatureExtractor:
         images: Sequence[Item],
         progress: Progress = silent,
         unreadable: Unreadable | None = None,
+        *,
+        pool: Pool = MEAN,
     ) -> np.ndarray:
-        """Features (n, D), float32, of images as they are evaluated; of a case the mean.
+        """Features (n, D), float32, of images as they are evaluated.
 
         Args:
+            images: paths, PIL images or arrays, or cases of these.
+            progress: called with ``"reading"``, the images done, and all of them.
             unreadable: if given, images that cannot be read are added to it, and their rows are
                 NaN.
+            pool: how the features of a case come from those of its images.
 
         Raises:
             DataError: if an image cannot be read and ``unreadable`` is not given.
@@ -120,5 +126,6 @@ class FeatureExtractor:
             symmetry=self.symmetry,
             tta=self.tta,
             unreadable=unreadable,
+            pool=pool,
             progress=progress,
         )

@@ -103,7 +103,10 @@ def _place_of(file: Path, data: Any) -> _Slice | None:
     if "LOCALIZER" in [str(part).upper() for part in data.get("ImageType") or ()]:
         return None
     if int(data.get("NumberOfFrames") or 1) > 1:
-        raise DataError("has several frames; give a folder of files of one each")
+        raise DataError(
+            "has several frames, which are not read as a volume: write it as NIfTI, or list its "
+            "frames in a table (FILE#1, FILE#2, ...) with a column of cases"
+        )
     missing = [name for name in _ATTRIBUTES[1:6] if data.get(name) is None]
     if missing:
         raise DataError(
