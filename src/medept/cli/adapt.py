@@ -357,6 +357,11 @@ def _show(result: FitResult) -> None:
         f"{info.method} on {info.encoder.name}: {info.trainable_parameters:,} trained parameters, "
         f"{result.support} support {units}, {result.test} test {units}"
     )
+    if info.support_cases and info.pool == "mean":
+        notes.print(
+            "The images of a case are pooled by their mean: if few of them show what is looked "
+            "for, compare --pool max"
+        )
     notes.print(f"Probabilities: {info.calibration}")
     for point in info.operating_points:
         notes.print(
