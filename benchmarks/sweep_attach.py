@@ -146,16 +146,22 @@ def small_transformer(name: str) -> tuple[nn.Module, int | None]:
     import transformers
 
     model = getattr(transformers, f"{name}Model")
-    small = small_options(model.config_class())
-    for options, size in ((small, 64), ({k: small[k] for k in small if k != "image_size"}, None)):
+    default = model.config_class()
+    small = small_options(default)
+    size = None if "image_size" in vars(default) else 64  # of those that say no size
+    for options, given in (
+        (small, 64),
+        ({k: v for k, v in small.items() if k != "image_size"}, size),
+        ({}, size),
+    ):
         try:
             config = model.config_class(**options)
             with torch.device("meta"):
                 model(config)
-            return model(config), size if "image_size" in options else None
+            return model(config), given
         except Exception:
             continue
-    return model(model.config_class()), None
+    raise ImportError("a configuration of more than its defaults")
 
 
 def small_options(config: Any) -> dict[str, Any]:
@@ -285,7 +291,7 @@ def tried(make: Callable[[], tuple[nn.Module, Any]]) -> tuple[str, str]:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         return compare(*make())
     except ImportError as error:
-        return "skipped", f"needs another package: {error}".split("\n\n")[0].split("\n")[0]
+        return "skipped", f"needs {error}".strip().splitlines()[0]
     except Exception as error:
         return "FAILED", f"{type(error).__name__}: {error}".splitlines()[0][:160]
     finally:

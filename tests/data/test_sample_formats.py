@@ -196,3 +196,41 @@ def test_black_ink_darkens_the_others(tmp_path: Path, name: str) -> None:
     light = 255 - inks.astype(float)
     expected = light[..., :3] * light[..., 3:] / 255
     assert np.abs(shown(tmp_path / name) - expected).max() <= 2
+
+
+CODECS = "no second reader of JPEG in four inks or 12 bits: pip install imagecodecs"
+
+
+@pytest.mark.parametrize("stored", ["CMYK", "YCCK"])
+def test_inks_in_jpeg_are_as_another_reader_has_them(tmp_path: Path, stored: str) -> None:
+    """With Adobe's marker, what is stored is light, and not ink."""
+    codecs = pytest.importorskip("imagecodecs", reason=CODECS)
+    light = np.round(np.concatenate([RGB, RGB[::-1, :, :1]], axis=-1) * 255).astype(np.uint8)
+    written = codecs.jpeg8_encode(
+        light, level=100, colorspace="CMYK", outcolorspace=stored, subsampling="444"
+    )
+    (tmp_path / "a.jpg").write_bytes(written)
+    read = codecs.jpeg8_decode(written).astype(float)
+    assert np.abs(read - light).max() <= 10
+    assert np.abs(shown(tmp_path / "a.jpg") - read[..., :3] * read[..., 3:] / 255).max() <= 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_of_12_bits_is_refused_by_name(tmp_path: Path, channels: int) -> None:
+    codecs = pytest.importorskip("imagecodecs", reason=CODECS)
+    values = np.round(RGB[..., :channels].squeeze() * 4095).astype(np.uint16)
+    written = codecs.jpeg8_encode(values, level=95, bitspersample=12)
+    (tmp_path / "a.jpg").write_bytes(written)
+    with pytest.raises(InputError, match=r"a.jpg: JPEG of 12 bits is not read; save it as PNG"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_jpeg_whose_header_is_cut_anywhere_gives_pixels_or_our_own_error(tmp_path: Path) -> None:
+    Image.fromarray(np.round(RGB * 255).astype(np.uint8)).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    for end in range(3, 200):
+        (tmp_path / "b.jpg").write_bytes(whole[:end])
+        with pytest.raises(InputError, match=r"b.jpg"):
+            read_image(tmp_path / "b.jpg")
+    (tmp_path / "b.jpg").write_bytes(whole.replace(b"\xff\xdb", b"\xff" * 5 + b"\xdb"))
+    assert np.array_equal(shown(tmp_path / "b.jpg"), shown(tmp_path / "a.jpg"))

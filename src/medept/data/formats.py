@@ -77,6 +77,28 @@ def format_of(head: bytes) -> str:
     return ""
 
 
+def refuse_deep_jpeg(file: BinaryIO) -> None:
+    """Refuse JPEG of more than 8 bits, of which Pillow says that it is no image.
+
+    Args:
+        file: opened; its position does not matter before, and is anywhere after.
+
+    Raises:
+        DataError: naming the bits.
+    """
+    file.seek(2)
+    while (head := file.read(4))[:1] == b"\xff" and len(head) == 4:
+        if head[1] == 0xFF:  # padding before a marker
+            file.seek(-3, 1)
+            continue
+        if head[1] in range(0xC0, 0xD0) and head[1] not in (0xC4, 0xC8, 0xCC):
+            bits = file.read(1)
+            if bits and bits[0] != 8:
+                raise DataError(f"JPEG of {bits[0]} bits is not read; save it as PNG")
+            return
+        file.seek(max(0, int.from_bytes(head[2:], "big") - 2), 1)
+
+
 def refuse_deep_jpeg2000(file: BinaryIO) -> None:
     """Refuse JPEG 2000 colours of more than 8 bits: Pillow turns what is nearly white to black.
 

@@ -23,6 +23,7 @@ from medept.data.formats import (
     FORMATS,
     format_of,
     is_nifti,
+    refuse_deep_jpeg,
     refuse_deep_jpeg2000,
     register_heif,
 )
@@ -187,6 +188,8 @@ def _from_file(
         formats += ("HEIF",)
     if found == "TIFF" and (unusual := read_unusual_tiff(file)) is not None:
         return _to_rgb(unusual)
+    if found == "JPEG":
+        refuse_deep_jpeg(file)
     if found == "JPEG2000":
         refuse_deep_jpeg2000(file)
     file.seek(0)
