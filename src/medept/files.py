@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medept.errors import DataError
+from medept.errors import DataError, ResourceError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,6 +226,31 @@ def append_table(file: Path, table: pd.DataFrame) -> None:
         except OSError:
             opened.truncate(size)
             raise
+
+
+def refuse_unreadable(file: Path, times: int = 10) -> None:
+    """Refuse a file that would not fit into memory, and a pipe or a device, which may never end.
+
+    Args:
+        file: may be missing.
+        times: how much more memory it takes than it has bytes, about; of text 10.
+
+    Raises:
+        DataError: if it is no file.
+        ResourceError: if it is too large.
+    """
+    import psutil
+
+    if not file.exists():
+        return
+    if not file.is_file():
+        raise DataError(f"{file}: not a file; copy the adapter again")
+    size, room = file.stat().st_size, psutil.virtual_memory().available
+    if times * size > room:
+        raise ResourceError(
+            f"{file}: {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB of memory are free; an adapter "
+            "takes kilobytes to megabytes, so copy it again"
+        )
 
 
 def read_csv(file: Path) -> pd.DataFrame:

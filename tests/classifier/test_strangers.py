@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from medept import FewShotClassifier, InputError
 from medept.fits.adapter import read_info
+from medept.fits.folder import read_fit
+from medept.fits.tables import write_support
 from medept.phantoms import make_phantoms
 
 
@@ -184,6 +186,21 @@ def test_a_file_larger_than_memory_is_refused_before_it_is_read(folder: Path) ->
     with file.open("wb") as sparse:
         sparse.truncate(2**42)
     refused(folder, "adapter.safetensors: 4398.0 GB")
+
+
+@pytest.mark.parametrize("name", ["adapter.json", "support.csv", "check.json", "distribution.csv"])
+@pytest.mark.parametrize("what", ["vast", "pipe"])
+def test_so_is_any_other_file_and_what_is_none(folder: Path, name: str, what: str) -> None:
+    write_support(folder, make_phantoms("colon", patients=4, images_per_patient=1, size=48))
+    (folder / name).unlink(missing_ok=True)
+    if what == "vast":
+        with (folder / name).open("wb") as sparse:
+            sparse.truncate(2**42)
+    else:
+        os.mkfifo(folder / name)
+    told = f"{name}: 4398.0 GB" if what == "vast" else f"{name}: not a file"
+    with pytest.raises(InputError, match=told):
+        read_fit(folder)
 
 
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -28,11 +27,11 @@ from torch import Tensor
 
 from medept.encoders.preprocessing import OWN_FIT, Preprocessing
 from medept.encoders.tensors import is_finite
-from medept.errors import EncoderError, ResourceError, problems
+from medept.errors import EncoderError, problems
 from medept.evaluation.calibration import Calibration
 from medept.evaluation.operating_points import OperatingPoint
 from medept.evaluation.prediction_sets import PredictionSets
-from medept.files import write_tensors, write_text
+from medept.files import refuse_unreadable, write_tensors, write_text
 from medept.fits import layout
 
 LABEL_TYPES: dict[str, Literal["int", "float", "bool"]] = {
@@ -167,7 +166,7 @@ def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     info = read_info(folder)
     file = folder / layout.ADAPTER_TENSORS
     try:
-        _refuse_too_large(file)
+        refuse_unreadable(file, times=2)  # safetensors checks that no tensor is larger than it
         state = load_file(file)
     except FileNotFoundError as error:
         raise EncoderError(
@@ -181,26 +180,6 @@ def load_adapter(folder: Path) -> tuple[dict[str, Tensor], AdapterInfo]:
     return state, info
 
 
-def _refuse_devices(file: Path) -> None:
-    """Refuse a pipe or a device, from which reading may never end."""
-    if file.exists() and not file.is_file():
-        raise EncoderError(f"{file}: not a file; copy the adapter again")
-
-
-def _refuse_too_large(file: Path) -> None:
-    """Refuse a file that would not fit into memory, and what is no file, such as a pipe.
-
-    Tensors that a header claims are never larger than the file: safetensors checks that.
-    """
-    _refuse_devices(file)
-    size, room = file.stat().st_size, psutil.virtual_memory().available
-    if 2 * size > room:
-        raise ResourceError(
-            f"{file}: {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB of memory are free; an adapter "
-            "takes kilobytes to megabytes, so copy it again"
-        )
-
-
 def read_info(folder: Path) -> AdapterInfo:
     """Read ``adapter.json`` alone.
 
@@ -208,7 +187,7 @@ def read_info(folder: Path) -> AdapterInfo:
         InputError: if it is missing or cannot be understood.
     """
     file = folder / layout.ADAPTER_INFO
-    _refuse_devices(file)
+    refuse_unreadable(file)
     try:
         return AdapterInfo.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from medept.errors import DataError
 from medept.evaluation.metrics import Evaluation
-from medept.files import write_text
+from medept.files import refuse_unreadable, write_text
 from medept.fits import layout
 
 
@@ -62,6 +62,7 @@ def _write(file: Path, content: Any) -> None:
 
 
 def _read(file: Path) -> Any:
+    refuse_unreadable(file)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -20,7 +20,7 @@ from medept.errors import DataError
 from medept.evaluation.operating_points import OperatingPoint
 from medept.evaluation.prediction_sets import set_texts
 from medept.evaluation.predictions import decide
-from medept.files import read_csv, write_table
+from medept.files import read_csv, refuse_unreadable, write_table
 from medept.fits import layout
 
 
@@ -307,6 +307,7 @@ def read_distribution(folder: Path) -> dict[str, Any]:
     file = folder / layout.DISTRIBUTION
     if not file.exists():
         return {}
+    refuse_unreadable(file)
     try:
         return {str(name): value for name, value in pd.read_csv(file).iloc[-1].items()}
     except (OSError, ValueError, IndexError) as error:
@@ -315,6 +316,7 @@ def read_distribution(folder: Path) -> dict[str, Any]:
 
 def _read(file: Path, *columns: str) -> pd.DataFrame:
     """A CSV file that has these columns, every cell as text."""
+    refuse_unreadable(file)
     try:
         table = read_csv(file)
     except FileNotFoundError as error:
