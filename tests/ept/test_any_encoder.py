@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from small_encoders import SMALL
 from torch import Tensor, nn
 
-from medept import EmbeddedPromptConfig, attach
+from medept import EmbeddedPromptConfig, InputError, attach
 
 DYNAMIC = {"dynamic_img_size": True}
 
@@ -221,3 +221,15 @@ def test_prompts_are_taken_to_a_model_of_another_size(
     handle.detach()
     monkeypatch.setattr(F, "scaled_dot_product_attention", attention_by_formula(prompts))
     torch.testing.assert_close(output, features(model(pixels)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_a_choice_of_attention_is_refused_in_words() -> None:
+    """transformers' own ValueError, about another implementation, says nothing of prompts."""
+    transformers = pytest.importorskip("transformers")
+    sizes = transformers.GitVisionConfig(hidden_size=32, intermediate_size=32, image_size=32,
+                                         num_hidden_layers=1, num_attention_heads=2)  # fmt: skip
+    model = transformers.GitVisionModel(sizes)
+    before = model.config._attn_implementation
+    with pytest.raises(InputError, match="1 with its own softmax"):
+        attach(model)
+    assert model.config._attn_implementation == before

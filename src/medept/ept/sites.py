@@ -154,9 +154,11 @@ def use_sdpa(model: nn.Module, undo: ExitStack) -> None:
             undo.callback(setattr, module, "fused_attn", False)
     implementation = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if implementation not in (None, "sdpa"):  # transformers
-        with suppress(ValueError):  # models with attentions of their own kind have no choice
+        try:
             model.set_attn_implementation("sdpa")  # type: ignore[operator]
             undo.callback(model.set_attn_implementation, implementation)  # type: ignore[arg-type]
+        except ValueError:  # some part of it has attentions of its own kind alone
+            model.set_attn_implementation(implementation)  # type: ignore[operator]
 
 
 def watch_grids(
