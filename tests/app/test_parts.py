@@ -19,11 +19,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from medept import InputError
 from medept.app.access import OneTimeToken
 from medept.app.project import Project, project_folder
+from medept.app.tabs.label import compared
 from medept.app.tabs.predict import safe_name, write_excel
 from medept.app.thumbnails import LARGE, Thumbnails
 from medept.files import write_table
 from medept.labelling.pool import Pool, open_pool
-from medept.labelling.store import Answer
+from medept.labelling.store import Answer, LabelStore
 
 HERE, SOCKET = "http://127.0.0.1:9", "ws://127.0.0.1:9/socket"
 
@@ -122,3 +123,13 @@ def test_no_cell_of_a_saved_table_is_a_formula(tmp_path: Path) -> None:
     assert sheet is not None
     assert [cell.value for cell in sheet[2]] == ["./=a.png", "'=1+1", 0.25]
     assert {cell.data_type for row in sheet.iter_rows() for cell in row} == {"s", "n"}
+
+
+def test_two_readers_are_compared_in_words(pool: Pool, tmp_path: Path) -> None:
+    store = LabelStore(tmp_path / "labels.csv")
+    for reader, labels in (("Anna", "xxyy"), ("", "xyyy")):
+        for subject, label in zip(pool.subjects, labels, strict=False):
+            store.answer(subject, Answer(label), reader=reader)
+    (said,) = compared(store)
+    assert said.startswith("Anna and no name: 4 images in common, 1 labelled differently, Cohen's")
+    assert "kappa 0.50" in said

@@ -19,7 +19,7 @@ from medept.data.images import read_image
 from medept.labelling.feature_cache import FeatureCache
 from medept.labelling.pool import open_pool
 from medept.labelling.store import Answer, LabelStore
-from medept.workflows.label import read_answers
+from medept.workflows.label import import_labels, read_answers, write_labels
 
 
 @pytest.fixture
@@ -106,3 +106,15 @@ def test_what_cannot_be_read_is_left_out_or_named(pool: Path, tmp_path: Path) ->
     assert cache.complete
     assert sorted(cache.rows) == [1, 2, 3, 4, 5, 6, 7]
     assert "0.png" in cache.unreadable[0]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "out/labels.csv", "pool/labels.json"])
+def test_labels_handed_on_are_read_back(pool: Path, tmp_path: Path, name: str) -> None:
+    found = open_pool(pool)
+    labels = {subject.name: "ab"[i % 2] for i, subject in enumerate(found.subjects[:5])}
+    write_labels(found, labels, tmp_path / name)
+    data = read_dataset(tmp_path / name, image_root=pool if "out" in name else None)
+    assert data.labels.tolist() == list("ababa")
+    assert import_labels(found, tmp_path / name) == labels
+    with pytest.raises(InputError, match="exists"):
+        write_labels(found, labels, tmp_path / name)

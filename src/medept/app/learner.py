@@ -12,7 +12,7 @@ from medept.app.project import ROUND, Project
 from medept.errors import InputError
 
 if TYPE_CHECKING:
-    from medept.labelling.curve import LearningCurve
+    from medept.labelling.curve import FitPredict, LearningCurve
     from medept.labelling.feature_cache import FeatureCache
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Learner:
         self.predicted: dict[str, str] = {}
         self.known, self.unreadable = 0, 0
         self.problem = ""
+        self._given: list[str] = []
         self._thread = threading.Thread(target=self._run, daemon=True, name="learner")
 
     def start(self) -> None:
@@ -73,18 +74,18 @@ class Learner:
             project.settings.encoder, readout="auto", precision="float32"
         )
         cache = pool_features(project.pool, project.folder / "features", extractor)
-        self._classify = quick_classifier(extractor)
+        classify = quick_classifier(extractor)
         while not self._ended:
             self._wake.clear()
             more = cache.compute_part(PART, skip_unreadable=True)
             self.known, self.unreadable = len(cache.rows), len(cache.unreadable)
-            self._learn(cache)
+            self._learn(cache, classify)
             if cache.complete:
                 self._suggest(cache)
             if not more:
                 self._wake.wait()
 
-    def _learn(self, cache: FeatureCache) -> None:
+    def _learn(self, cache: FeatureCache, classify: FitPredict) -> None:
         """The learning curve, if there are labels that it does not know."""
         from medept.labelling.curve import learning_curve
 
@@ -92,7 +93,7 @@ class Learner:
         subjects = self._project.pool.subjects
         places = [i for i, row in enumerate(cache.rows) if subjects[row].name in labels]
         given = [labels[subjects[cache.rows[i]].name] for i in places]
-        if given == getattr(self, "_given", None):
+        if given == self._given:
             return
         self._given = given
         classes, targets = np.unique(given, return_inverse=True)
@@ -101,8 +102,8 @@ class Learner:
             return
         features, groups = cache.features(), self._project.pool.groups
         own = None if groups is None else groups[cache.rows[places]]
-        self.curve = learning_curve(features[places], targets, self._classify, groups=own)
-        found = self._classify(features[places], targets, features)
+        self.curve = learning_curve(features[places], targets, classify, groups=own)
+        found = classify(features[places], targets, features)
         names = [subjects[row].name for row in cache.rows]
         self.predicted = {name: str(classes[c]) for name, c in zip(names, found, strict=True)}
         self.labels = len(given)

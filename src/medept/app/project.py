@@ -95,6 +95,11 @@ class Project:
         whole = [path for path in found if (path / "adapter.json").exists()]
         return sorted(whole, key=lambda path: int(path.name.removeprefix("fit-")))
 
+    @property
+    def checks(self) -> list[Path]:
+        """The pages of data checks."""
+        return list((self.folder / "checks").glob("check-*/check.html"))
+
     def next_folder(self, kind: str) -> Path:
         """A name that is free: ``fits/fit-3`` for ``fit``."""
         place = self.folder / f"{kind}s"

@@ -109,6 +109,14 @@ def make_app(place: Workplace) -> OneTimeToken:
             (found[0] / "report.html").read_bytes(), media_type="text/html", headers=HEADERS
         )
 
+    @server.get("/check/{name}")
+    def check(name: str) -> Response:
+        found = [page.parent.name for page in place.project.checks]
+        if name not in found:
+            return Response(status_code=404)
+        content = place.project.checks[found.index(name)].read_bytes()
+        return Response(content, media_type="text/html", headers=HEADERS)
+
     ui.run_with(
         server,
         root=lambda: show_page(place),

@@ -85,6 +85,11 @@ def heading(text: str) -> None:
     ui.html(f"<h2>{html.escape(text)}</h2>", sanitize=False)
 
 
+def framed(title: str, address: str) -> str:
+    """A page of medept's own inside this one, in which nothing runs, as HTML."""
+    return f'<iframe class="report" sandbox="" title="{title}" src="{address}"></iframe>'
+
+
 def picture(row: int, name: str, kind: str = "small", number: int = 0) -> str:
     """An image of the pool as HTML; its name is shown as text whatever it holds."""
     address = f"/small/{row}" if kind == "small" else f"/large/{row}/{number}"

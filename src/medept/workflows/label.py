@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -17,11 +16,11 @@ from medept.data.image_paths import read_image_names
 from medept.data.table import read_table
 from medept.data.targets import read_targets
 from medept.errors import DataError
-from medept.files import read_csv, write_table
+from medept.files import read_csv, write_table, write_text
 from medept.labelling.curve import FitPredict
 from medept.labelling.feature_cache import FeatureCache
 from medept.labelling.pool import Pool
-from medept.labelling.store import LabelStore
+from medept.labelling.store import LabelStore, Subject
 from medept.labelling.suggest import UNLABELLED, UNSURE, suggest
 from medept.methods.ridge import Ridge
 from medept.training.extractor import FeatureExtractor
@@ -146,24 +145,75 @@ def match_names(pool: Pool, labels: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def write_labels(pool: Pool, labels: Mapping[str, str], out: Path) -> None:
+    """Write labels to hand on: a table for ``medept fit`` (.csv), or tasks of Label Studio (.json).
+
+    Paths are relative to the folder of the pool; in a table in a folder above it, to that of the
+    table, so that ``medept fit`` finds them without ``image_root=``. Of a case each image has a row
+    or a task.
+
+    Args:
+        labels: by name; those that readers agree on, say.
+
+    Raises:
+        InputError: if ``out`` has another suffix or exists, or nothing has a label.
+    """
+    refuse_output(out, "labels", ".csv", ".json")
+    rows = [subject for subject in pool.subjects if subject.name in labels]
+    if not rows:
+        raise DataError("no image has a label yet; label some")
+    if out.suffix == ".csv":
+        table = _image_rows(pool, rows, out)
+        table["label"] = [labels[s.name] for s in rows for _ in s.images]
+        write_table(out, table)
+        return
+    tasks = [
+        {
+            "data": {"image": image},
+            "annotations": [
+                {
+                    "result": [
+                        {
+                            "type": "choices",
+                            "from_name": "label",
+                            "to_name": "image",
+                            "value": {"choices": [labels[subject.name]]},
+                        }
+                    ]
+                }
+            ],
+        }
+        for subject in rows
+        for image in subject.images
+    ]
+    write_text(out, json.dumps(tasks, indent=1, ensure_ascii=False) + "\n")
+
+
 def write_suggestions(pool: Pool, rows: Sequence[int], out: Path) -> pd.DataFrame:
     """Write the images to label next to the new table ``out``, with an empty column ``label``.
 
-    Paths are relative to the folder of the table. Cases have a row for each image.
+    Paths are those of :func:`write_labels`. Cases have a row for each image.
 
     Raises:
         InputError: if ``out`` exists, or is no .csv.
     """
     refuse_output(out, "suggestions", ".csv")
-    folder = pool.source if pool.source.is_dir() else pool.source.parent
-    table = pd.DataFrame(
-        [
-            (os.path.relpath(folder / image, out.parent), subject.case, subject.group, "")
-            for subject in (pool.subjects[row] for row in rows)
-            for image in subject.images
-        ],
-        columns=["image", "case", "group", "label"],
-    )
-    table = table.drop(columns=[name for name in ("case", "group") if not table[name].any()])
+    table = _image_rows(pool, [pool.subjects[row] for row in rows], out).assign(label="")
     write_table(out, table)
     return table
+
+
+def _image_rows(pool: Pool, subjects: Sequence[Subject], out: Path) -> pd.DataFrame:
+    """Columns ``image``, and ``case`` and ``group`` where there are any: a row for each image."""
+    folder = (pool.source if pool.source.is_dir() else pool.source.parent).resolve()
+    place = out.parent.resolve()
+    before = folder.relative_to(place) if folder.is_relative_to(place) else Path()
+    table = pd.DataFrame(
+        [
+            ((before / image).as_posix(), subject.case, subject.group)
+            for subject in subjects
+            for image in subject.images
+        ],
+        columns=["image", "case", "group"],
+    )
+    return table.drop(columns=[name for name in ("case", "group") if not table[name].any()])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nicegui import run, ui
 
-from medept.app.workplace import Visit, card, note, picture, told
+from medept.app.project import Project
+from medept.app.workplace import Visit, card, framed, note, picture, told
 from medept.labelling.store import Answer
 
 PAGE = 60
@@ -43,7 +44,68 @@ def show_data(visit: Visit, tabs: ui.tabs) -> None:
             ui.pagination(
                 1, -(-count // PAGE), direction_links=True, on_change=lambda e: turn(e.value)
             ).props("max-pages=5 boundary-numbers")
+    _show_check(visit)
     _show_import(visit)
+    _show_export(visit)
+
+
+def _show_export(visit: Visit) -> None:
+    project = visit.place.project
+    with card("Labels to hand on"):
+        note("The labels that readers agree on, as a table or as tasks of Label Studio.")
+
+        def save(suffix: str) -> None:
+            from medept.workflows.label import write_labels
+
+            with told():
+                out = project.next_folder("export") / f"labels{suffix}"
+                write_labels(project.pool, project.store.agreed(), out)
+                ui.download.file(out)
+
+        with ui.element("div").classes("line"):
+            ui.button("Save as CSV", on_click=lambda: save(".csv")).props("outline")
+            ui.button("Save for Label Studio", on_click=lambda: save(".json")).props("outline")
+
+
+def _show_check(visit: Visit) -> None:
+    project = visit.place.project
+    with card("Check the data"):
+        note(
+            "Looks through the labelled images for copies, for images that are nearly the same, "
+            "and for labels that look wrong. Copies make a result look better than it is."
+        )
+        found = ui.column().classes("w-full")
+
+        async def look() -> None:
+            found.clear()
+            with found:
+                note("Looking …")
+            with told():
+                try:
+                    report = await run.io_bound(check_labelled, project)
+                finally:
+                    found.clear()
+                with found:
+                    page = framed("Data check", f"/check/{report.parent.name}")
+                    ui.html(page, sanitize=False).classes("w-full")
+
+        ui.button("Check", on_click=look).props("outline")
+        found.move(target_index=-1)
+
+
+def check_labelled(project: Project) -> Path:
+    """The page of a data check of all that is labelled, as ``medept check --out`` writes it.
+
+    Raises:
+        InputError: if there are too few labels.
+    """
+    from medept.report.check_page import write_check
+    from medept.workflows.check import check
+
+    data = project.pool.labelled(project.store.agreed(), project.settings.classes)
+    out = project.next_folder("check")
+    write_check(check(data), project.pool.source.name, out)
+    return out / "check.html"
 
 
 def _show_import(visit: Visit) -> None:

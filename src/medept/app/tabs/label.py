@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 from nicegui import ui
@@ -11,7 +12,7 @@ from nicegui.events import KeyEventArguments
 
 from medept.app.workplace import Visit, card, note, picture, told
 from medept.labelling.agreement import agreement
-from medept.labelling.store import Answer
+from medept.labelling.store import Answer, LabelStore
 
 GRID = 24
 """Images of the grid."""
@@ -29,8 +30,10 @@ class LabelTab:
         self.visit, self.tabs = visit, tabs
         self.project, self.store = visit.place.project, visit.place.project.store
         self.near, self.many = False, False
+        self.count: ui.label | None = None
         self.show()
         self._setup()
+        ui.timer(3.0, self._recount)
         ui.keyboard(self._key, ignore=["input", "select", "textarea"])
         tabs.on_value_change(lambda e: self.show.refresh() if e.value == "Label" else None)
 
@@ -41,9 +44,8 @@ class LabelTab:
             self._ask_for_classes()
             return
         with card("Label"):
-            answered = len(self.store.of(self.visit.reader))
             with ui.element("div").classes("line"):
-                ui.label(f"{answered:,} of {len(self.project.pool):,} answered").classes("big")
+                self.count = ui.label(self._counted()).classes("big")
                 ui.toggle({False: "One by one", True: "Grid"}, value=self.many).props(
                     "no-caps unelevated padding='2px 12px'"
                 ).on_value_change(self._turn)
@@ -53,6 +55,15 @@ class LabelTab:
                 self._grid() if self.many else self._single()
                 with ui.element("div").classes("side"):
                     self._answers()
+
+    def _counted(self) -> str:
+        answered = len(self.store.of(self.visit.reader))
+        return f"{answered:,} of {len(self.project.pool):,} answered"
+
+    def _recount(self) -> None:
+        """Another window may have labelled, too."""
+        if self.count is not None and not self.count.is_deleted:
+            self.count.text = self._counted()
 
     def _ask_for_classes(self) -> None:
         with card("What do you want to tell apart?"):
@@ -266,16 +277,23 @@ class LabelTab:
 
     @ui.refreshable_method
     def _compare(self) -> None:
-        readers = self.store.readers()
-        for number, one in enumerate(readers):
-            for other in readers[number + 1 :]:
-                found = agreement(self.store.of(one), self.store.of(other))
-                if not found.both:
-                    continue
-                said = f"{one or 'no name'} and {other or 'no name'}: {found.both} images in common"
-                said += f", {len(found.disagreed)} labelled differently"
-                if found.kappa is not None:
-                    said += (
-                        f", Cohen's kappa {found.kappa:.2f} ({found.low:.2f} to {found.high:.2f})"
-                    )
-                note(said + ". Images that they disagree about are not learnt from.")
+        for sentence in compared(self.store):
+            note(sentence)
+
+
+def compared(store: LabelStore) -> list[str]:
+    """How far readers agree, a sentence for each two who labelled the same images."""
+    said = []
+    for one, other in combinations(store.readers(), 2):
+        found = agreement(store.of(one), store.of(other))
+        if not found.both:
+            continue
+        kappa = ""
+        if found.kappa is not None:
+            kappa = f", Cohen's kappa {found.kappa:.2f} ({found.low:.2f} to {found.high:.2f})"
+        said.append(
+            f"{one or 'No name'} and {other or 'no name'}: {found.both} images in common, "
+            f"{len(found.disagreed)} labelled differently{kappa}. Images that they disagree about "
+            "are not learnt from."
+        )
+    return said

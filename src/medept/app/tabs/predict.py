@@ -27,29 +27,31 @@ def show_predict(visit: Visit, tabs: ui.tabs) -> None:
         note("With the latest fit. Drop image files here, or give the path of a folder or table.")
         results = ui.column().classes("w-full")
 
-        async def predict(source: Path) -> None:
+        async def predict(source: Path, given: int = 0) -> None:
             results.clear()
             with results:
                 ui.spinner(size="2em")
                 note("Predicting …")
             with told():
                 try:
-                    out, rows = await run.io_bound(predict_folder, project, source)
+                    out, shown, count = await run.io_bound(predict_folder, project, source)
                 except InputError:
                     results.clear()
                     raise
                 results.clear()
                 with results:
-                    _show_results(out, rows)
+                    if given > count:
+                        note(f"{given - count} of {given} files cannot be read as images.")
+                    _show_results(out, shown, count)
 
         async def dropped(event: MultiUploadEventArguments) -> None:
-            folder = project.next_folder("dropped")
+            folder = project.next_folder("upload")
             with told():
                 folder.mkdir(parents=True)
                 for number, file in enumerate(event.files):
                     await file.save(folder / safe_name(file.name, folder, number))
                 upload.reset()
-                await predict(folder)
+                await predict(folder, len(event.files))
 
         upload = ui.upload(
             label="Drop images here",
@@ -87,11 +89,11 @@ def safe_name(name: str, folder: Path, number: int) -> str:
     return f"{number}-{plain}" if (folder / plain).exists() else plain
 
 
-def predict_folder(project: Project, source: Path) -> tuple[Path, pd.DataFrame]:
+def predict_folder(project: Project, source: Path) -> tuple[Path, pd.DataFrame, int]:
     """Predict with the latest fit, as ``medept predict --skip-unreadable`` does.
 
     Returns:
-        the new table, and its content with a column ``picture`` of small data URIs.
+        the new table; its first rows with a column ``picture`` of small data URIs; how many it has.
 
     Raises:
         InputError: if nothing is fitted, or nothing can be read.
@@ -109,13 +111,14 @@ def predict_folder(project: Project, source: Path) -> tuple[Path, pd.DataFrame]:
     tables: list[pd.DataFrame] = []
     predict(classifier, found, out, skip_unreadable=True, seen=tables.append)
     places = dict(zip(found.names, found.images, strict=True))
-    shown = pd.concat(tables, ignore_index=True).head(SHOWN)
+    whole = pd.concat(tables, ignore_index=True)
+    shown = whole.head(SHOWN).copy()
     images = zip(shown["image"], shown["unreadable"], strict=True)
     shown["picture"] = ["" if why else thumbnail(places[name]) for name, why in images]
-    return out, shown
+    return out, shown, len(whole)
 
 
-def _show_results(out: Path, table: pd.DataFrame) -> None:
+def _show_results(out: Path, table: pd.DataFrame, count: int) -> None:
     numbers = [name for name in table.columns if name.startswith("p_")]
     rows = [
         {
@@ -135,7 +138,8 @@ def _show_results(out: Path, table: pd.DataFrame) -> None:
         *({"name": name, "label": f"{name.removeprefix('p_')} (%)", "field": name,
            "sortable": True} for name in numbers),
     ]  # fmt: skip
-    ui.label(f"{len(rows):,} images predicted").classes("big").props('role="status"')
+    first = f"; the first {len(rows)} are shown" if count > len(rows) else ""
+    ui.label(f"{count:,} images predicted{first}").classes("big").props('role="status"')
     found = ui.table(rows=rows, columns=columns, row_key="id", pagination=25).classes("w-full")
     found.props("flat bordered")
     found.add_slot(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from nicegui import ui
 
-from medept.app.workplace import Visit, card, heading, note, picture, told
+from medept.app.workplace import Visit, card, framed, heading, note, picture, told
 
 if TYPE_CHECKING:
     from medept.evaluation.decisions import Decisions
@@ -62,11 +62,7 @@ def _show(visit: Visit) -> None:
         _show_wrong(visit, held_out)
     with card("Report"):
         note("The full report of the fit, as one page to read or print.")
-        source = f"/report/{fit.name}"
-        ui.html(
-            f'<iframe class="report" sandbox="" title="Report" src="{source}"></iframe>',
-            sanitize=False,
-        ).classes("w-full")
+        ui.html(framed("Report", f"/report/{fit.name}"), sanitize=False).classes("w-full")
 
 
 def read_held_out(fit: Path) -> HeldOut | None:
