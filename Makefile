@@ -29,7 +29,7 @@ $(BIN)/pip:
 
 $(VENV)/.installed: $(BIN)/pip pyproject.toml
 	@echo 'Setting up in $(VENV): a few minutes and about 7 GB the first time.'
-	$(INSTALL) '.[bench,label,peft,tune]'
+	$(INSTALL) '.[app,bench,peft,tune]'
 	$(COMPILE)
 	@touch $@
 
