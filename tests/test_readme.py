@@ -91,7 +91,7 @@ def test_the_suite_of_the_benchmarks_guide_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "vit_tiny.safetensors").write_bytes(b"")
     suite = read_suite(str(tmp_path / "mine.yaml"))
     labels = {run.label for run in suite.runs()}
-    assert labels == {"linear", "short", "long", "as in the paper"}
+    assert labels == {"linear", "short", "long", "as in the paper", "by the largest"}
 
 
 def test_the_worked_example_of_a_new_method(

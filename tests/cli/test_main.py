@@ -47,12 +47,14 @@ def test_every_verb_prints_one_json_object(
         "fit": (table, "--shots", 2, "--method", "knn", "--out", tmp_path / "fit"),
         "datasets": (), "methods": (), "encoders": (), "bench": ("--list",),
         "demo": ("--out", tmp_path / "demo"),
+        "suggest": (table.parent, "--count", 2, "--out", tmp_path / "first.csv"),
     }  # fmt: skip
     runs = [{"method": m, "shots": 1, "seed": s, "balanced_accuracy": 0.5, "auroc": 0.5}
             for m in ("linear", "ept") for s in (0, 1)]  # fmt: skip
     story = SimpleNamespace(runs=pd.DataFrame(runs))
     monkeypatch.setattr("medept.workflows.demo.run_demo", lambda *_: story)
-    assert {*calls} == {*VERBS} - {"tiles", "serve"}, "which are called where they are tested"
+    others = {"tiles", "serve", "app"}  # which are called where they are tested
+    assert {*calls} == {*VERBS} - others
     for verb, arguments in calls.items():
         assert run(verb, *arguments, "--json") in (0, 1 if verb == "check" else 0), verb
         assert isinstance(json.loads(capsys.readouterr().out), dict | list), verb
