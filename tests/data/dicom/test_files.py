@@ -109,6 +109,12 @@ def test_a_deflated_file_is_not_inflated_without_end(
     assert read_image(pydicom_example("image_dfl.dcm")).size == (512, 512)
     with pytest.raises(InputError, match=r"bomb.dcm: inflates to more than"):
         read_image(tmp_path / "bomb.dcm")
+    monkeypatch.undo()
+    assert read_image(tmp_path / "bomb.dcm").size == (512, 512)  # 16 MB more than it should have
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 512 * 512)
+    assert read_image(pydicom_example("image_dfl.dcm")).size == (512, 512)
+    with pytest.raises(InputError, match=r"bomb.dcm: inflates to more than 3,145,728 bytes"):
+        read_image(tmp_path / "bomb.dcm")
 
 
 def test_the_index_of_a_medium_is_no_image(tmp_path: Path) -> None:

@@ -11,12 +11,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
+from PIL import Image
+
 from medept.errors import DataError, InputError, ResourceError
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
 MAX_INFLATED = 2**30
 """Most bytes that a deflated data set may have. All others are bounded by their pixels."""
+
+_PIXEL_BYTES, _HEADER_BYTES = 8, 2**20
+"""What a deflated data set may have for each pixel that is allowed (:data:`PIL.Image`'s
+``MAX_IMAGE_PIXELS``), and besides."""
 
 _FIRST_ELEMENTS = tuple(
     group.to_bytes(2, "little") + element.to_bytes(2, "little")
@@ -206,13 +212,16 @@ def _guess_syntax(implicit: bool, little: bool) -> str:
 
 
 def _check_inflated_size(file: BinaryIO) -> None:
-    """Refuse a deflated data set of more than :data:`MAX_INFLATED`: pydicom would inflate it."""
+    """Refuse a deflated data set that pydicom would inflate to more than is allowed."""
+    most, pixels = MAX_INFLATED, Image.MAX_IMAGE_PIXELS
+    if pixels:
+        most = min(most, _PIXEL_BYTES * pixels + _HEADER_BYTES)
     head = file.read(4096)
     if _DEFLATED in head:
         file.seek(144 + int.from_bytes(head[140:144], "little"))  # after the meta information
         inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while size <= MAX_INFLATED and (block := inflater.unconsumed_tail or file.read(2**16)):
+        while size <= most and (block := inflater.unconsumed_tail or file.read(2**16)):
             size += len(inflater.decompress(block, 2**20))
-        if size > MAX_INFLATED:
-            raise DataError(f"inflates to more than {MAX_INFLATED:,} bytes; remove it")
+        if size > most:
+            raise DataError(f"inflates to more than {most:,} bytes; remove it")
     file.seek(0)
