@@ -45,7 +45,7 @@ def printed(script: str, *options: str) -> dict:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("script", ["attention.py", "train_step.py"])
+@pytest.mark.parametrize("script", ["attention.py", "train_step.py", "prediction.py"])
 def test_ways_stand_side_by_side(script: str) -> None:
     found = printed(script)
     assert found["machine"]["threads"] > 0
