@@ -67,7 +67,7 @@ def test_answers_are_those_that_the_description_promises(address: str) -> None:
         operation = result.ok()
 
         @hypothesis.settings(
-            max_examples=15, deadline=None, derandomize=True, database=None,
+            max_examples=8, deadline=None, derandomize=True, database=None,
             suppress_health_check=list(hypothesis.HealthCheck),
         )  # fmt: skip
         @hypothesis.given(case=operation.as_strategy())
