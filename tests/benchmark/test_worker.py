@@ -61,9 +61,10 @@ def test_a_run_that_fails_is_a_failed_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pool", ["mean", "max", "attention"])
 def test_cases_are_pooled_as_the_method_says(tmp_path: Path, pool: str) -> None:
     table = write_bags(make_bags(patients=6, tiles=3, size=32), tmp_path / "bags")
-    data = {"bags": {"path": str(table), "case_column": "slide"}}
+    data = {"colon": {"path": str(table), "case_column": "slide"}}  # in the place of quick's own
     one = first_run(data=data, methods={pool: {"method": "prototype", "pool": pool}})
     read = one.source.read()
+    assert [len(case) for case in read.images] == [3] * 6
     row = do_run(one, read, frozen_features(read, one))
     assert row["error"] == ""
     episode = draw_episode(read, 2, seed=0)

@@ -92,8 +92,8 @@ def test_bfloat16_is_as_good_as_float32() -> None:
         for seed in range(5):
             support = data.subset(np.random.default_rng(seed).permutation(16)[:10])
             classifier = FewShotClassifier(
-                epochs=4,
                 image_size=32,
+                symmetry="flip",
                 seed=seed,
                 device="cpu",
                 precision=precision,
