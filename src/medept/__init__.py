@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from medept.ept.attach import Handle, attach
     from medept.ept.config import EmbeddedPromptConfig
     from medept.errors import InputError
+    from medept.methods.plugins import load_plugin
 
 __version__ = version("medept")
 
@@ -22,6 +23,7 @@ _HOME = {
     "FewShotClassifier": "medept.classifier.classifier",
     "Encoder": "medept.encoders.encoder",
     "load_encoder": "medept.encoders.load",
+    "load_plugin": "medept.methods.plugins",
     "InputError": "medept.errors",
     "EmbeddedPromptConfig": "medept.ept.config",
 }
@@ -35,6 +37,7 @@ __all__ = [
     "InputError",
     "attach",
     "load_encoder",
+    "load_plugin",
 ]
 
 

@@ -14,6 +14,7 @@ from medept.encoders.load import EMBEDDED
 from medept.encoders.preprocessing import OWN_FIT
 from medept.encoders.weights import RANDOM
 from medept.errors import SettingsError
+from medept.methods.plugins import Plugin
 
 if TYPE_CHECKING:
     from medept.data.labelled_images import LabelledImages
@@ -212,6 +213,7 @@ class Run(_Frozen):
         episode: seed of the draw of the support set, or name of an official one.
         seed: of initial values, views and their order.
         tune: number of trials inside the support set.
+        plugins: file or module -> what it has to be, for a method from outside (workers load it).
     """
 
     data: str
@@ -225,6 +227,7 @@ class Run(_Frozen):
     episode: int | str
     seed: int
     tune: int
+    plugins: dict[str, Plugin] = {}
 
     @property
     def id(self) -> str:
@@ -237,7 +240,7 @@ class Run(_Frozen):
 
         method = self.method.method
         recipe, changes = self.method.recipe_within(self.recipe)
-        whole = self.model_dump() | {
+        whole = self.model_dump(exclude=None if self.plugins else {"plugins"}) | {
             "settings": read_settings(method, self.method.settings).model_dump(),
             "whole_recipe": make_recipe(recipe, method, **changes).model_dump(),
         }

@@ -15,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from medept.benchmark.run import DataSpec, EncoderSpec, MethodSpec, Run
 from medept.errors import SettingsError, problems
+from medept.methods import find_method, find_pool, load_plugin, read_settings
+from medept.methods.plugins import names_file, to_load
 
 SHIPPED = files(__package__).joinpath("suites")
 
@@ -44,6 +46,7 @@ class Suite(BaseModel):
         precision: ``float32``, ``bfloat16`` or ``float16``; not ``auto``, which could differ
             between workers.
         tune: trials of each method inside each support set.
+        plugins: files or modules with methods from outside, as for :func:`medept.load_plugin`.
 
     >>> suite = Suite(title="Mine", data={"mine": "phantoms:colon"}, methods={"ept": None})
     >>> len(suite.runs())  # 3 shots times 5 episodes
@@ -63,6 +66,7 @@ class Suite(BaseModel):
     recipe: str = "medept"
     precision: str = Field(default="float32", pattern="^(float32|bfloat16|float16)$")
     tune: int = Field(default=0, ge=0)
+    plugins: list[str] = []
 
     def part(self, *, methods: list[str] | None = None, episodes: int | None = None) -> Suite:
         """The same with fewer methods, or only the first episodes.
@@ -132,7 +136,9 @@ class Suite(BaseModel):
         """The same with absolute paths; relative ones are taken relative to ``folder``."""
         data = {k: spec and spec.with_absolute_paths(k, folder) for k, spec in self.data.items()}
         encoders = [encoder.with_absolute_paths(folder) for encoder in self.encoders]
-        return self.model_copy(update={"data": data, "encoders": encoders})
+        plugins = [str((folder / p).resolve()) if names_file(p) else p for p in self.plugins]
+        changes = {"data": data, "encoders": encoders, "plugins": plugins}
+        return self.model_copy(update=changes)
 
     def runs(self) -> list[Run]:
         """All runs; the methods of one episode come one after another.
@@ -169,6 +175,7 @@ class Suite(BaseModel):
                 episode=episode,
                 seed=seed,
                 tune=self.tune,
+                plugins=to_load(find_method(method.method if method else label)),
             )
             for encoder in self.encoders
             for name, spec in self.data.items()
@@ -205,7 +212,6 @@ def read_suite(name: str, /, **changes: Any) -> Suite:
     >>> [run.label for run in suite.runs()][:2]
     ['linear', 'ept']
     """
-    from medept.methods import find_pool, read_settings
     from medept.training.recipes import make_recipe
 
     shipped = SHIPPED.joinpath(f"{name}.yaml")
@@ -223,6 +229,8 @@ def read_suite(name: str, /, **changes: Any) -> Suite:
     data = suite.data | changes.pop("data", {})
     suite = _validated(name, dict(suite) | changes | {"data": data})
     suite = suite.with_absolute_paths(Path.cwd())
+    for plugin in suite.plugins:
+        load_plugin(plugin)
     for label, spec in suite.methods.items():
         method = spec or MethodSpec(method=label)
         read_settings(method.method, method.settings)

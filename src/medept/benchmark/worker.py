@@ -25,10 +25,10 @@ from medept.data.labelled_images import LabelledImages
 from medept.data.sources import official_list
 from medept.episodes.draw import Episode, draw_episode
 from medept.episodes.lists import read_episode
-from medept.errors import DataError
+from medept.errors import DataError, SettingsError
 from medept.evaluation import evaluate
 from medept.fits.adapter import current_versions
-from medept.methods import find_pool
+from medept.methods import find_pool, load_plugin
 from medept.methods.pooling import MeanPool, Pool
 from medept.training.device import peak_memory
 
@@ -49,6 +49,7 @@ def frozen_features(data: LabelledImages, run: Run) -> np.ndarray:
 
     The features of an image that cannot be read are NaN.
     """
+    _load_plugins(run)
     (spec,) = classifier_of(run).specifications()
     extractor, pool = spec.extractor(), _fixed_pool(run)()
     try:
@@ -62,6 +63,24 @@ def frozen_features(data: LabelledImages, run: Run) -> np.ndarray:
     features = np.full((len(data), found.shape[1]), np.nan, dtype=found.dtype)
     features[good] = found
     return features
+
+
+def _load_plugins(run: Run) -> None:
+    """Load the method of a run, if it is from outside.
+
+    Raises:
+        SettingsError: if this machine lacks its file, or has another.
+    """
+    for place, plugin in run.plugins.items():
+        try:
+            here = load_plugin(place)
+        except SettingsError as error:
+            raise SettingsError(f"on the worker {platform.node()}: {error}") from error
+        if here != plugin:
+            raise SettingsError(
+                f"{place}: on the worker {platform.node()} it is {here}, and the benchmark began "
+                f"with {plugin}: put the same file there, or begin again with this one"
+            )
 
 
 def features_key(run: Run) -> tuple[Any, ...]:
@@ -103,6 +122,7 @@ def classifier_of(run: Run) -> FewShotClassifier:
 def do_run(run: Run, data: LabelledImages, features: np.ndarray) -> dict[str, Any]:
     """Fit and evaluate: a row of results, with a traceback in ``error`` if the run failed."""
     started, cpu = time.perf_counter(), time.process_time()
+    _load_plugins(run)
     row = run_columns(run)
     _forget_peak_memory()
     try:

@@ -13,7 +13,7 @@ from medept.evaluation.calibration import Calibration
 from medept.evaluation.operating_points import OperatingPoint
 from medept.evaluation.prediction_sets import PredictionSets
 from medept.fits.adapter import LABEL_TYPES, AdapterInfo, EncoderIdentity, current_versions
-from medept.methods import AdaptedEncoder
+from medept.methods import AdaptedEncoder, plugin_of
 from medept.training.recipes import Recipe, make_recipe
 
 Task = Literal["multiclass", "multilabel"]
@@ -124,6 +124,7 @@ class Fitted:
             classes=[str(int(x) if isinstance(x, float) else x) for x in self.classes.tolist()],
             label_type=LABEL_TYPES.get(self.classes.dtype.kind, "text"),
             method=self.method,
+            plugin=plugin_of(type(self.model)),
             settings=self.model.settings.model_dump(),
             recipe=self.recipe.model_dump() if self.model.rates else {},  # else not trained by it
             seed=self.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,24 @@ from medept.encoders.readout import Readout
 from medept.encoders.weights import RANDOM
 from medept.errors import EncoderError, InputError
 from medept.fits.adapter import AdapterInfo, load_adapter
-from medept.methods import AdaptedEncoder, adapt, find_pool, read_settings, trained_of
+from medept.methods import (
+    AdaptedEncoder,
+    adapt,
+    find_method,
+    find_pool,
+    is_known,
+    plugin_of,
+    read_settings,
+    trained_of,
+)
+from medept.methods.plugins import missing
 from medept.training.device import make_accelerator, precision_of
 from medept.training.recipes import make_recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
 
 
 def restore(
@@ -86,14 +99,7 @@ def _size(fitted: Fitted) -> tuple[int, int]:
 def _restore_one(
     folder: Path, state: dict[str, Tensor], info: AdapterInfo, accelerator: Accelerator
 ) -> Fitted:
-    try:
-        read_settings(info.method, info.settings)
-        find_pool(info.pool, info.method)
-        make_recipe(**info.recipe)
-    except InputError as error:
-        raise EncoderError(
-            f"{folder}: it was fitted by another version of medept ({error}); fit again"
-        ) from error
+    check_method(str(folder), info)
     weights = info.encoder_weights
     if weights not in (None, RANDOM) and not _is_file(Path(weights)):
         raise EncoderError(
@@ -115,6 +121,34 @@ def _restore_one(
             "it again, or fit again"
         )
     return Fitted.of_adapter(restored_model(encoder, state, info, str(folder), accelerator), info)
+
+
+def check_method(where: str, info: AdapterInfo) -> None:
+    """Refuse an adapter whose method is not here, and warn where its code may have changed.
+
+    Raises:
+        EncoderError: if there is no such method, or it has no such settings.
+    """
+    try:
+        method = find_method(info.method)
+        read_settings(info.method, info.settings)
+        find_pool(info.pool, info.method)
+        make_recipe(**info.recipe)
+    except InputError as error:
+        raise EncoderError(f"{where}: {_why_not(info, error)}") from error
+    here = plugin_of(method)
+    if here != info.plugin:
+        logger.warning(
+            "%s: its method %r came from %s, and here it is from %s: predictions may differ",
+            where, info.method, info.plugin or "medept", here or "medept",
+        )  # fmt: skip
+
+
+def _why_not(info: AdapterInfo, error: InputError) -> str:
+    if info.plugin is not None and not is_known(info.method):
+        return missing(info.method, info.plugin)
+    other = info.plugin.name if info.plugin else "medept"
+    return f"it was fitted by another version of {other} ({error}); fit again"
 
 
 def frozen_encoder(info: AdapterInfo) -> Encoder:

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from medept.classifier.case_prediction import CasePrediction
 from medept.classifier.fitted import Fitted, HeldOut, Task
-from medept.classifier.restore import frozen_encoder, restored_model
+from medept.classifier.restore import check_method, frozen_encoder, restored_model
 from medept.classifier.several import joined_states
 from medept.errors import InputError, SettingsError
 from medept.evaluation.calibration import Calibration
@@ -270,6 +270,8 @@ class FittedState(BaseEstimator):
         except InputError:  # its device is not here; another may be set
             accelerator = None
         where = "the pickled classifier"
+        for _, info in adapters:
+            check_method(where, info)
         self.fitted_ = [
             replace(
                 one, model=restored_model(frozen_encoder(info), trained, info, where, accelerator)

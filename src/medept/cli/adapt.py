@@ -29,6 +29,7 @@ from medept.cli.options import (
     read_prevalence,
     read_settings,
     with_columns,
+    with_plugins,
 )
 from medept.errors import SettingsError
 from medept.progress import is_main_process
@@ -41,6 +42,7 @@ DECIDE = "Decisions"
 
 
 @app.command(rich_help_panel=ADAPT)
+@with_plugins
 @with_columns
 def fit(
     data: Annotated[

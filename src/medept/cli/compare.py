@@ -28,6 +28,7 @@ from medept.cli.options import (
     read_pairs,
     read_settings,
     with_columns,
+    with_plugins,
 )
 from medept.errors import SettingsError
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 
 @app.command(rich_help_panel=COMPARE)
+@with_plugins
 @with_columns
 def bench(
     suite: Annotated[
@@ -199,6 +201,7 @@ def report(
 
 
 @app.command(rich_help_panel=COMPARE)
+@with_plugins
 @with_columns
 def analyse(
     models: Annotated[
@@ -275,6 +278,7 @@ def analyse(
 
 
 @app.command(rich_help_panel=COMPARE)
+@with_plugins
 def methods(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Explain the settings of this method.")
@@ -285,6 +289,8 @@ def methods(
     from medept.methods import METHODS, find_method
     from medept.training.recipes import make_recipe
 
+    if name is None:
+        _find_packaged()
     chosen = sorted(METHODS) if name is None else [find_method(name).name]
     known = {each: METHODS[each] for each in chosen}
     if as_json:
@@ -315,6 +321,17 @@ def methods(
         table.add_row(name, method.summary, settings, f"{optimiser} {', '.join(rates)}")
     results.print(table)
     notes.print("medept methods NAME explains the settings of one.")
+
+
+def _find_packaged() -> None:
+    """Register what installed packages offer, with a warning for each method that fails."""
+    from medept.methods import find_method, packaged
+
+    for name in sorted(packaged()):
+        try:
+            find_method(name)
+        except SettingsError as error:
+            notes.print(f"warning: {error}")
 
 
 def _show_method(method: type[AdaptedEncoder]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import medept
 from medept.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -241,6 +242,18 @@ SubmissionFormat = Annotated[
         "--format", help="medfmc: the challenge's submission files, for medfmc-TASK:FOLDER."
     ),
 ]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        envvar="MEDEPT_PLUGINS",
+        show_envvar=False,
+        help="A Python file with methods of your own (or the name of a module); repeatable. Also "
+        "read from the variable MEDEPT_PLUGINS.",
+        rich_help_panel=MACHINE,
+    ),
+]
 AdapterFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder that `medept fit --out` wrote.")
 ]
@@ -277,16 +290,35 @@ def with_columns(verb: Callable[..., None]) -> Callable[..., None]:
     def taking_each(**given: Any) -> None:
         verb(columns={name: given.pop(name) for name in TABLE_OPTIONS}, **given)
 
-    def each(name: str, annotation: Any) -> Parameter:
-        return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
     found: list[Parameter] = []
     for parameter in signature(verb, eval_str=True).parameters.values():
-        several = starmap(each, TABLE_OPTIONS.items())
+        several = starmap(_option, TABLE_OPTIONS.items())
         found.extend(several if parameter.name == "columns" else [parameter])
-    taking_each.__signature__ = Signature(found)  # type: ignore[attr-defined]
-    taking_each.__annotations__ = {one.name: one.annotation for one in found}
-    return taking_each
+    return _with_parameters(taking_each, found)
+
+
+def with_plugins(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb ``--plugin``, whose methods are there when it begins."""
+
+    @wraps(verb)
+    def loading(plugin: list[Path] | None, **given: Any) -> None:
+        for each in plugin or ():
+            medept.load_plugin(each)
+        verb(**given)
+
+    own = signature(verb, eval_str=True).parameters.values()
+    return _with_parameters(loading, [*own, _option("plugin", Plugins)])
+
+
+def _option(name: str, annotation: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _with_parameters(verb: Callable[..., None], found: list[Parameter]) -> Callable[..., None]:
+    """The same with the signature that typer is to make options of."""
+    verb.__signature__ = Signature(found)  # type: ignore[attr-defined]
+    verb.__annotations__ = {one.name: one.annotation for one in found}
+    return verb
 
 
 def read_prevalence(text: str) -> dict[str, float] | str | None:

@@ -21,11 +21,13 @@ from medept.cli.options import (
     TestViews,
     Weights,
     with_columns,
+    with_plugins,
 )
 from medept.errors import SettingsError
 
 
 @app.command(rich_help_panel=ADAPT)
+@with_plugins
 @with_columns
 def export(
     adapter: AdapterFolder,
@@ -78,6 +80,7 @@ def export(
 
 
 @app.command(rich_help_panel=ADAPT)
+@with_plugins
 def serve(
     adapters: Annotated[
         list[Path],

@@ -34,6 +34,7 @@ from medept.cli.options import (
     Window,
     read_prevalence,
     with_columns,
+    with_plugins,
 )
 from medept.errors import SettingsError
 
@@ -61,6 +62,7 @@ SkipUnreadable = Annotated[
 
 
 @app.command(rich_help_panel=ADAPT)
+@with_plugins
 def predict(
     adapter: AdapterFolder,
     images: Images,
@@ -142,6 +144,7 @@ def predict(
 
 
 @app.command(rich_help_panel=ADAPT)
+@with_plugins
 @with_columns
 def evaluate(
     adapter: AdapterFolder,
@@ -208,6 +211,7 @@ def evaluate(
 
 
 @app.command(rich_help_panel=ADAPT)
+@with_plugins
 def embed(
     images: Images,
     out: Annotated[

@@ -33,6 +33,7 @@ from medept.evaluation.operating_points import OperatingPoint
 from medept.evaluation.prediction_sets import PredictionSets
 from medept.files import refuse_unreadable, write_tensors, write_text
 from medept.fits import layout
+from medept.methods.plugins import Plugin
 
 LABEL_TYPES: dict[str, Literal["int", "float", "bool"]] = {
     "i": "int", "u": "int", "f": "float", "b": "bool",
@@ -90,6 +91,7 @@ class AdapterInfo(BaseModel):
     classes: list[str] = Field(max_length=MOST_CLASSES)
     label_type: Literal["text", "int", "float", "bool"] = "text"
     method: str
+    plugin: Plugin | None = None
     settings: dict[str, Any]
     recipe: dict[str, Any]
     seed: int

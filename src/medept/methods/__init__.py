@@ -2,7 +2,7 @@
 
 Every module here is imported, which registers its method by its class. ``base``, ``heads``,
 ``features``, ``own_parameters``, ``peft_tuners``, ``pooling``, ``attention_pooling`` and
-``token_prompts`` are shared by several.
+``token_prompts`` are shared by several. Methods from outside are registered by ``plugins``.
 
 >>> from medept.encoders.load import load_encoder
 >>> model = adapt(load_encoder("test_vit", weights="random"), "ept", classes=3)
@@ -26,6 +26,7 @@ from medept.encoders.encoder import Encoder
 from medept.errors import SettingsError, problems
 from medept.methods.base import METHODS, AdaptedEncoder, MethodSettings
 from medept.methods.features import FeatureMethod
+from medept.methods.plugins import Plugin, load_packaged, load_plugin, packaged, plugin_of
 from medept.methods.pooling import POOLS, Pool
 
 for _module in iter_modules(__path__):
@@ -38,13 +39,30 @@ def find_method(name: str) -> type[AdaptedEncoder]:
     >>> find_method("partial-2").summary
     'the last k blocks'
 
+    A method that is not registered is looked for among those that installed packages offer.
+
     Raises:
         InputError: if there is no such method; the message lists those there are.
     """
     name = _split(name)[0]
     if name not in METHODS:
-        raise SettingsError(f"no method is named {name!r}: use one of {', '.join(sorted(METHODS))}")
+        load_packaged(name)
+    if name not in METHODS:
+        there = ", ".join(sorted({*METHODS, *packaged()}))
+        raise SettingsError(
+            f"no method is named {name!r}: use one of {there}, or load your own from its file with "
+            "--plugin or medept.load_plugin"
+        )
     return METHODS[name]
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a method of this name, be it in a package that cannot be imported.
+
+    >>> is_known("partial-2"), is_known("nothing")
+    (True, False)
+    """
+    return _split(name)[0] in {*METHODS, *packaged()}
 
 
 def read_settings(name: str, values: dict[str, Any] | None = None) -> MethodSettings:
@@ -164,10 +182,16 @@ __all__ = [
     "METHODS",
     "AdaptedEncoder",
     "MethodSettings",
+    "Plugin",
     "adapt",
     "find_method",
     "find_pool",
+    "is_known",
+    "load_packaged",
+    "load_plugin",
     "named_settings",
+    "packaged",
+    "plugin_of",
     "read_settings",
     "shown_settings",
     "trained_of",

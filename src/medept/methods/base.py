@@ -8,17 +8,18 @@ adapter file keeps of it (:meth:`AdaptedEncoder.inserted_state`). It knows the e
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from medept.encoders.encoder import Encoder
 from medept.ept.attach import Handle
 from medept.ept.prompts import EmbeddedPrompt
-from medept.errors import EncoderError
+from medept.errors import EncoderError, SettingsError, problems
 from medept.methods.heads import Head, LinearHead, copy_into
 from medept.methods.pooling import MeanPool, Pool
 
@@ -31,6 +32,34 @@ class MethodSettings(BaseModel):
 
 METHODS: dict[str, type[AdaptedEncoder]] = {}
 """The registry: every method by its name."""
+
+
+def _register(method: type[AdaptedEncoder]) -> None:
+    """Register a method by its name; it replaces none but an earlier one of its own module."""
+    name = method.name
+    if name == "auto" or re.search("-[0-9]+$", name):
+        raise SettingsError(
+            f"a method cannot be named {name!r}: auto is a choice among methods, and a number at "
+            "the end is the setting k; give it another name"
+        )
+    if not isinstance(getattr(method, "summary", None), str):
+        raise SettingsError(
+            f"the method {name!r} has no summary: say in a few words what it trains"
+        )
+    try:
+        method.Settings()
+    except ValidationError as error:
+        raise SettingsError(
+            f"the method {name!r} has a setting without a usable default ({problems(error)}): give "
+            "it one"
+        ) from error
+    there = METHODS.get(name)
+    if there is not None and there.__module__ != method.__module__:
+        raise SettingsError(
+            f"the name {name!r} is taken by the method of {there.__module__}: give the method "
+            "another name"
+        )
+    METHODS[name] = method
 
 
 class AdaptedEncoder(nn.Module):
@@ -81,7 +110,7 @@ class AdaptedEncoder(nn.Module):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "name" in vars(cls):
-            METHODS[cls.name] = cls
+            _register(cls)
 
     def __init__(self, encoder: Encoder, classes: int, settings: MethodSettings) -> None:
         super().__init__()
