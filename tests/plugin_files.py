@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from helpers import ROOT
+
+from medept.methods import METHODS, plugins
 
 GUIDE = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", GUIDE, flags=re.S | re.M)
@@ -26,3 +29,11 @@ def write_package(folder: Path, name: str, offers: str, source: str = BLOCK_SCAL
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text(f"[medept.methods]\n{offers} = {name}:BlockScale\n")
+
+
+def forget_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone when it ends."""
+    monkeypatch.setitem(METHODS, "block-scale", METHODS["linear"])  # whatever it was, it goes
+    del METHODS["block-scale"]
+    for name in ("LOADED", "_PLACES"):
+        monkeypatch.setattr(plugins, name, {})

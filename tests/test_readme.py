@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import ROOT, run
+from plugin_files import BLOCKS as PYTHON
+from plugin_files import forget_plugins, write_plugin
 from typer.main import get_command
 
 from medept.benchmark.suite import read_suite
 from medept.cli.app import app
-from medept.phantoms import make_phantoms
+from medept.phantoms import make_phantoms, write_phantoms
 from medept.workflows.demo import run_demo, summary
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -95,17 +99,32 @@ def test_the_suite_of_the_benchmarks_guide_can_be_read(tmp_path: Path) -> None:
 
 
 def test_the_worked_example_of_a_new_method(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from medept.methods import METHODS
-
+    """As a file, in Python, on the command line and in a suite."""
+    forget_plugins(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(METHODS, "block-scale", METHODS["linear"])  # gone when this test ends
+    write_plugin(tmp_path)
     data = make_phantoms("colon", patients=4, images_per_patient=1, size=64)
     names = {"images": data.images, "labels": data.labels}
-    for block in re.findall(
-        r"^```python\n(.*?)^```", GUIDES["adding-a-method.md"], flags=re.S | re.M
-    ):
-        exec(compile(block, "adding-a-method.md", "exec"), names)
+    assert len(PYTHON) == 2
+    exec(compile(PYTHON[1], "adding-a-method.md", "exec"), names)
     assert names["classifier"].model_.trainable_count() == 8 * 192 + 2 * 192 + 2
     assert names["probabilities"].shape == (4, 2)
+
+    write_phantoms(data, tmp_path / "DATA")
+    shutil.rmtree("scaled")
+    places = {"DATA": "DATA/labels.csv", "IMAGES": "DATA/labels.csv"}
+    commands = [shlex.split(c)[1:] for name, c in SHOWN if name == "adding-a-method.md"]
+    assert [command[0] for command in commands] == ["methods", "fit", "predict"]
+    for command in commands:
+        extra = ["--epochs", "2", "--calibrate", "none"] if command[0] == "fit" else []
+        assert run(*(places.get(word, word) for word in command), *extra) == 0, command
+    assert "The initial scale." in capsys.readouterr().out
+    assert json.loads(Path("scaled/adapter.json").read_text())["settings"] == {"start": 1.1}
+
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", GUIDES["adding-a-method.md"], flags=re.S | re.M)
+    Path("scales.yaml").write_text(block)
+    ept, scale, *_ = read_suite("scales.yaml", shots=[1], episodes=1).runs()
+    assert not ept.plugins
+    assert list(scale.plugins) == [str(tmp_path.resolve() / "block_scale.py")]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from plugin_files import BLOCK_SCALE, forget_plugins, write_plugin
 
 from medept import FewShotClassifier
 from medept.benchmark.run import Run
@@ -19,6 +20,7 @@ from medept.benchmark.worker import decode, do_run, frozen_features
 from medept.classifier import specification
 from medept.encoders.load import load_encoder
 from medept.episodes.draw import draw_episode
+from medept.errors import SettingsError
 from medept.evaluation import evaluate
 from medept.methods import METHODS, adapt
 from medept.phantoms import make_phantoms, write_phantoms
@@ -220,3 +222,25 @@ def test_a_row_of_table_1_at_its_real_size(
         assert np.isfinite(row["final_loss"])
         print(f"{one.data}: {row['support']} + {row['test']} images, {row['cpu_seconds']:.0f} CPU "
               f"seconds, {row['peak_memory_mb']:.0f} MB")  # fmt: skip
+
+
+def test_a_run_needs_the_plugin_that_the_benchmark_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_plugins(monkeypatch)
+    file = write_plugin(tmp_path)
+    one = first_run(methods={"block-scale": None}, plugins=[str(file)], precision="float32")
+    again = Run.model_validate_json(one.model_dump_json())
+    assert again.id == one.id
+    forget_plugins(monkeypatch)  # as on a worker
+    data = one.source.read()
+    small = again.method.model_copy(update={"recipe": {"epochs": 1, "views": 1}})
+    row = do_run(again.model_copy(update={"method": small}), data, np.zeros((0, 0)))
+    assert (row["error"], row["method"]) == ("", "block-scale")
+    write_plugin(tmp_path, BLOCK_SCALE + "# changed\n")
+    for work in (lambda: do_run(one, data, np.zeros(0)), lambda: frozen_features(data, one)):
+        with pytest.raises(SettingsError, match="on the worker .* it is .* the benchmark began"):
+            work()
+    file.unlink()
+    with pytest.raises(SettingsError, match=r"on the worker .*block_scale.py: no plugin"):
+        do_run(one, data, np.zeros(0))
