@@ -39,10 +39,9 @@ def load(folder: Path) -> np.ndarray:
 
 def test_it_is_saved_pickled_and_cloned(fitted: FewShotClassifier, tmp_path: Path) -> None:
     expected = fitted.predict_proba(IMAGES)
-    np.testing.assert_array_equal(load(tmp_path), expected)
-    np.testing.assert_array_equal(
-        pickle.loads(pickle.dumps(fitted)).predict_proba(IMAGES), expected
-    )
+    unpickled = pickle.loads(pickle.dumps(fitted)).predict_proba(IMAGES)
+    np.testing.assert_allclose(load(tmp_path), expected, atol=1e-6)  # the head is kept folded
+    np.testing.assert_allclose(unpickled, expected, atol=1e-6)
     assert clone(fitted).get_params()["method"] == "block-scale"
     assert json.loads((tmp_path / "fit/adapter.json").read_text())["plugin"]["name"] == (
         "block_scale.py"
@@ -72,10 +71,8 @@ def test_without_the_plugin_it_says_what_is_missing(
 def test_with_another_version_of_the_plugin_it_warns(
     fitted: FewShotClassifier, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = fitted.predict_proba(IMAGES)
     with caplog.at_level(logging.WARNING):
-        load(tmp_path)
-        assert "plugin" not in caplog.text
+        expected = load(tmp_path)
         assert "came from" not in caplog.text
         load_plugin(write_plugin(tmp_path, BLOCK_SCALE + "# changed\n"))
         np.testing.assert_array_equal(load(tmp_path), expected)
