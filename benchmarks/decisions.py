@@ -1,6 +1,7 @@
 """What decisions rest on, measured on new patients: prediction sets, and what is unfamiliar.
 
-    python benchmarks/decisions.py sets TABLE [TABLE ...] [--shots 5 10 20 50] [--episodes 20]
+    python benchmarks/decisions.py {sets,unfamiliar} TABLE [TABLE ...] [--shots 5 10 20 50]
+                                   [--episodes 20]
 
 Features are those of the embedded encoder for images as they are (no views), computed once. Support
 sets are drawn by patient, and everything else is done as in `medept fit` with its default method,
@@ -9,6 +10,9 @@ sets are drawn by patient, and everything else is done as in `medept fit` with i
 sets: how often prediction sets hold the truth: mean over classes, in the class where it is least,
     and the mean number of classes in a set; from held-out folds of the support set, and from half
     of the other patients, to be tried on the other half.
+unfamiliar: AUROC of images of the other tables and of phantoms against new patients, the share of
+    them that is told to be unfamiliar, and that of the new patients (the false alarms, of which
+    0.05 are allowed).
 
 Without a table it runs on phantoms. With --json it prints one JSON object.
 """
@@ -22,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from medept.data.dataset import read_dataset
 from medept.data.labelled_images import LabelledImages
@@ -31,6 +36,7 @@ from medept.episodes.draw import draw_episode
 from medept.episodes.folds import make_folds
 from medept.errors import InputError
 from medept.evaluation.calibration import fit_calibration
+from medept.evaluation.familiarity import distances, fit_familiarity, spread
 from medept.evaluation.prediction_sets import PredictionSets, fit_prediction_sets, judge_sets
 from medept.methods import adapt
 from medept.phantoms import make_phantoms
@@ -50,6 +56,7 @@ class Data:
         self.data = data
         self.features = encode_images(encoder, data.images, make_accelerator("cpu", "float32"))
         self.groups = np.arange(len(data)).astype(str) if data.groups is None else data.groups
+        self.others: dict[str, np.ndarray] = {}
         self._encoder = encoder
 
     def logits(self, train: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -92,7 +99,30 @@ def sets(found: Data, shots: int, seed: int) -> Measured:
             "other patients": judged(known, ~half)}  # fmt: skip
 
 
-MEASURES: dict[str, Callable[[Data, int, int], Measured]] = {"sets": sets}
+def unfamiliar(found: Data, shots: int, seed: int) -> Measured:
+    drawn = draw_episode(found.data, shots, seed=seed)
+    support, x = drawn.support, found.features
+    apart = np.zeros(len(support))
+    targets, groups = found.data.targets[support], found.groups[support]
+    for train, out in make_folds(targets, groups, 3, seed):
+        apart[out] = distances(x[support[out]], *spread(x[support[train]]))
+    known = fit_familiarity(x[support], apart, groups)
+    inside = known.strangeness(x[drawn.test])
+    told = {}
+    for name, others in found.others.items():
+        outside = known.strangeness(others)
+        truth = np.repeat([0, 1], [len(inside), len(outside)])
+        told[name] = {
+            "auroc": float(roc_auc_score(truth, np.r_[inside, outside])),
+            "found": float((outside > 1).mean()),
+            "false alarms": float((inside > 1).mean()),
+        }
+    return told
+
+
+MEASURES: dict[str, Callable[[Data, int, int], Measured]] = {
+    "sets": sets, "unfamiliar": unfamiliar,
+}  # fmt: skip
 
 
 def of_enough(data: LabelledImages, most: int) -> LabelledImages:
@@ -121,8 +151,11 @@ def main() -> None:
         patients = 24 if given.quick else 120
         data = {"phantoms": make_phantoms("colon", patients=patients, images_per_patient=2)}
     rows = []
-    for name, images in data.items():
-        found = Data(of_enough(images, max(given.shots)))
+    every = {name: Data(of_enough(images, max(given.shots))) for name, images in data.items()}
+    strange = {kind: Data(make_phantoms(kind, patients=20, images_per_patient=1)).features
+               for kind in ("chest", "endo")}  # fmt: skip
+    for name, found in every.items():
+        found.others = strange | {n: other.features for n, other in every.items() if n != name}
         for shots in given.shots:
             try:
                 each = [MEASURES[given.what](found, shots, seed) for seed in range(given.episodes)]

@@ -99,3 +99,5 @@ def test_prediction_sets_hold_the_truth_of_new_patients() -> None:
     rows = printed("decisions.py", "sets")["rows"]
     assert {row["variant"] for row in rows} == {"held-out folds", "other patients"}
     assert all(row["coverage"] >= 0.8 for row in rows)
+    told = printed("decisions.py", "unfamiliar")["rows"]
+    assert all(row["auroc"] > 0.95 for row in told)

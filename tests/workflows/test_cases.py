@@ -111,6 +111,7 @@ def test_predictions_have_a_row_a_case_and_carry_columns_through(table: Path, fi
     whole = pd.read_csv(file)
     assert list(whole.columns) == [
         "case", "images", "label", "patient", "site", "predicted", "p_ill", "p_well", "set",
+        "unfamiliar",
     ]  # fmt: skip
     assert whole["site"].tolist() == [f"site {i}" for i in range(CASES)]
     tested = pd.read_csv(out / "predictions.csv").set_index("case")

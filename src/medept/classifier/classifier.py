@@ -103,6 +103,8 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         coverage: how often the prediction set of a case is to contain the truth, for each class.
             Thresholds come from the same cross-validation, or from :meth:`calibrate_sets`
             (:attr:`prediction_sets_`).
+        false_alarms: share of images like the support set's that may be told to be unfamiliar
+            (:attr:`~medept.classifier.case_prediction.CasePrediction.unfamiliar`).
         progress: called with (what, done, total) while it works. With it, a fit begins by
             estimating what it will cost, which takes a training step, and notes that.
 
@@ -148,6 +150,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         prevalence: Mapping[str, float] | str | None = None,
         operating_aim: OperatingAim | None = None,
         coverage: float = 0.9,
+        false_alarms: float = 0.05,
         progress: Progress | None = None,
     ) -> None:
         self.encoder = encoder
@@ -174,6 +177,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
         self.prevalence = prevalence
         self.operating_aim = operating_aim
         self.coverage = coverage
+        self.false_alarms = false_alarms
         self.progress = progress
 
     def fit(
@@ -286,6 +290,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
                 probabilities=one.probabilities(found.logits),
                 image_probabilities=one.probabilities(found.image_logits),
                 weights=found.weights,
+                strangeness=found.strangeness,
                 sizes=sizes_of(list(without(items, unreadable or ()).values())),
             )
             for one, found in zip(self._states, self._case_logits(items, unreadable), strict=True)
@@ -394,6 +399,7 @@ class FewShotClassifier(FittedState, ClassifierMixin, BaseEstimator):
                 tta=self.tta or one.tta,
                 progress=self._report,
                 unreadable=unreadable,
+                strangeness=None if one.familiarity is None else one.familiarity.strangeness,
             )
             for one in self._in_precision(accelerator, items)
         ]

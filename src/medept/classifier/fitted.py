@@ -7,16 +7,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from medept.encoders.symmetry import Symmetry
+from medept.errors import EncoderError
 from medept.evaluation.calibration import Calibration
+from medept.evaluation.familiarity import Familiarity
 from medept.evaluation.operating_points import OperatingPoint
 from medept.evaluation.prediction_sets import PredictionSets
-from medept.fits.adapter import LABEL_TYPES, AdapterInfo, EncoderIdentity, current_versions
+from medept.fits.adapter import (
+    LABEL_TYPES,
+    AdapterInfo,
+    EncoderIdentity,
+    FamiliarityLimit,
+    current_versions,
+)
 from medept.methods import AdaptedEncoder, plugin_of
 from medept.training.recipes import Recipe, make_recipe
 
 Task = Literal["multiclass", "multilabel"]
+
+FAMILIARITY = ("familiarity.mean", "familiarity.deviation")
+"""Names of the tensors that say where the features of the training images lie."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class Fitted:
         shares: (C,) share of the support images that is of each class.
         operating_points: from which probability on a case is positive; none if none was asked for.
         prediction_sets: thresholds of prediction sets; None where nothing was held out.
+        familiarity: how far from the training images others lie; None where nothing was held out.
         held_out: predictions of the cross-validation inside the support set; None where there was
             none, and for an adapter that was loaded.
         history: the learning curve, one dict an epoch; empty for an adapter that was loaded.
@@ -82,6 +96,7 @@ class Fitted:
     shares: list[float] = field(default_factory=list)
     operating_points: list[OperatingPoint] = field(default_factory=list)
     prediction_sets: PredictionSets | None = None
+    familiarity: Familiarity | None = None
     held_out: HeldOut | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -137,6 +152,7 @@ class Fitted:
             shares=self.shares,
             operating_points=self.operating_points,
             prediction_sets=self.prediction_sets,
+            familiarity=self._familiarity_limit(),
             trainable_parameters=self.model.trainable_count(),
             support_images=self.support_images,
             support_cases=self.support_cases,
@@ -144,3 +160,43 @@ class Fitted:
             pool=self.model.pool.name,
             versions=current_versions(),
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What ``adapter.safetensors`` holds: what was trained, and where the features lie."""
+        state, known = self.model.trained_state(), self.familiarity
+        if known is None:
+            return state
+        where = zip(FAMILIARITY, (known.mean, known.deviation), strict=True)
+        return state | {name: torch.as_tensor(x, dtype=torch.float32) for name, x in where}
+
+    def _familiarity_limit(self) -> FamiliarityLimit | None:
+        known = self.familiarity
+        if known is None:
+            return None
+        return FamiliarityLimit(
+            limit=known.limit, false_alarms=known.false_alarms, groups=known.groups
+        )
+
+
+def take_familiarity(state: dict[str, Tensor], info: AdapterInfo) -> Familiarity | None:
+    """Take what is known of the training images' features out of an adapter's tensors.
+
+    Raises:
+        EncoderError: if it is not of the form that the adapter says.
+    """
+    found = [state.pop(name, None) for name in FAMILIARITY]
+    if info.familiarity is None:
+        return None
+    mean, deviation = (None if x is None else x.double().numpy() for x in found)
+    if (
+        mean is None
+        or deviation is None
+        or mean.ndim != 1
+        or mean.shape != deviation.shape
+        or not (deviation > 0).all()
+    ):
+        raise EncoderError(
+            "damaged (what it knows of its training images does not fit); copy it again, or fit "
+            "again"
+        )
+    return Familiarity(mean, deviation, **info.familiarity.model_dump())

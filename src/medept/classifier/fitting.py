@@ -1,7 +1,7 @@
 """Fitting a specification to a support set: estimate, search, train, calibrate.
 
 Folds of the calibration and trials of a search are fits of their own, to parts of the same support
-set: each is one call of :func:`held_out_logits`.
+set.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from medept.encoders.tensors import is_finite
 from medept.episodes.folds import make_folds
 from medept.errors import SettingsError
 from medept.evaluation.calibration import Calibration, fit_calibration
+from medept.evaluation.familiarity import distances, fit_familiarity, spread
 from medept.evaluation.operating_points import check_aim
 from medept.evaluation.predictions import indicators
 from medept.methods import AdaptedEncoder, adapt, find_method
@@ -35,7 +36,12 @@ from medept.progress import Progress, quietly, silent
 from medept.training.checkpoint import Checkpoint, Trials, remove_checkpoint
 from medept.training.cost import estimate_cost, spent
 from medept.training.device import precision_of
-from medept.training.inference import AS_IT_IS, frozen_features, logits_of_features, predict_logits
+from medept.training.inference import (
+    AS_IT_IS,
+    encode_images,
+    frozen_features,
+    logits_of_features,
+)
 from medept.training.loop import train
 from medept.training.tuning import FOLDS, SearchSpace, tune
 
@@ -88,8 +94,7 @@ def fit(
     state = Checkpoint(checkpoint, key(fitted)) if checkpoint else None
     fitted = _trained(spec, support, everything, fitted, state, progress)
     if spec.holds_out:
-        calibration, held_out = _calibrated(spec, support, folds, progress)
-        fitted = replace(fitted, calibration=calibration, held_out=held_out)
+        fitted = _calibrated(spec, support, fitted, folds, progress)
     logger.info("fitted in %s", spent(time.perf_counter() - began, support.cache.bytes))
     return fitted
 
@@ -109,17 +114,26 @@ def held_out_logits(
     spec = spec.with_parameters(found)
     with quietly():
         fitted = _trained(spec, support, rows, _untrained(spec, support, rows))
-        model, accelerator = fitted.model, spec.accelerator()
-        views = support.views(fitted).subset(held_out)
-        symmetry, tta = fitted.symmetry, fitted.tta
-        if model.alters_features:
-            return predict_logits(model, views, accelerator, symmetry=symmetry, tta=tta)
-        if not isinstance(model, FeatureMethod) and tta == 1:
-            symmetry = AS_IT_IS  # the other views are of training alone
-        features = frozen_features(model, views, accelerator, support.cache, symmetry=symmetry)
-        if model.pool.learns:
-            features = pool_cases(model.pool, features[:, :tta], views.sizes.numpy())
-        return logits_of_features(model, features[:, :tta].mean(axis=1))
+        return logits_of_features(fitted.model, _features(spec, support, fitted, held_out))
+
+
+def _features(
+    spec: Specification, support: SupportSet, fitted: Fitted, rows: np.ndarray
+) -> np.ndarray:
+    """Features (m, D) of rows of the support set, as a prediction has them."""
+    model, accelerator = fitted.model, spec.accelerator()
+    views = support.views(fitted).subset(rows)
+    symmetry, tta = fitted.symmetry, fitted.tta
+    if model.alters_features:
+        return encode_images(
+            model.encoder, views, accelerator, symmetry=symmetry, tta=tta, pool=model.pool
+        )
+    if not isinstance(model, FeatureMethod) and tta == 1:
+        symmetry = AS_IT_IS  # the other views are of training alone
+    features = frozen_features(model, views, accelerator, support.cache, symmetry=symmetry)
+    if model.pool.learns:
+        features = pool_cases(model.pool, features[:, :tta], views.sizes.numpy())
+    return features[:, :tta].mean(axis=1)
 
 
 def _untrained(spec: Specification, support: SupportSet, rows: np.ndarray) -> Fitted:
@@ -222,23 +236,35 @@ def _searched(
 def _calibrated(
     spec: Specification,
     support: SupportSet,
+    fitted: Fitted,
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
     progress: Progress,
-) -> tuple[Calibration, HeldOut | None]:
-    """The calibration fitted to logits of held-out parts of the support set, and their
-    predictions by it; None if there is nothing to hold out."""
+) -> Fitted:
+    """The fit with what held-out parts of the support set tell: the calibration of logits, their
+    predictions by it, and how far from the training images others lie. Without folds there is
+    none of these."""
     if not folds:
         note = "no calibration: each class needs two shots, one of them to hold out"
         logger.info(note)
-        return Calibration(note=note), None
-    logits = np.zeros((len(support), len(support.classes)))
+        return replace(fitted, calibration=Calibration(note=note))
+    logits, apart = np.zeros((len(support), len(support.classes))), np.zeros(len(support))
     for i, (rows, held_out) in enumerate(folds):
         progress("calibrating", i, len(folds))
-        logits[held_out] = held_out_logits(spec, support, {}, rows, held_out)
+        with quietly():
+            fold = _trained(spec, support, rows, _untrained(spec, support, rows))
+            known, new = (_features(spec, support, fold, part) for part in (rows, held_out))
+            logits[held_out] = logits_of_features(fold.model, new)
+            apart[held_out] = distances(new, *spread(known))
     progress("calibrating", len(folds), len(folds))
     calibration = fit_calibration(spec.calibrate, logits, support.targets)
     probabilities = calibration.probabilities(logits, support.task)
-    return calibration, HeldOut(probabilities, support.targets, support.groups)
+    features = _features(spec, support, fitted, np.arange(len(support)))
+    return replace(
+        fitted,
+        calibration=calibration,
+        held_out=HeldOut(probabilities, support.targets, support.groups),
+        familiarity=fit_familiarity(features, apart, support.groups, spec.false_alarms),
+    )
 
 
 def _say_the_cost(

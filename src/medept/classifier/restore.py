@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from medept.classifier.fitted import Fitted
+from medept.classifier.fitted import Fitted, take_familiarity
 from medept.classifier.several import Weights, pair_weights, split_state
 from medept.encoders.encoder import Encoder
 from medept.encoders.load import EMBEDDED, load_encoder
@@ -88,6 +88,7 @@ def _parameters(info: AdapterInfo, fitted: Sequence[Fitted]) -> dict[str, Any]:
         "fit_image": info.fit_image,
         "prevalence": info.prevalence,
         "coverage": info.prediction_sets.coverage if info.prediction_sets else 0.9,
+        "false_alarms": info.familiarity.false_alarms if info.familiarity else 0.05,
         "seed": info.seed,
     }
 
@@ -120,7 +121,12 @@ def _restore_one(
             f"{folder}: damaged (its encoder takes no input of {height} x {width} pixels); copy "
             "it again, or fit again"
         )
-    return Fitted.of_adapter(restored_model(encoder, state, info, str(folder), accelerator), info)
+    try:
+        known = take_familiarity(state, info)
+    except EncoderError as error:
+        raise EncoderError(f"{folder}: {error}") from error
+    model = restored_model(encoder, state, info, str(folder), accelerator)
+    return replace(Fitted.of_adapter(model, info), familiarity=known)
 
 
 def check_method(where: str, info: AdapterInfo) -> None:

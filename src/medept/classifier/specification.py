@@ -64,6 +64,7 @@ class Specification:
     calibrate: Kind = "temperature"
     operating_aim: OperatingAim | None = None
     coverage: float = 0.9
+    false_alarms: float = 0.05
     readout: str = "auto"
     symmetry: str = "auto"
     tta: int | None = None
@@ -78,6 +79,10 @@ class Specification:
         if self.tta is not None and self.tta < 1:
             raise SettingsError(f"tta={self.tta}: give the number of views, 1 for the image alone")
         groups_needed(self.coverage)  # refuses what is no coverage
+        if not 0 < self.false_alarms < 1:
+            raise SettingsError(
+                f"false_alarms={self.false_alarms}: give a number between 0 and 1, such as 0.05"
+            )
         if self.fit_image not in FITS:
             raise SettingsError(f"fit_image={self.fit_image!r}: use one of {', '.join(FITS)}")
         if self.tune < 0:

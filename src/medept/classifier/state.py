@@ -19,6 +19,7 @@ from medept.classifier.restore import check_method, frozen_encoder, restored_mod
 from medept.classifier.several import joined_states
 from medept.errors import InputError, SettingsError
 from medept.evaluation.calibration import Calibration
+from medept.evaluation.familiarity import Familiarity
 from medept.evaluation.operating_points import OperatingAim, OperatingPoint, choose_points
 from medept.evaluation.prediction_sets import PredictionSets, Source, fit_prediction_sets
 from medept.evaluation.predictions import indicators
@@ -90,6 +91,12 @@ class FittedState(BaseEstimator):
     def prediction_sets_(self) -> PredictionSets | None:
         """The thresholds of prediction sets; None where nothing was held out."""
         return self._state.prediction_sets
+
+    @property
+    def familiarity_(self) -> Familiarity | None:
+        """How far from the training images others lie, by the first encoder; None where nothing
+        was held out."""
+        return self._state.familiarity
 
     @property
     def held_out_(self) -> HeldOut | None:
@@ -248,7 +255,7 @@ class FittedState(BaseEstimator):
 
         The latter has the path of ``encoder_weights`` as it was given.
         """
-        state = joined_states([one.model.trained_state() for one in self._states])
+        state = joined_states([one.tensors() for one in self._states])
         save_adapter(Path(folder), state, self.info())
 
     def __getstate__(self) -> dict[str, Any]:

@@ -263,6 +263,15 @@ def fit(
             rich_help_panel=DECIDE,
         ),
     ] = 0.9,
+    false_alarms: Annotated[
+        float,
+        typer.Option(
+            metavar="P",
+            help="Share of images like those of the support set that may be told to be unfamiliar "
+            "(column `unfamiliar`).",
+            rich_help_panel=DECIDE,
+        ),
+    ] = 0.05,
     calibrate_on: Annotated[
         Path | None,
         typer.Option(
@@ -325,6 +334,7 @@ def fit(
             prevalence=read_prevalence(prevalence),
             operating_aim=aim,
             coverage=coverage,
+            false_alarms=false_alarms,
             progress=report,
         )
         result = fit_to_table(

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from medept.evaluation.intervals import Estimate, bounded_estimate
+from medept.evaluation.intervals import Estimate, Metric, bounded_estimate
+from medept.evaluation.predictions import group_ids
 
 
 def proportion_estimate(hit: np.ndarray, among: np.ndarray, ids: np.ndarray) -> Estimate | None:
@@ -27,6 +28,17 @@ def proportion_estimate(hit: np.ndarray, among: np.ndarray, ids: np.ndarray) -> 
         return None
     value = float((hit * among).sum() / count)
     return bounded_estimate(value, among * (hit - value) / count, ids, [(among > 0, 1.0)])
+
+
+def proportion(hit: np.ndarray, groups: np.ndarray | None = None) -> Metric:
+    """The proportion (of all) that is a hit, with its interval.
+
+    Args:
+        hit: (n,) of bool.
+        groups: (n,) ids of groups that count as one; None: each is its own.
+    """
+    among, ids = np.ones(len(hit)), group_ids(groups, len(hit))
+    return Metric.of(proportion_estimate(hit.astype(np.float64), among, ids), len(hit))
 
 
 def f1_estimate(truth: np.ndarray, predicted: np.ndarray, ids: np.ndarray) -> Estimate | None:

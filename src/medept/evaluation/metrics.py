@@ -72,6 +72,7 @@ class Evaluation:
         calibration: further calibration errors, and the parts of the Brier score.
         decisions: at operating points, each followed by those at common sensitivities.
         sets: how often prediction sets hold the truth; None without sets.
+        unfamiliar: proportion of images unlike the training images; None if that is not known.
         at_prevalence: what depends on how common classes are, at a stated prevalence; None if none
             is stated.
     """
@@ -84,6 +85,7 @@ class Evaluation:
     calibration: CalibrationErrors
     decisions: tuple[Decisions, ...] = ()
     sets: SetCoverage | None = None
+    unfamiliar: Metric | None = None
     at_prevalence: AtPrevalence | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,6 +102,7 @@ class Evaluation:
             "calibration": asdict(self.calibration),
             "decisions": [asdict(each) for each in self.decisions],
             "sets": self.sets and asdict(self.sets),
+            "unfamiliar": self.unfamiliar and asdict(self.unfamiliar),
             "at_prevalence": self.at_prevalence and asdict(self.at_prevalence),
         }
 

@@ -79,6 +79,16 @@ class EncoderIdentity(BaseModel):
         return self
 
 
+class FamiliarityLimit(BaseModel):
+    """What :class:`medept.evaluation.familiarity.Familiarity` has beside its tensors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: float = Field(gt=0, allow_inf_nan=False)
+    false_alarms: float = Field(gt=0, lt=1)
+    groups: int
+
+
 class AdapterInfo(BaseModel):
     """The content of ``adapter.json``."""
 
@@ -105,6 +115,7 @@ class AdapterInfo(BaseModel):
     prevalence: dict[str, float] | Literal["estimate"] | None = None
     operating_points: list[OperatingPoint] = []
     prediction_sets: PredictionSets | None = None
+    familiarity: FamiliarityLimit | None = None
     trainable_parameters: int
     support_images: int
     support_cases: int | None = None

@@ -70,8 +70,10 @@ def case_columns(
     *,
     points: Sequence[OperatingPoint] = (),
     sets: np.ndarray | None = None,
+    unfamiliar: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """All columns of a prediction: those of :func:`prediction_columns`, ``decision`` and ``set``.
+    """All columns of a prediction: those of :func:`prediction_columns`, ``decision``, ``set`` and
+    ``unfamiliar``.
 
     Args:
         probabilities: (n, C).
@@ -79,6 +81,7 @@ def case_columns(
         task: ``multiclass`` or ``multilabel``.
         points: at which to decide; none: no column.
         sets: what is in the prediction set of each case; None: no column.
+        unfamiliar: (n,) whether each is unlike the training images; None: no column.
 
     >>> told = case_columns(np.array([[0.6, 0.4]]), ["benign", "malignant"], "multiclass",
     ...                     sets=np.array([[True, True]]))
@@ -88,7 +91,10 @@ def case_columns(
     """
     table = prediction_columns(probabilities, classes, task)
     table = table.join(decision_column(probabilities, classes, task, points))
-    return table if sets is None else table.assign(set=set_texts(sets, classes))
+    more = {} if sets is None else {"set": set_texts(sets, classes)}
+    if unfamiliar is not None:
+        more["unfamiliar"] = ["yes" if strange else "no" for strange in unfamiliar]
+    return table.assign(**more)
 
 
 def decision_column(
@@ -200,6 +206,7 @@ def write_predictions(
     probabilities: np.ndarray,
     points: Sequence[OperatingPoint] = (),
     sets: np.ndarray | None = None,
+    unfamiliar: np.ndarray | None = None,
     file: str = layout.PREDICTIONS,
 ) -> None:
     """Write ``predictions.csv``: the columns of each test case, its prediction and decision.
@@ -208,9 +215,12 @@ def write_predictions(
         probabilities: (n, C).
         points: at which to decide.
         sets: what is in the prediction set of each.
+        unfamiliar: whether each is unlike the training images.
         file: another name, for predictions of other images.
     """
-    told = case_columns(probabilities, data.classes, data.task, points=points, sets=sets)
+    told = case_columns(
+        probabilities, data.classes, data.task, points=points, sets=sets, unfamiliar=unfamiliar
+    )
     write_table(folder / file, image_columns(data).join(told))
 
 

@@ -81,6 +81,18 @@ def assumed_prevalence(fit: Fit) -> str:
     )
 
 
+def unfamiliar_images(fit: Fit, units: str) -> str:
+    """How many test images are unlike the training images; empty if that is not known."""
+    known, told = fit.info.familiarity, (fit.metrics or {}).get("unfamiliar")
+    if known is None or not told:
+        return ""
+    return (
+        f"Of the test {units}, {100 * told['value']:.1f} % are unlike the training images, where "
+        f"chance makes up to {100 * known.false_alarms:.2g} %: what is predicted of them is not to "
+        "be trusted (column unfamiliar of predictions.csv)."
+    )
+
+
 def cross_validated(fit: Fit) -> dict[str, Any] | None:
     """The headline metric by cross-validation inside the support set; None if there was none."""
     if fit.held_out is None:

@@ -24,7 +24,12 @@ from medept.fits.folder import Fit, read_fit
 from medept.fits.tables import probability_names
 from medept.report import plots, probability_plots
 from medept.report.decisions import RATES, decision_parts, points_on_curves
-from medept.report.first_page import assumed_prevalence, beware, cross_validated
+from medept.report.first_page import (
+    assumed_prevalence,
+    beware,
+    cross_validated,
+    unfamiliar_images,
+)
 from medept.report.html import data_uri, picture, render, shown, thumbnail
 from medept.report.prediction_sets import prediction_sets
 
@@ -95,6 +100,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         cross_validated=None if tested else cross_validated(fit),
         beware=beware(fit),
         assumed=assumed_prevalence(fit),
+        unfamiliar=unfamiliar_images(fit, _units(fit)),
         findings=fit.findings,
         metrics=metrics,
         at_prevalence=_at_prevalence(fit),

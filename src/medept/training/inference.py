@@ -131,11 +131,13 @@ class CaseLogits:
         image_logits: (N, C) of the images by themselves.
         weights: (N,) how much each image decides of the features of its case; those of a case add
             up to 1.
+        strangeness: (n,) how strange the features are; None where that was not asked for.
     """
 
     logits: np.ndarray
     image_logits: np.ndarray
     weights: np.ndarray
+    strangeness: np.ndarray | None = None
 
 
 def predict_cases(
@@ -146,6 +148,7 @@ def predict_cases(
     symmetry: Symmetry = AS_IT_IS,
     tta: int | None = None,
     unreadable: Unreadable | None = None,
+    strangeness: Callable[[np.ndarray], np.ndarray] | None = None,
     progress: Progress = silent,
 ) -> CaseLogits:
     """As :func:`predict_logits`, with what single images say; every image is read once.
@@ -153,6 +156,7 @@ def predict_cases(
     Args:
         unreadable: if given, images that cannot be read are added to it and left out, as are cases
             of which none is left.
+        strangeness: of features (B, D), one number each (B,).
 
     Raises:
         InputError: if an image cannot be read and ``unreadable`` is not given, or none can be.
@@ -161,14 +165,26 @@ def predict_cases(
     encoder, pool = model.encoder, model.pool
     sizes, outputs = _pass(encoder, images, accelerator, symmetry, progress, unreadable)
     left_out = {} if unreadable is None else unreadable
+
+    def told(features: Tensor) -> Tensor:
+        """Logits, and as a last column the strangeness, if it is asked for."""
+        logits = model.logits(features)
+        if strangeness is None:
+            return logits
+        strange = torch.as_tensor(strangeness(features.float().cpu().numpy()))
+        return torch.cat([logits.float().cpu(), strange[:, None].float()], dim=1)
+
+    def parts(found: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return (found, None) if strangeness is None else (found[:, :-1], found[:, -1])
+
     if (sizes == 1).all():
 
-        def logits(pixels: Tensor) -> Tensor:
-            return model.logits(_mean_over_views(encoder, symmetry, tta, pixels))
+        def single(pixels: Tensor) -> Tensor:
+            return told(_mean_over_views(encoder, symmetry, tta, pixels))
 
-        found = np.delete(_rows(outputs(logits)), sorted(left_out), axis=0)
+        found, strange = parts(np.delete(_rows(outputs(single)), sorted(left_out), axis=0))
         _refuse_nothing(len(found), left_out)
-        return CaseLogits(found, found, np.ones(len(found), dtype=np.float32))
+        return CaseLogits(found, found, np.ones(len(found), dtype=np.float32), strange)
 
     def views(pixels: Tensor) -> Tensor:
         return _views_to_pool(encoder, symmetry, tta, pool, pixels)
@@ -179,18 +195,18 @@ def predict_cases(
     @torch.inference_mode()
     def explained() -> Iterator[Tensor]:
         for case in _by_case(outputs(views), sizes, left_out):
-            parts = list(case)
-            if not parts:
+            images = list(case)
+            if not images:
                 continue
-            means = torch.cat([part.mean(dim=1) for part in parts])
+            means = torch.cat([part.mean(dim=1) for part in images])
             image_logits.append(model.logits(means))
             weights.append(pool.weights(means))
-            yield pool.pool(parts).mean(dim=0)
+            yield pool.pool(images).mean(dim=0)
 
     with torch.inference_mode():
-        found = _rows(map(model.logits, _batched(explained(), EVALUATION_BATCH)))
+        found, strange = parts(_rows(map(told, _batched(explained(), EVALUATION_BATCH))))
     _refuse_nothing(len(found), left_out)
-    return CaseLogits(found, _rows(image_logits), _rows(weights))
+    return CaseLogits(found, _rows(image_logits), _rows(weights), strange)
 
 
 @torch.inference_mode()

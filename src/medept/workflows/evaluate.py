@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
+import numpy as np
+
 from medept.classifier.case_prediction import CasePrediction
 from medept.classifier.classifier import FewShotClassifier
 from medept.data.labelled_images import LabelledImages
 from medept.errors import DataError
 from medept.evaluation.at_prevalence import metrics_at_prevalence
 from medept.evaluation.decisions import judge_point
+from medept.evaluation.influence import proportion
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.evaluation.prediction_sets import judge_sets
 from medept.evaluation.prevalence import prevalence_in
@@ -92,11 +95,32 @@ def write_evaluation(
     found, evaluation = _evaluated(classifier, data)
     write_metrics(folder, evaluation)
     points = classifier.operating_points_
-    write_predictions(folder, data, found.probabilities, points, found.sets)
+    write_predictions(folder, data, found.probabilities, points, found.sets, found.unfamiliar)
     if data.has_cases:
         file = folder / layout.IMAGE_PREDICTIONS
         write_image_predictions(file, data, found.image_probabilities, found.weights)
     return evaluation
+
+
+def warn_of_unfamiliar(classifier: FewShotClassifier, count: int, total: int, units: str) -> None:
+    """Say how many are unlike the training images, if they are more than chance would make.
+
+    Args:
+        count: how many are.
+        total: of how many.
+        units: what they are, in words.
+    """
+    known = classifier.familiarity_
+    expected = 0.0 if known is None else known.false_alarms * total
+    if count > expected + 2 * np.sqrt(expected):
+        logger.warning(
+            "%d of %d %s are unlike the training images (column unfamiliar): do not trust what is "
+            "predicted of them. Chance would make about %.0f",
+            count,
+            total,
+            units,
+            expected,
+        )
 
 
 def _evaluated(
@@ -131,7 +155,17 @@ def _evaluated(
     covered = None
     if sets is not None and contained is not None:
         covered = judge_sets(sets, contained, data.targets, data.classes, data.groups)
-    evaluation = replace(evaluation, decisions=decisions, sets=covered, at_prevalence=at_prevalence)
+    unfamiliar = None
+    if (strange := found.unfamiliar) is not None:
+        warn_of_unfamiliar(classifier, int(strange.sum()), len(strange), own)
+        unfamiliar = proportion(strange, data.groups)
+    evaluation = replace(
+        evaluation,
+        decisions=decisions,
+        sets=covered,
+        unfamiliar=unfamiliar,
+        at_prevalence=at_prevalence,
+    )
     for name, count in evaluation.few.items():
         logger.warning(
             "%r has %d %s to test on: its intervals may be too narrow", name, count, kind

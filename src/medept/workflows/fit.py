@@ -96,6 +96,8 @@ def fit(
             _calibrate_sets(classifier, calibrate_on, test, folder)
         if (sets := classifier.prediction_sets_) is not None:
             logger.info(sets.note(info.classes))
+        if (known := classifier.familiarity_) is not None:
+            logger.info(known.note())
         if (held := classifier.held_out_) is not None:
             points = classifier.operating_points_
             write_predictions(folder, files, held.probabilities, points, file=layout.HELD_OUT)

@@ -21,6 +21,7 @@ from medept.errors import DataError, InputError, SettingsError
 from medept.fits.tables import case_columns, prediction_columns
 from medept.progress import Progress, silent
 from medept.training.inference import Unreadable
+from medept.workflows.evaluate import warn_of_unfamiliar
 from medept.workflows.parts import (
     ROWS,
     UNREADABLE,
@@ -87,10 +88,19 @@ def predict(
         classifier.progress = progress
         return one.tables(found.subset(each))[: len(outputs)]
 
+    strange: list[int] = []
+
+    def also_seen(table: pd.DataFrame) -> None:
+        if "unfamiliar" in table:
+            strange.append(int((table["unfamiliar"] == "yes").sum()))
+        seen(table)
+
     try:
-        return write_parts(outputs, rows, work, report or silent, seen=seen)
+        written = write_parts(outputs, rows, work, report or silent, seen=also_seen)
     finally:
         classifier.progress = report
+    warn_of_unfamiliar(classifier, sum(strange), written.rows, "images or cases")
+    return written
 
 
 class _Predictor:
@@ -191,8 +201,14 @@ class _Predictor:
 def _columns(classifier: FewShotClassifier, predicted: CasePrediction) -> pd.DataFrame:
     """All that is said of each image or case."""
     classes, task = tuple(classifier.info().classes), classifier.task_
-    points, sets = classifier.operating_points_, predicted.sets
-    return case_columns(predicted.probabilities, classes, task, points=points, sets=sets)
+    return case_columns(
+        predicted.probabilities,
+        classes,
+        task,
+        points=classifier.operating_points_,
+        sets=predicted.sets,
+        unfamiliar=predicted.unfamiliar,
+    )
 
 
 def _item(found: FoundImages, opened: dict[int, Item], rows: list[int]) -> Item:
