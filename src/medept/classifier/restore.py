@@ -121,11 +121,13 @@ def _restore_one(
             f"{folder}: damaged (its encoder takes no input of {height} x {width} pixels); copy "
             "it again, or fit again"
         )
-    try:
-        known = take_familiarity(state, info)
-    except EncoderError as error:
-        raise EncoderError(f"{folder}: {error}") from error
+    known = take_familiarity(state, info)
     model = restored_model(encoder, state, info, str(folder), accelerator)
+    if known is not None and not known.fits(model.encoder.width):
+        raise EncoderError(
+            f"{folder}: damaged (what it knows of its training images does not fit); copy it "
+            "again, or fit again"
+        )
     return replace(Fitted.of_adapter(model, info), familiarity=known)
 
 

@@ -21,6 +21,7 @@ from medept.cli.options import (
     Precision,
     Prevalence,
     ReadoutName,
+    SubgroupColumns,
     SymmetryName,
     TaskName,
     TestViews,
@@ -28,6 +29,7 @@ from medept.cli.options import (
     read_aim,
     read_prevalence,
     read_settings,
+    read_subgroups,
     with_columns,
     with_plugins,
 )
@@ -255,6 +257,7 @@ def fit(
             rich_help_panel=DECIDE,
         ),
     ] = False,
+    subgroups: SubgroupColumns = "",
     coverage: Annotated[
         float,
         typer.Option(
@@ -290,6 +293,7 @@ def fit(
     from medept.classifier.classifier import FewShotClassifier
     from medept.data.sources import official_list, open_dataset
     from medept.episodes.draw import parse_shots
+    from medept.workflows.evaluate import cut_subgroups
     from medept.workflows.fit import fit as fit_to_table
 
     shot_count = parse_shots(shots)
@@ -303,7 +307,9 @@ def fit(
     ):
         raise SettingsError("--prompt-length and --set length=... differ: give one of them")
     aim = read_aim(positive, sensitivity, specificity, threshold, cost, guarantee=guarantee)
-    table = open_dataset(data, **columns, **label_options(task, classes))
+    edges = read_subgroups(subgroups)
+    table = open_dataset(data, **columns, **label_options(task, classes), subgroups=list(edges))
+    table = cut_subgroups(table, edges)
     further = None
     if calibrate_on is not None:
         meaning = {"classes": table.classes, "task": table.task}

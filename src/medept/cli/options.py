@@ -108,6 +108,16 @@ Prevalence = Annotated[
         rich_help_panel="Decisions",
     ),
 ]
+SubgroupColumns = Annotated[
+    str,
+    typer.Option(
+        "--subgroups",
+        metavar="NAME[:EDGE:...],...",
+        help="Columns of the table, such as sex,age:40:60,site, to tell for whom it fails. Numbers "
+        "are cut at the edges, or at their quartiles.",
+        rich_help_panel="Decisions",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -333,6 +343,24 @@ def read_prevalence(text: str) -> dict[str, float] | str | None:
         return {c: float(p) for c, p in read_pairs("--prevalence", text.split(",")).items()}
     except ValueError as error:
         raise SettingsError(f"--prevalence {text}: write CLASS=P with a number P") from error
+
+
+def read_subgroups(text: str) -> dict[str, list[float]]:
+    """The columns that ``--subgroups`` names, and where to cut them.
+
+    >>> read_subgroups("sex,age:40:60")
+    {'sex': [], 'age': [40.0, 60.0]}
+    """
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, *edges = part.strip().split(":")
+        try:
+            found[name] = sorted(float(edge) for edge in edges)
+        except ValueError as error:
+            raise SettingsError(
+                f"--subgroups {part}: write NAME, or NAME:EDGE:EDGE with numbers"
+            ) from error
+    return found
 
 
 def read_aim(

@@ -28,11 +28,13 @@ from medept.cli.options import (
     Prevalence,
     ReadoutName,
     Slices,
+    SubgroupColumns,
     SubmissionFormat,
     TestViews,
     Weights,
     Window,
     read_prevalence,
+    read_subgroups,
     with_columns,
     with_plugins,
 )
@@ -161,6 +163,7 @@ def evaluate(
     form: SubmissionFormat = None,
     *,
     columns: Columns,
+    subgroups: SubgroupColumns = "",
     prevalence: Prevalence = "",
     tta: TestViews = None,
     encoder_weights: Weights = None,
@@ -176,7 +179,7 @@ def evaluate(
     To evaluate submission files: medept evaluate medfmc-colon:FOLDER FILES... --format medfmc
     """
     from medept.data.sources import open_dataset
-    from medept.workflows.evaluate import evaluate_unseen
+    from medept.workflows.evaluate import cut_subgroups, evaluate_unseen
     from medept.workflows.submissions import score_submissions
 
     if form is not None and out is not None:
@@ -189,6 +192,7 @@ def evaluate(
             results.print(f"\n{file}", soft_wrap=True)
             print_metrics(result)
         return
+    edges = read_subgroups(subgroups)
     if len(data) > 1:
         raise SettingsError(f"{data[1]}: one table or folder is evaluated at a time")
     with progress_bars() as report:
@@ -200,7 +204,9 @@ def evaluate(
             **(usual | given),
             classes=classifier.info().classes,
             task=classifier.task_,
+            subgroups=list(edges),
         )
+        table = cut_subgroups(table, edges)
         result = evaluate_unseen(classifier, table, adapter, out)
     if as_json:
         print_json(result.to_dict())

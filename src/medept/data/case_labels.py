@@ -58,7 +58,16 @@ def join_cases(
         groups=_common(data, cases, data.groups, "groups"),
         splits=_common(data, cases, data.splits, "sides of the split"),
         left_out=data.left_out,
+        subgroups={
+            name: np.array([_if_alike(cells[rows]) for rows in cases.values()], dtype=object)
+            for name, cells in data.subgroups.items()
+        },
     )
+
+
+def _if_alike(cells: np.ndarray) -> str:
+    """What all images of a case have in a column; empty if they differ."""
+    return str(cells[0]) if len(set(cells.tolist())) == 1 else ""
 
 
 def _common(

@@ -45,6 +45,7 @@ def read_dataset(
     slices: str | None = None,
     window: str | None = None,
     channels: str | None = None,
+    subgroups: Sequence[str] = (),
 ) -> LabelledImages:
     """Labelled images from a CSV or Parquet table, or a folder with one subfolder per class.
 
@@ -79,6 +80,7 @@ def read_dataset(
         slices: how many; or ``all``.
         window: which values they show.
         channels: what red, green and blue are.
+        subgroups: columns of a table, such as ``sex``, to tell metrics by.
 
     Raises:
         DataError: if something is missing or cannot be used; the message names file, row and
@@ -107,6 +109,8 @@ def read_dataset(
                 raise DataError(f"{path}: its images are inside it; leave image_root= out")
             if case_column is not None:
                 raise DataError(f"{path}: a folder has no columns; use case=folder")
+            if subgroups:
+                raise DataError(f"{path}: a folder has no columns; leave subgroups= out")
             data = read_folder(path, classes, task)
             above = 1 if data.splits is None else 2
             ids = folder_ids(data.names, above) if case else None
@@ -119,9 +123,25 @@ def read_dataset(
     table = read_table(path)
     columns = find_columns(table, image_column, label_column, group_column, case_column)
     data = _read_labelled_table(table, columns, image_root, classes, task)
+    data = replace(data, subgroups=_subgroups(table, subgroups))
     if columns.case:
         return _with_cases(data, read_ids(table, columns.case), how, slicing)
     return _with_cases(data, folder_ids(data.names) if case else None, how, slicing)
+
+
+def _subgroups(table: Table, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The cells of columns as text.
+
+    Raises:
+        DataError: if the table does not have one of them.
+    """
+    for name in names:
+        if name not in table.columns:
+            raise DataError(
+                f"{table.path}: no column {name!r} for subgroups=; the columns are "
+                f"{', '.join(table.columns)}"
+            )
+    return {name: np.array(list(table.texts(name).values()), dtype=object) for name in names}
 
 
 def _with_cases(

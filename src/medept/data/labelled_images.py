@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +36,7 @@ class LabelledImages:
         splits: (n,) ``train``, ``val`` or ``test``; None where no split is given.
         masks: one for each image, of its size and white where the object is; None without masks.
         left_out: files of the folder that are none of the images, in words: how many of what.
+        subgroups: column, such as ``sex`` -> (n,) its cells as text; those that were asked for.
 
     Raises:
         DataError: if the lengths differ, or targets do not match the classes.
@@ -61,6 +62,7 @@ class LabelledImages:
     splits: np.ndarray | None = None
     masks: tuple[ImageLike, ...] | None = None
     left_out: str = ""
+    subgroups: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.groups is not None:
@@ -105,6 +107,7 @@ class LabelledImages:
             groups=np.array(self.names if self.groups is None else self.groups)[rows],
             splits=None if self.splits is None else self.splits[rows],
             left_out=self.left_out,
+            subgroups={name: cells[rows] for name, cells in self.subgroups.items()},
         )
 
     def pictures(self) -> dict[str, ImageLike]:
@@ -134,6 +137,7 @@ class LabelledImages:
             groups=None if self.groups is None else self.groups[rows],
             splits=None if self.splits is None else self.splits[rows],
             masks=None if self.masks is None else tuple(self.masks[i] for i in rows),
+            subgroups={name: cells[rows] for name, cells in self.subgroups.items()},
         )
 
 

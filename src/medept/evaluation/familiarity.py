@@ -41,6 +41,11 @@ class Familiarity:
     false_alarms: float
     groups: int
 
+    def fits(self, width: int) -> bool:
+        """Whether it is for features of this length, and can be divided by."""
+        shapes = {self.mean.shape, self.deviation.shape}
+        return shapes == {(width,)} and bool((self.deviation > 0).all())
+
     def strangeness(self, features: np.ndarray) -> np.ndarray:
         """(n,) distance of features (n, D) in units of the limit: above 1 is unfamiliar."""
         return distances(features, self.mean, self.deviation) / self.limit

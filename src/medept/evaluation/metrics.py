@@ -42,6 +42,7 @@ from medept.evaluation.predictions import (
     is_correct,
 )
 from medept.evaluation.reliability import CalibrationErrors, calibration_errors, confidences
+from medept.evaluation.subgroups import Subgroups
 
 FEW = 5
 """Groups of a class, below which intervals were measured to be too narrow."""
@@ -73,6 +74,7 @@ class Evaluation:
         decisions: at operating points, each followed by those at common sensitivities.
         sets: how often prediction sets hold the truth; None without sets.
         unfamiliar: proportion of images unlike the training images; None if that is not known.
+        subgroups: metrics in subgroups, and the gaps between them; None if none were asked for.
         at_prevalence: what depends on how common classes are, at a stated prevalence; None if none
             is stated.
     """
@@ -86,6 +88,7 @@ class Evaluation:
     decisions: tuple[Decisions, ...] = ()
     sets: SetCoverage | None = None
     unfamiliar: Metric | None = None
+    subgroups: Subgroups | None = None
     at_prevalence: AtPrevalence | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,6 +106,7 @@ class Evaluation:
             "decisions": [asdict(each) for each in self.decisions],
             "sets": self.sets and asdict(self.sets),
             "unfamiliar": self.unfamiliar and asdict(self.unfamiliar),
+            "subgroups": self.subgroups and asdict(self.subgroups),
             "at_prevalence": self.at_prevalence and asdict(self.at_prevalence),
         }
 

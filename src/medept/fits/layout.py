@@ -25,6 +25,9 @@ HISTORY = "history.csv"
 METRICS = "metrics.json"
 """Metrics on the test set. Missing without a test set."""
 
+SUBGROUPS = "subgroups.csv"
+"""Metrics in subgroups of the test set. Missing where none were asked for."""
+
 PREDICTIONS = "predictions.csv"
 """Labels and probabilities of the test set: one row per image, or per case if there are cases.
 Missing without a test set."""

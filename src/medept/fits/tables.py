@@ -7,6 +7,7 @@ image has, with ``|`` between them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,18 @@ from medept.errors import DataError
 from medept.evaluation.operating_points import OperatingPoint
 from medept.evaluation.prediction_sets import set_texts
 from medept.evaluation.predictions import decide
+from medept.evaluation.subgroups import Subgroups
 from medept.files import read_csv, refuse_unreadable, write_table
 from medept.fits import layout
 
+RESERVED = ("image", "case", "images", "group", "label", "predicted", "decision", "set",
+            "unfamiliar")  # fmt: skip
+"""Names of columns of ours; one of a user's table with such a name is renamed."""
+
 
 def image_columns(data: LabelledImages) -> pd.DataFrame:
-    """The columns ``image`` (its name), ``group`` (if there are groups) and ``label``.
+    """The columns ``image`` (its name), ``group`` (if there are groups), those of subgroups, and
+    ``label``.
 
     Of cases the first columns are ``case`` (its id) and ``images`` (how many it has).
 
@@ -40,6 +47,8 @@ def image_columns(data: LabelledImages) -> pd.DataFrame:
         table = pd.DataFrame({"case": data.names, "images": sizes_of(data.images)})
     if data.groups is not None:
         table["group"] = data.groups
+    for name, cells in data.subgroups.items():
+        table[f"given_{name}" if name in RESERVED else name] = cells
     table["label"] = [label_text(target, data.classes) for target in data.targets]
     return table
 
@@ -297,6 +306,26 @@ def read_history(folder: Path) -> pd.DataFrame | None:
         return table.astype({"loss": float})
     except ValueError as error:
         raise _damaged(file, error) from error
+
+
+def write_subgroups(folder: Path, found: Subgroups) -> None:
+    """Write ``subgroups.csv``: a row for each subgroup and metric, with its interval."""
+    rows = [
+        {
+            "column": one.column,
+            "subgroup": one.value,
+            "positive": one.positive,
+            "n": one.n,
+            "groups": one.groups,
+            "prevalence": one.prevalence,
+            "metric": name,
+            **{key: x for key, x in asdict(metric).items() if key != "n"},
+            "few": one.few,
+        }
+        for one in found.each
+        for name, metric in one.metrics.items()
+    ]
+    write_table(folder / layout.SUBGROUPS, pd.DataFrame(rows))
 
 
 def write_distribution(folder: Path, table: pd.DataFrame) -> None:

@@ -32,6 +32,7 @@ from medept.report.first_page import (
 )
 from medept.report.html import data_uri, picture, render, shown, thumbnail
 from medept.report.prediction_sets import prediction_sets
+from medept.report.subgroups import subgroup_parts
 
 SHOWN, SUPPORT_SHOWN, CLASSES_SHOWN, DECIDING = 8, 60, 25, 3
 FEW_GROUPS = 30
@@ -116,6 +117,7 @@ def as_html(fit: Fit, folder: Path, images: Mapping[str, ImageLike]) -> str:
         multilabel=fit.multilabel,
         decisions=decision_parts(fit),
         rate_names=RATES,
+        subgroups=subgroup_parts(fit),
         curves=_curves(fit) if tested else [],
         reliability=_reliability(fit) if tested else None,
         calibration=(fit.metrics or {}).get("calibration"),

@@ -131,3 +131,29 @@ def _each(
 def _legend_below(figure: Figure, axis: Axes) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", fontsize=8,
                   ncols=2, frameon=False)  # fmt: skip
+
+
+def forest(
+    names: Sequence[str], metrics: Mapping[str, Sequence[Mapping[str, float | None]]]
+) -> Figure:
+    """A forest plot: a row a subgroup, a panel a metric, with 95 % intervals.
+
+    Args:
+        names: of K subgroups.
+        metrics: name -> ``value``, ``low`` and ``high`` of each subgroup.
+    """
+    figure = new_figure(1.6 + 1.6 * len(metrics), 0.8 + 0.26 * len(names))
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axis, (title, each) in zip(panels, metrics.items(), strict=True):
+        for row, metric in enumerate(each):
+            value, low, high = (metric[key] for key in ("value", "low", "high"))
+            if value is not None:
+                axis.plot(value, row, marker="s", markersize=4, color=COLOURS[0])
+            if low is not None and high is not None:
+                axis.plot((low, high), (row, row), color=COLOURS[0], linewidth=1.2)
+        axis.set_title(title, fontsize=8, wrap=True)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=8)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    return figure

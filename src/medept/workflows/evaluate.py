@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
@@ -17,13 +17,15 @@ from medept.errors import DataError
 from medept.evaluation.at_prevalence import metrics_at_prevalence
 from medept.evaluation.decisions import judge_point
 from medept.evaluation.influence import proportion
+from medept.evaluation.judge_subgroups import judge_subgroups
 from medept.evaluation.metrics import Evaluation, evaluate
 from medept.evaluation.prediction_sets import judge_sets
 from medept.evaluation.prevalence import prevalence_in
+from medept.evaluation.subgroups import Subgroups, binned
 from medept.files import whole_folder
 from medept.fits import layout
 from medept.fits.results import write_metrics
-from medept.fits.tables import write_image_predictions, write_predictions
+from medept.fits.tables import write_image_predictions, write_predictions, write_subgroups
 from medept.fits.training_images import exclude_training_images
 from medept.report.fit_page import write_fit_page
 
@@ -94,12 +96,43 @@ def write_evaluation(
     """
     found, evaluation = _evaluated(classifier, data)
     write_metrics(folder, evaluation)
+    if evaluation.subgroups is not None:
+        write_subgroups(folder, evaluation.subgroups)
     points = classifier.operating_points_
     write_predictions(folder, data, found.probabilities, points, found.sets, found.unfamiliar)
     if data.has_cases:
         file = folder / layout.IMAGE_PREDICTIONS
         write_image_predictions(file, data, found.image_probabilities, found.weights)
     return evaluation
+
+
+def cut_subgroups(data: LabelledImages, edges: Mapping[str, Sequence[float]]) -> LabelledImages:
+    """The data with the numbers of subgroups cut where it is said.
+
+    Args:
+        edges: column -> where to cut it; none: at quartiles of the test set, later.
+
+    Raises:
+        SettingsError: if a column that is to be cut is not of numbers.
+    """
+    cut = {
+        name: np.array(binned(name, data.subgroups[name], at)) for name, at in edges.items() if at
+    }
+    return replace(data, subgroups={**data.subgroups, **cut})
+
+
+def _in_subgroups(
+    classifier: FewShotClassifier, data: LabelledImages, probabilities: np.ndarray
+) -> Subgroups | None:
+    """Metrics in the subgroups that were asked for; None if none were."""
+    if not data.subgroups:
+        return None
+    given = probabilities, data.targets, data.classes, data.groups, classifier.operating_points_
+    found = judge_subgroups(data.subgroups, *given)
+    few = {f"{one.column} {one.value}" for one in found.each if one.few}
+    if few:
+        logger.warning("too few cases to say anything of: %s", ", ".join(sorted(few)))
+    return found
 
 
 def warn_of_unfamiliar(classifier: FewShotClassifier, count: int, total: int, units: str) -> None:
@@ -164,6 +197,7 @@ def _evaluated(
         decisions=decisions,
         sets=covered,
         unfamiliar=unfamiliar,
+        subgroups=_in_subgroups(classifier, data, found.probabilities),
         at_prevalence=at_prevalence,
     )
     for name, count in evaluation.few.items():
