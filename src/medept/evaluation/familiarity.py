@@ -64,7 +64,7 @@ def spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     >>> mean, deviation = spread(np.array([[0.0, 1.0], [2.0, 1.0]]))
     >>> mean, deviation.round(2)  # variances 1 and 0, and 0.5 counts as five images
-    (array([1., 1.]), array([0.8 , 0.6 ]))
+    (array([1., 1.]), array([0.8, 0.6]))
     """
     n, variances = len(features), features.astype(np.float64).var(axis=0)
     usual = max(float(variances.mean()), 1e-30)
@@ -94,7 +94,7 @@ def fit_familiarity(
     >>> random = np.random.default_rng(0)
     >>> known, held = random.normal(size=(40, 8)), random.chisquare(8, size=40) / 8
     >>> found = fit_familiarity(known, held, np.arange(40))
-    >>> (found.strangeness(5 + random.normal(size=(100, 8))) > 1).mean()
+    >>> float((found.strangeness(5 + random.normal(size=(100, 8))) > 1).mean())
     1.0
     """
     count = len(set(groups.tolist()))
