@@ -23,7 +23,9 @@ def test_predict_gives_a_row_an_image_and_a_column_a_class(
     image = next(table.parent.glob("*.png"))
     assert run("predict", fitted, image, table.parent, "--out", out) == 0
     rows = pd.read_csv(out)
-    assert list(rows) == ["image", "predicted", "p_normal", "p_tumour", "set", "unreadable"]
+    assert list(rows) == [
+        "image", "predicted", "p_normal", "p_tumour", "set", "unfamiliar", "unreadable",
+    ]  # fmt: skip
     assert len(rows) == 25
     assert (rows.p_normal + rows.p_tumour - 1).abs().max() < 1e-5
 
