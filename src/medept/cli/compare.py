@@ -30,6 +30,7 @@ from medept.cli.options import (
     with_columns,
     with_plugins,
 )
+from medept.encoders.catalogue import Entry, Modality, suited_to
 from medept.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -372,13 +373,22 @@ def encoders(
             metavar="PATTERN", help="Show timm names that contain this; `*` stands for any text."
         ),
     ] = "vit_*",
+    modality: Annotated[
+        Modality | None,
+        typer.Option(help="Show the catalogue's encoders for such images instead."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List encoders: the embedded one and those of timm.
+    """List encoders: the embedded one and those of timm, or those for a kind of images.
 
-    --encoder also takes transformers:NAME, transformers:FOLDER and open_clip:NAME.
+    --encoder takes the names, and hf-hub:OWNER/NAME (timm), transformers:NAME,
+    open_clip:NAME, open_clip:hf-hub:OWNER/NAME and folders that hold a model of the three.
     """
     import timm
+
+    if modality is not None:
+        _print_catalogue(suited_to(modality), as_json)
+        return
 
     names = ["embedded", *timm.list_models(pattern if "*" in pattern else f"*{pattern}*")]
     if as_json:
@@ -387,4 +397,26 @@ def encoders(
     results.print("embedded        ships inside medept, needs no network")
     results.print(
         "\n".join(names[1:]) or f"no timm model has {pattern!r} in its name", soft_wrap=True
+    )
+
+
+def _print_catalogue(entries: list[Entry], as_json: bool) -> None:
+    """A table of encoders, or all that is known of them."""
+    if as_json:
+        print_json({"encoders": [entry.model_dump() for entry in entries]})
+        return
+    table = Table("encoder", "licence", "gated", "millions", "pixels", "trained on", "checked")
+    for entry in entries:
+        table.add_row(
+            entry.name,
+            entry.licence or "?",
+            {True: "yes", False: "no", None: "?"}[entry.gated],
+            f"{entry.parameters:,.0f}",
+            str(entry.input_size),
+            entry.training_data or "?",
+            entry.verified,
+        )
+    results.print(table)
+    results.print(
+        "millions: parameters. ?: not found out. No weights were downloaded to check this."
     )

@@ -29,8 +29,8 @@ EncoderName = Annotated[
     typer.Option(
         "--encoder",
         metavar="NAME",
-        help="`embedded`, a timm name (`medept encoders` lists them), transformers:NAME, "
-        "transformers:FOLDER or open_clip:NAME.",
+        help="`embedded`, a short name (`medept encoders` lists them), a timm name, "
+        "hf-hub:OWNER/NAME, transformers:NAME, open_clip:NAME or a folder.",
         rich_help_panel=ENCODER,
     ),
 ]

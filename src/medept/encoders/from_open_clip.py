@@ -7,6 +7,7 @@ from typing import Any
 
 from medept.encoders.encoder import Encoder
 from medept.encoders.preprocessing import Fit, Preprocessing
+from medept.encoders.snapshot import OPEN_CLIP_CONFIG, Snapshot
 from medept.encoders.weights import (
     RANDOM,
     download_weights,
@@ -56,6 +57,38 @@ def load_from_open_clip(
     model = clip.visual
     size = model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
     return Encoder(model, f"open_clip:{name}", preprocessing_of(found, size))
+
+
+def load_open_clip_snapshot(snapshot: Snapshot, weights: str | Path | None) -> Encoder:
+    """The image tower of a folder's or repository's model; see :func:`load_encoder`.
+
+    The text tower is not built: it may need a language model from elsewhere.
+    """
+    import_extra("open_clip", "open-clip")
+    config = snapshot.config(OPEN_CLIP_CONFIG)
+    try:
+        model = image_tower(config["model_cfg"])
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise EncoderError(
+            f"open_clip cannot build the image tower of {snapshot.name} by its {OPEN_CLIP_CONFIG} "
+            f"({error!r})"
+        ) from error
+    if weights != RANDOM:
+        names = ("open_clip_model.safetensors", "model.safetensors")
+        file = snapshot.file(*names) if weights is None else Path(weights)
+        load_weights(model, named_as_in(model, read_weights(file), file), file)
+    size = model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
+    found = preprocessing_of(config.get("preprocess_cfg") or {}, size)
+    return Encoder(model, f"open_clip:{snapshot.name}", found)
+
+
+def image_tower(config: dict[str, Any]) -> Any:
+    """The image tower of an open_clip configuration, untrained."""
+    from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
+    vision = CLIPVisionCfg(**config["vision_cfg"])
+    vision.timm_model_pretrained = False
+    return _build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False))
 
 
 def preprocessing_of(found: dict[str, Any], size: tuple[int, int]) -> Preprocessing:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from medept.encoders.catalogue import Entry
 from medept.encoders.encoder import Encoder
 from medept.encoders.model_inputs import first_channels, take_grey
 from medept.encoders.preprocessing import Fit, Preprocessing, Size
+from medept.encoders.snapshot import Snapshot
 from medept.encoders.weights import (
+    CONVERT,
     RANDOM,
     download_weights,
     load_weights,
@@ -32,7 +37,7 @@ def load_from_timm(name: str, weights: str | Path | None, image_size: int | None
     if not timm.is_model(name.split(".")[0]):
         close = get_close_matches(name, timm.list_models(), cutoff=0.5)
         raise EncoderError(
-            f"no encoder is named {name!r}: use 'embedded' or a timm name"
+            f"no encoder is named {name!r}: use 'embedded', a timm name or one of the catalogue"
             + (f", such as {', '.join(close)}" if close else "")
             + ". `medept encoders` lists them"
         )
@@ -48,9 +53,73 @@ def load_from_timm(name: str, weights: str | Path | None, image_size: int | None
     config = timm.data.resolve_data_config({}, model=model)
     found = preprocessing_of(config)
     if weights is not None and weights != RANDOM:
-        model, size = _with_weights(model, name, Path(weights), image_size)
+        make = partial(timm.create_model, name, num_classes=0)
+        model, size = _with_weights(model, make, Path(weights), image_size)
         found = found.with_size(size or found.size)
     return Encoder(model, name, found)
+
+
+def load_timm_snapshot(
+    snapshot: Snapshot, weights: str | Path | None, image_size: int | None = None
+) -> Encoder:
+    """The timm model of a folder or repository, built by its configuration.
+
+    Arguments and errors are :func:`load_encoder`'s.
+    """
+    import timm
+
+    snapshot.config()
+    folder = snapshot.file("config.json").parent
+    make = partial(timm.create_model, f"local-dir:{folder}", num_classes=0)
+    try:
+        model = make()
+    except Exception as error:  # timm's, by whatever stands in the configuration
+        raise EncoderError(
+            f"timm cannot build the model of {folder / 'config.json'} ({error})"
+        ) from error
+    found = preprocessing_of(timm.data.resolve_data_config({}, model=model))
+    return _built(make, snapshot, found, weights, image_size)
+
+
+def load_timm_entry(
+    entry: Entry, weights: str | Path | None, image_size: int | None = None
+) -> Encoder:
+    """The timm model of the catalogue, built as its authors publish; see :func:`load_encoder`."""
+    import timm
+
+    if weights is None and entry.safetensors is False:
+        raise EncoderError(
+            f"the weights of {entry.name!r} are published as a pickle only. {CONVERT}"
+        )
+    found = entry.preprocessing
+    assert found is not None  # a test holds that all such entries have it
+    make = partial(timm.create_model, entry.architecture, num_classes=0, **arguments_of(entry))
+    return _built(make, Snapshot(entry.source), found, weights, image_size)
+
+
+def arguments_of(entry: Entry) -> dict[str, Any]:
+    """What timm builds the entry's architecture with; layers are there, not their names."""
+    import timm
+
+    layer = entry.arguments.get("mlp_layer")
+    layers = {} if layer is None else {"mlp_layer": getattr(timm.layers, layer)}
+    return entry.arguments | layers
+
+
+def _built(
+    make: Callable[..., Any],
+    snapshot: Snapshot,
+    found: Preprocessing,
+    weights: str | Path | None,
+    image_size: int | None,
+) -> Encoder:
+    """The model that ``make`` gives, with a snapshot's weights or those given."""
+    model = make()
+    if weights == RANDOM:
+        return Encoder(model, snapshot.name, found)
+    file = snapshot.file("model.safetensors") if weights is None else Path(weights)
+    model, size = _with_weights(model, make, file, image_size)
+    return Encoder(model, snapshot.name, found.with_size(size or found.size))
 
 
 def preprocessing_of(config: dict[str, Any]) -> Preprocessing:
@@ -83,15 +152,14 @@ def preprocessing_of(config: dict[str, Any]) -> Preprocessing:
 
 
 def _with_weights(
-    model: Any, name: str, file: Path, image_size: int | None
+    model: Any, make: Callable[..., Any], file: Path, image_size: int | None
 ) -> tuple[Any, Size | None]:
-    """The model with a file's weights, and its size if they are those of ``image_size``.
+    """A model with a file's weights, and its size if they are those of ``image_size``.
 
     Weights of another size than the model's own, or of one channel, are loaded into a model that
     was made for these.
     """
-    import timm
-
+    name = model.pretrained_cfg["architecture"]
     state = named_as_in(model, read_weights(file), file)
     changes: dict[str, Any] = {}
     channels = first_channels(state, model.pretrained_cfg.get("first_conv"))
@@ -101,7 +169,7 @@ def _with_weights(
         changes["img_size"] = image_size
     if changes:
         try:
-            model = timm.create_model(name, num_classes=0, **changes)
+            model = make(**changes)
         except (AssertionError, RuntimeError, TypeError) as error:
             raise EncoderError(
                 f"{file}: {name} cannot be made for these weights ({error})"

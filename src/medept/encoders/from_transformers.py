@@ -9,10 +9,11 @@ from typing import Any
 
 from medept.encoders.encoder import Encoder
 from medept.encoders.model_inputs import leave_nothing_out, set_size, take_grey
-from medept.encoders.preprocessing import Size
+from medept.encoders.preprocessing import Preprocessing, Size
 from medept.encoders.processors import follow
 from medept.encoders.weights import (
     RANDOM,
+    access,
     import_extra,
     load_weights,
     named_as_in,
@@ -21,10 +22,13 @@ from medept.encoders.weights import (
 from medept.errors import EncoderError
 
 
-def load_from_transformers(name: str, weights: str | Path | None) -> Encoder:
+def load_from_transformers(
+    name: str, weights: str | Path | None, prepared: Preprocessing | None = None
+) -> Encoder:
     """A vision model of transformers; arguments and errors are :func:`load_encoder`'s.
 
-    Of a model of images and texts, the vision part.
+    Of a model of images and texts, the vision part. Its image processor is followed, unless
+    ``prepared`` says how images are prepared.
     """
     transformers = import_extra("transformers", "transformers")
     local = Path(name).is_dir()
@@ -46,18 +50,20 @@ def load_from_transformers(name: str, weights: str | Path | None) -> Encoder:
             model = transformers.AutoModel.from_config(
                 config, attn_implementation="sdpa", **no_code
             )
-        processor = transformers.AutoImageProcessor.from_pretrained(name, **no_code)
+        processor = (
+            None if prepared else transformers.AutoImageProcessor.from_pretrained(name, **no_code)
+        )
     except (OSError, ValueError) as error:
         raise EncoderError(
             f"the transformers model {name!r} could not be loaded ({error})"
-            + ("" if local else "; give a local folder that holds it: transformers:FOLDER")
+            + ("" if local else f". {access(name)}, or give a local folder: transformers:FOLDER")
         ) from error
     if weights is not None and weights != RANDOM:
         _load_file(model, Path(weights))
     title, channels = f"transformers:{name}", getattr(config, "num_channels", 3)
     take_grey(model, channels, title)
     leave_nothing_out(model)
-    found = follow(processor, title, channels)
+    found = prepared or follow(processor, title, channels)
     if found.size != _sides(getattr(config, "image_size", found.size)):
         set_size(model, found.size, title)
     return Encoder(model, title, found)

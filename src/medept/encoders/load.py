@@ -6,12 +6,14 @@ from pathlib import Path
 
 import torch
 
+from medept.encoders.catalogue import Entry, find
 from medept.encoders.encoder import Encoder
-from medept.encoders.from_open_clip import load_from_open_clip
-from medept.encoders.from_timm import load_from_timm
+from medept.encoders.from_open_clip import load_from_open_clip, load_open_clip_snapshot
+from medept.encoders.from_timm import load_from_timm, load_timm_entry, load_timm_snapshot
 from medept.encoders.from_transformers import load_from_transformers
 from medept.encoders.model_inputs import set_size, try_out
 from medept.encoders.preprocessing import OWN_FIT, Preprocessing
+from medept.encoders.snapshot import HUB, OPEN_CLIP, TRANSFORMERS, Snapshot, library_of
 from medept.errors import EncoderError
 
 EMBEDDED = "embedded"
@@ -29,10 +31,13 @@ def load_encoder(
     Images are prepared as its library prepares them for it, and it is tried on two of them.
 
     Args:
-        name: ``embedded``, which ships inside medept; a vision transformer of timm, such as
-            ``vit_base_patch16_224``; of transformers, such as
-            ``transformers:google/vit-base-patch16-224`` or ``transformers:FOLDER``; or an image
-            tower of open_clip, such as ``open_clip:ViT-B-16``.
+        name: ``embedded``, which ships inside medept; one of the catalogue, such as ``uni2-h``; a
+            vision transformer of timm, such as ``vit_base_patch16_224`` or
+            ``hf-hub:OWNER/NAME``; of transformers, such as
+            ``transformers:google/vit-base-patch16-224`` or ``transformers:FOLDER``; an image
+            tower of open_clip, such as ``open_clip:ViT-B-16`` or ``open_clip:hf-hub:OWNER/NAME``;
+            or a folder with a configuration and safetensors of one of the three. Pickles and code
+            in a folder are never read.
         weights: a local safetensors file; ``"random"`` for untrained weights, the same in every
             call; by default those that ship with medept (``embedded``) or those on the hub.
         image_size: pixels a side, if not the encoder's own; position embeddings are interpolated,
@@ -63,14 +68,50 @@ def load_encoder(
 
 
 def _load(name: str, weights: str | Path | None, image_size: int | None) -> Encoder:
-    library, _, rest = name.partition(":")
     if name == EMBEDDED:
         return _load_embedded(weights)
-    if library == "transformers":
+    entry = find(name)
+    if entry is not None and entry.architecture != name:
+        return _load_entry(entry, name, weights, image_size)
+    library, _, rest = name.partition(":")
+    if library == TRANSFORMERS:
         return load_from_transformers(rest, weights)
-    if library == "open_clip":
+    if library == OPEN_CLIP:
+        if rest.startswith(HUB) or Path(rest).is_dir():
+            return load_open_clip_snapshot(Snapshot(rest), weights)
         return load_from_open_clip(rest, weights, image_size)
+    if name.startswith(HUB):
+        return load_timm_snapshot(Snapshot(name), weights, image_size)
+    if Path(name).is_dir():
+        return _load_folder(Path(name), weights, image_size)
     return load_from_timm(name, weights, image_size)
+
+
+def _load_entry(
+    entry: Entry, name: str, weights: str | Path | None, image_size: int | None
+) -> Encoder:
+    """An encoder of the catalogue, by its short name or the long one."""
+    library, _, rest = entry.source.partition(":")
+    if library == TRANSFORMERS:
+        encoder = load_from_transformers(rest, weights, entry.preprocessing)
+    elif library == OPEN_CLIP:
+        encoder = load_open_clip_snapshot(Snapshot(rest), weights)
+    elif entry.source.startswith(HUB):
+        encoder = load_timm_entry(entry, weights, image_size)
+    else:
+        encoder = load_from_timm(entry.source, weights, image_size)
+    encoder.name = name
+    return encoder
+
+
+def _load_folder(folder: Path, weights: str | Path | None, image_size: int | None) -> Encoder:
+    """A model that lies in a folder, of whichever library."""
+    library, snapshot = library_of(folder), Snapshot(str(folder))
+    if library == OPEN_CLIP:
+        return load_open_clip_snapshot(snapshot, weights)
+    if library == TRANSFORMERS:
+        return load_from_transformers(str(folder), weights)
+    return load_timm_snapshot(snapshot, weights, image_size)
 
 
 def resized(encoder: Encoder, image_size: int) -> Encoder:

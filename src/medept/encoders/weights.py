@@ -18,6 +18,16 @@ logger = logging.getLogger(__name__)
 RANDOM = "random"
 """In place of a file: untrained weights."""
 
+REMEDY = "Give a local file, encoder_weights=FILE.safetensors"
+
+CONVERT = (
+    "medept reads weights as safetensors alone, and never unpickles: convert a .pth or .bin once, "
+    "in Python, with state = torch.load(FILE, weights_only=True) and "
+    "safetensors.torch.save_file(state, 'FILE.safetensors'), where state is the dict of tensors "
+    "by name (it may lie under a key such as 'model'); then give encoder_weights=FILE.safetensors"
+)
+"""What to do about weights in a pickle."""
+
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What PyTorch puts into the names of weights of compiled, sharded and checkpointed modules."""
 
@@ -33,18 +43,42 @@ def download_weights(encoder: str, repository: str | None, stem: str) -> str:
     Raises:
         EncoderError: if the file cannot be downloaded, or the repository has pickles alone.
     """
-    from huggingface_hub import hf_hub_download
-
-    remedy = "Give a local file, encoder_weights=FILE.safetensors"
     if not repository:
-        raise EncoderError(f"the hub has no weights of {encoder!r}. {remedy}")
+        raise EncoderError(f"the hub has no weights of {encoder!r}. {REMEDY}")
+    return download(encoder, repository, f"{stem}.safetensors")
+
+
+def download(encoder: str, repository: str, file: str) -> str:
+    """Download a file from the Hugging Face hub; returns its path.
+
+    Args:
+        encoder: its name, for messages.
+        repository: ``OWNER/NAME`` on the hub.
+        file: its name in the repository.
+
+    Raises:
+        EncoderError: if it is not there, not open to everyone, or the hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
     try:
-        return hf_hub_download(repository, f"{stem}.safetensors")
+        return hf_hub_download(repository, file)
+    except RemoteEntryNotFoundError as error:
+        raise EncoderError(f"{repository} on the hub has no {file}. {CONVERT}") from error
     except Exception as error:  # network, hub or disk: the remedy is the same
         raise EncoderError(
-            f"{stem}.safetensors of {encoder!r} could not be downloaded from {repository} on the "
-            f"hub ({error}). {remedy}, or use the encoder 'embedded'"
+            f"{file} of {encoder!r} could not be downloaded from {repository} on the hub ({error})."
+            f" {access(repository)}. {REMEDY}, or use the encoder 'embedded'"
         ) from error
+
+
+def access(repository: str) -> str:
+    """How to get at a repository on the hub that is not open to everyone."""
+    return (
+        f"If it is gated, ask for access at https://huggingface.co/{repository} and set HF_TOKEN "
+        "to your token"
+    )
 
 
 def import_extra(module: str, extra: str) -> Any:
@@ -71,7 +105,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if file.suffix != ".safetensors":
-        raise EncoderError(f"{file}: weights are read from .safetensors files only")
+        raise EncoderError(f"{file}: weights are read from .safetensors files only. {CONVERT}")
     try:
         state = load_file(file)
     except FileNotFoundError as error:
