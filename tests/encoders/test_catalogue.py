@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medept import InputError, attach, load_encoder
-from medept.encoders.catalogue import MODALITIES, Entry, catalogue, find, suited_to
+from medept.encoders.catalogue import MODALITIES, Entry, as_markdown, catalogue, find, suited_to
 from medept.encoders.from_open_clip import image_tower
 from medept.encoders.from_timm import arguments_of
 from medept.encoders.readout import Readout
@@ -88,6 +87,10 @@ def test_entries_can_be_used() -> None:
             assert (config.interpolation, config.crop_pct) == (entry.interpolation, entry.crop)
             assert config.input_size[1] == entry.input_size
     assert all(suited_to(modality) for modality in MODALITIES)
+
+
+def test_the_page_has_the_table_of_today() -> None:
+    assert as_markdown() in PAGE.read_text(encoding="utf-8")
 
 
 def test_a_short_name_builds_the_published_architecture(

@@ -78,7 +78,7 @@ def load_timm_snapshot(
             f"timm cannot build the model of {folder / 'config.json'} ({error})"
         ) from error
     found = preprocessing_of(timm.data.resolve_data_config({}, model=model))
-    return _built(make, snapshot, found, weights, image_size)
+    return _filled(model, make, snapshot, found, weights, image_size)
 
 
 def load_timm_entry(
@@ -92,9 +92,9 @@ def load_timm_entry(
             f"the weights of {entry.name!r} are published as a pickle only. {CONVERT}"
         )
     found = entry.preprocessing
-    assert found is not None  # a test holds that all such entries have it
+    assert found is not None  # a test checks that every entry of timm has one
     make = partial(timm.create_model, entry.architecture, num_classes=0, **arguments_of(entry))
-    return _built(make, Snapshot(entry.source), found, weights, image_size)
+    return _filled(make(), make, Snapshot(entry.source), found, weights, image_size)
 
 
 def arguments_of(entry: Entry) -> dict[str, Any]:
@@ -106,15 +106,15 @@ def arguments_of(entry: Entry) -> dict[str, Any]:
     return entry.arguments | layers
 
 
-def _built(
+def _filled(
+    model: Any,
     make: Callable[..., Any],
     snapshot: Snapshot,
     found: Preprocessing,
     weights: str | Path | None,
     image_size: int | None,
 ) -> Encoder:
-    """The model that ``make`` gives, with a snapshot's weights or those given."""
-    model = make()
+    """A model that ``make`` gave, with a snapshot's weights or those given."""
     if weights == RANDOM:
         return Encoder(model, snapshot.name, found)
     file = snapshot.file("model.safetensors") if weights is None else Path(weights)
