@@ -30,9 +30,7 @@ def build(entry: Entry, depth: int) -> nn.Module:
     """The entry's architecture with so many blocks, without storage."""
     with torch.device("meta"):
         if library(entry) == "timm":
-            arguments = arguments_of(entry) | {"depth": depth, "weight_init": "skip"}
-            if entry.name == "eva02-b":
-                del arguments["weight_init"]
+            arguments = arguments_of(entry) | {"depth": depth}
             return timm.create_model(entry.architecture, num_classes=0, **arguments)
         if library(entry) == "open_clip":
             return image_tower({"embed_dim": entry.width, "vision_cfg": entry.arguments})
@@ -142,7 +140,12 @@ def timm_folder(folder: Path) -> nn.Module:
         "architecture": "test_vit",
         "num_classes": 0,
         "model_args": {"reg_tokens": 2},
-        "pretrained_cfg": {"input_size": [3, 160, 160], "mean": [0.1] * 3, "std": [0.2] * 3},
+        "pretrained_cfg": {
+            "input_size": [3, 160, 160],
+            "fixed_input_size": True,
+            "mean": [0.1] * 3,
+            "std": [0.2] * 3,
+        },
     }
     (folder / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), folder / "model.safetensors")
@@ -172,8 +175,8 @@ def test_a_folder_is_loaded_and_prompted(make: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(encoder(pixels), own(pixels), rtol=1e-4, atol=1e-5)
     assert (encoder.preprocessing.mean, encoder.preprocessing.std) == ((0.1,) * 3, (0.2,) * 3)
-    handle = attach(encoder.model, prompt_length=2, image_size=size[0])
-    assert handle.prompts
+    attach(encoder.model, image_size=size[0])
+    assert encoder(pixels).shape == (2, encoder.width)
 
 
 def test_a_folder_without_safetensors_or_a_model_is_refused(tmp_path: Path) -> None:
