@@ -405,7 +405,7 @@ def _print_catalogue(entries: list[Entry], as_json: bool) -> None:
     if as_json:
         print_json({"encoders": [entry.model_dump() for entry in entries]})
         return
-    table = Table("encoder", "licence", "gated", "millions", "pixels", "trained on", "checked")
+    table = Table("encoder", "licence", "gated", "millions", "pixels", "trained on")
     for entry in entries:
         table.add_row(
             entry.name,
@@ -414,7 +414,6 @@ def _print_catalogue(entries: list[Entry], as_json: bool) -> None:
             f"{entry.parameters:,.0f}",
             str(entry.input_size),
             entry.training_data or "?",
-            entry.verified,
         )
     results.print(table)
     results.print(

@@ -82,7 +82,7 @@ def _load(name: str, weights: str | Path | None, image_size: int | None) -> Enco
         return load_from_open_clip(rest, weights, image_size)
     if name.startswith(HUB):
         return load_timm_snapshot(Snapshot(name), weights, image_size)
-    if Path(name).is_dir():
+    if name and library_of(Path(name)) is not None:
         return _load_folder(Path(name), weights, image_size)
     return load_from_timm(name, weights, image_size)
 
