@@ -210,8 +210,8 @@ def test_pickled_or_copied_it_says_the_same(tiles, method: str) -> None:
     fitted = quick(method=method, epochs=1, symmetry="flip").fit(images[:8], labels[:8])
     expected = fitted.predict_proba(images[:3])
     content = pickle.dumps(fitted)
-    trained = sum(tensor.nbytes for tensor in fitted.model_.trained_state().values())
-    assert len(content) < 1.05 * trained + 20_000  # and nothing of what is frozen
+    kept = sum(tensor.nbytes for tensor in fitted.fitted_[0].tensors().values())
+    assert len(content) < 1.05 * kept + 20_000  # and nothing of what is frozen
     for other in (pickle.loads(content), copy.deepcopy(fitted)):
         np.testing.assert_allclose(other.predict_proba(images[:3]), expected, rtol=1e-4, atol=1e-6)
         assert other.classes_.tolist() == fitted.classes_.tolist()

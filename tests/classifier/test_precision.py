@@ -16,7 +16,7 @@ from medept import FewShotClassifier, InputError
 from medept.encoders.encoder import Encoder
 from medept.encoders.weights import RANDOM
 from medept.methods import METHODS, adapt
-from medept.training.inference import predict_logits
+from medept.training.inference import encode_images
 
 SQUARES = [np.full((32, 32, 3), value, np.uint8) for value in (0, 10, 20, 200, 210, 220)]
 
@@ -62,11 +62,11 @@ def test_a_classifier_holds_frozen_matrices_once(
         for dtype, now in matrices().items():
             most[dtype] = max(most[dtype], now - known[dtype])
 
-    def predicted(*args: Any, **kwargs: Any) -> Any:
+    def encoded(*args: Any, **kwargs: Any) -> Any:
         look("in a fold, beside the fit", 0, 1)
-        return predict_logits(*args, **kwargs)
+        return encode_images(*args, **kwargs)
 
-    monkeypatch.setattr("medept.classifier.fitting.predict_logits", predicted)
+    monkeypatch.setattr("medept.classifier.fitting.encode_images", encoded)
     usual = {"device": "cpu", "precision": "bfloat16", "progress": look}
     classifier = FewShotClassifier(
         "vit_tiny_patch16_224", method, encoder_weights=RANDOM, image_size=32, epochs=2, **usual

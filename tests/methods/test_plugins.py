@@ -110,7 +110,7 @@ def test_a_package_that_is_broken_breaks_nothing_else(
         find_method("block-scale")
     with pytest.raises(SettingsError, match="package scaling_three: .*no method of that name"):
         find_method("other-scale")
-    with pytest.raises(SettingsError, match="use one of adapter.*block-scale.*--plugin"):
+    with pytest.raises(SettingsError, match="use one of adapter.*block-scale.*load_plugin"):
         find_method("nothing")
     write_package(tmp_path, "scaling_four", "block-scale")
     monkeypatch.syspath_prepend(tmp_path)

@@ -182,7 +182,7 @@ def take_familiarity(state: dict[str, Tensor], info: AdapterInfo) -> Familiarity
 
     What is missing has no features, and so fits no encoder.
     """
-    mean, deviation = (state.pop(name, torch.zeros(0)).double().numpy() for name in FAMILIARITY)
+    mean, deviation = (state.pop(name, torch.zeros(0)).float().numpy() for name in FAMILIARITY)
     if info.familiarity is None:
         return None
     return Familiarity(mean, deviation, **info.familiarity.model_dump())

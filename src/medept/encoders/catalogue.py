@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from medept.encoders.preprocessing import Preprocessing
+if TYPE_CHECKING:
+    from medept.encoders.preprocessing import Preprocessing
 
 Modality = Literal[
     "histology", "chest", "ct", "mri", "fundus", "skin", "ultrasound", "endoscopy", "blood",
@@ -88,6 +89,8 @@ class Entry(BaseModel):
     @property
     def preprocessing(self) -> Preprocessing | None:
         """How its authors prepare an image; None where a processor beside the weights says it."""
+        from medept.encoders.preprocessing import Preprocessing  # which loads PyTorch
+
         if self.mean is None or self.std is None or self.interpolation is None:
             return None
         size, resized = self.input_size, int(self.input_size / self.crop)

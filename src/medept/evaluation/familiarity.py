@@ -21,6 +21,9 @@ from medept.evaluation.conformal import conformal_threshold, groups_needed
 PRIOR = 5
 """The mean variance counts as so many images in the variance of each feature."""
 
+LEAST = 1e-12
+"""The limit is no less, where the training images are all the same."""
+
 
 @dataclass(frozen=True)
 class Familiarity:
@@ -74,7 +77,7 @@ def spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def distances(features: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """(n,) mean squares of features (n, D), centred and scaled."""
-    return np.asarray((((features - mean) / deviation) ** 2).mean(axis=1))
+    return np.asarray((((features.astype(np.float64) - mean) / deviation) ** 2).mean(axis=1))
 
 
 def fit_familiarity(
@@ -101,9 +104,11 @@ def fit_familiarity(
     enough = count >= groups_needed(1 - false_alarms)
     nearness = 1 / (1 + held_out)
     least = conformal_threshold(nearness, groups, coverage=1 - false_alarms)
+    mean, deviation = (part.astype(np.float32) for part in spread(features))  # as it is saved
     return Familiarity(
-        *spread(features),
-        limit=float(1 / least - 1 if enough else held_out.max()),
+        mean,
+        deviation,
+        limit=max(float(1 / least - 1 if enough else held_out.max()), LEAST),
         false_alarms=false_alarms if enough else 1 / (count + 1),
         groups=count,
     )

@@ -51,7 +51,7 @@ def find_method(name: str) -> type[AdaptedEncoder]:
         there = ", ".join(sorted({*METHODS, *packaged()}))
         raise SettingsError(
             f"no method is named {name!r}: use one of {there}, or load your own from its file with "
-            "--plugin or medept.load_plugin"
+            "medept.load_plugin (plugin= of a command)"
         )
     return METHODS[name]
 

@@ -233,5 +233,5 @@ def missing(method: str, plugin: Plugin) -> str:
         )
     return (
         f"its method {method!r} comes from the plugin {plugin}, which is not loaded: if you trust "
-        "it, give its file with --plugin, or in Python load it first with medept.load_plugin"
+        "it, load its file first with medept.load_plugin (plugin= of a command)"
     )
