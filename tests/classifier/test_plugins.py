@@ -53,7 +53,9 @@ def test_without_the_plugin_it_says_what_is_missing(
 ) -> None:
     pickled = pickle.dumps(fitted)
     del METHODS["block-scale"]
-    with pytest.raises(InputError, match=r"plugin block_scale.py .SHA-256 .*not loaded.*--plugin"):
+    with pytest.raises(
+        InputError, match=r"plugin block_scale.py .SHA-256 .*not loaded.*load_plugin"
+    ):
         load(tmp_path)
     with pytest.raises(InputError, match="the pickled classifier: .*plugin block_scale.py"):
         pickle.loads(pickled)

@@ -172,7 +172,9 @@ def test_the_prevalence_of_the_data(
     stated = json.loads((out / "adapter.json").read_text())["prevalence"]
     assert stated == pytest.approx((few.label.value_counts(normalize=True)).to_dict())
     assert run("predict", out, table, "--out", tmp_path / "p.csv", "--prevalence", "data") == 2
-    assert "give CLASS=P, or estimate" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "give CLASS=P, or estimate" in said
+    assert "warning" not in said
 
 
 def test_sets_are_written_alike_and_do_not_depend_on_prevalence(

@@ -242,6 +242,7 @@ class FittedState(BaseEstimator):
 
     def fingerprint(self) -> str:
         """SHA-256 of what was fitted, and of the parameters that change a prediction of it."""
+        self._refuse_other_words()
         own = [self.info().model_dump_json(), self.precision, str(self.tta)]
         found = hashlib.sha256("\n".join(own).encode())
         for one in self._states:
