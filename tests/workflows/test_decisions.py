@@ -171,6 +171,7 @@ def test_the_prevalence_of_the_data(
     assert run("fit", unlike, "--out", out, *given, "--prevalence", "data") == 0
     stated = json.loads((out / "adapter.json").read_text())["prevalence"]
     assert stated == pytest.approx((few.label.value_counts(normalize=True)).to_dict())
+    capsys.readouterr()
     assert run("predict", out, table, "--out", tmp_path / "p.csv", "--prevalence", "data") == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "give CLASS=P, or estimate" in said
