@@ -382,18 +382,11 @@ def read_adapter(fitted: Path, file: Path) -> None:
     for name in FITTED:
         if (whole / name).exists() and name != file.name:
             shutil.copyfile(whole / name, file.with_name(name))
-    failed = None
+    actions: list[Callable[[], object]] = [lambda: read_fit(file.parent)]
+    if file.name.startswith("adapter"):
+        actions.append(lambda: _predicted(file.parent))
     with patch.object(restore, "load_encoder", _cheaply):
-        actions: list[Callable[[], object]] = [lambda: read_fit(file.parent)]
-        if file.name.startswith("adapter"):
-            actions.append(lambda: _predicted(file.parent))
-        for action in actions:
-            try:
-                action()
-            except ValueError as error:
-                failed = failed or error
-    if failed:
-        raise failed
+        each_in_turn(*actions)
 
 
 def _predicted(folder: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medept import InputError, attach, load_encoder
-from medept.encoders.catalogue import MODALITIES, Entry, as_markdown, catalogue, find, suited_to
+from medept.encoders.catalogue import MODALITIES, Entry, catalogue, find, suited_to
 from medept.encoders.from_open_clip import image_tower
 from medept.encoders.from_timm import arguments_of
 from medept.encoders.readout import Readout
@@ -85,6 +85,21 @@ def test_entries_can_be_used() -> None:
             assert (config.interpolation, config.crop_pct) == (entry.interpolation, entry.crop)
             assert config.input_size[1] == entry.input_size
     assert all(suited_to(modality) for modality in MODALITIES)
+
+
+def as_markdown() -> str:
+    """The table of ``docs/encoders.md``."""
+    lines = [
+        "| `--encoder` | images | licence | gated | millions | pixels | width | authors read |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for e in catalogue():
+        gated = {True: "yes", False: "no", None: "?"}[e.gated]
+        lines.append(
+            f"| {e.name} | {', '.join(e.modalities)} | {e.licence or '?'} | {gated} "
+            f"| {e.parameters:,.0f} | {e.input_size} | {e.width} | {e.readout} |"
+        )
+    return "\n".join(lines)
 
 
 def test_the_page_has_the_table_of_today() -> None:

@@ -127,18 +127,3 @@ def suited_to(modality: str) -> list[Entry]:
     """
     found = [entry for entry in catalogue() if {modality, "general"} & {*entry.modalities}]
     return sorted(found, key=lambda e: (modality not in e.modalities, len(e.modalities)))
-
-
-def as_markdown() -> str:
-    """The table of ``docs/encoders.md``."""
-    lines = [
-        "| `--encoder` | images | licence | gated | millions | pixels | width | authors read |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for e in catalogue():
-        gated = {True: "yes", False: "no", None: "?"}[e.gated]
-        lines.append(
-            f"| {e.name} | {', '.join(e.modalities)} | {e.licence or '?'} | {gated} "
-            f"| {e.parameters:,.0f} | {e.input_size} | {e.width} | {e.readout} |"
-        )
-    return "\n".join(lines)

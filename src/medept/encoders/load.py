@@ -82,8 +82,8 @@ def _load(name: str, weights: str | Path | None, image_size: int | None) -> Enco
         return load_from_open_clip(rest, weights, image_size)
     if name.startswith(HUB):
         return load_timm_snapshot(Snapshot(name), weights, image_size)
-    if name and library_of(Path(name)) is not None:
-        return _load_folder(Path(name), weights, image_size)
+    if name and (found := library_of(Path(name))):
+        return _load_folder(found, name, weights, image_size)
     return load_from_timm(name, weights, image_size)
 
 
@@ -104,14 +104,15 @@ def _load_entry(
     return encoder
 
 
-def _load_folder(folder: Path, weights: str | Path | None, image_size: int | None) -> Encoder:
-    """A model that lies in a folder, of whichever library."""
-    library, snapshot = library_of(folder), Snapshot(str(folder))
+def _load_folder(
+    library: str, folder: str, weights: str | Path | None, image_size: int | None
+) -> Encoder:
+    """A model of this library that lies in a folder."""
     if library == OPEN_CLIP:
-        return load_open_clip_snapshot(snapshot, weights)
+        return load_open_clip_snapshot(Snapshot(folder), weights)
     if library == TRANSFORMERS:
-        return load_from_transformers(str(folder), weights)
-    return load_timm_snapshot(snapshot, weights, image_size)
+        return load_from_transformers(folder, weights)
+    return load_timm_snapshot(Snapshot(folder), weights, image_size)
 
 
 def resized(encoder: Encoder, image_size: int) -> Encoder:
